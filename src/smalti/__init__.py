@@ -1,0 +1,36 @@
+"""smalti: discrete image tokenizers. Images become tiles from a finite box, and the tiles become the image again.
+
+Everything listed in `__all__` is imported when first used, so `import smalti` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DeadCodeRevival": "smalti.quantizers",
+    "EMAVectorQuantizer": "smalti.quantizers",
+    "KMeansInit": "smalti.quantizers",
+    "MultiScaleQuantizer": "smalti.quantizers",
+    "Quantizer": "smalti.quantizers",
+    "QuantizerOutput": "smalti.quantizers",
+    "SimpleVQVAE": "smalti.tokenizers",
+    "Tokenizer": "smalti.tokenizers",
+    "Tokens": "smalti.tokenizers",
+    "VectorQuantizer": "smalti.quantizers",
+    "build": "smalti.zoo",
+    "load": "smalti.zoo",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'smalti' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

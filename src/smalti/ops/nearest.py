@@ -1,0 +1,75 @@
+"""Nearest-code search: which row of the codebook is closest to each vector.
+
+The textbook writes the N x K matrix of all distances and takes its arg-min. Here that matrix exists only a tile at a
+time: a running minimum per vector is kept while tiles of the codebook pass by, so memory does not grow with N * K.
+
+Legend: N vectors, K codes, D components.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+Metric = Literal["euclidean", "cosine", "dot"]
+
+TILE_ROWS = 2048  # vectors a tile
+TILE_CODES = 4096  # codes a tile: a tile of scores is 2048 x 4096 x 4 bytes = 32 MiB
+
+
+@torch.no_grad()
+def nearest_code(
+    z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metric: Metric = "euclidean"
+) -> Int64[Tensor, " n"]:
+    """Index of the nearest code of every vector; ties go to the lowest index.
+
+    Args:
+        z_ND: vectors (N, D), any float dtype (computed in fp32), N may be 0.
+        codebook_KD: codes (K, D), K >= 1.
+        metric: "euclidean" (smallest distance), "cosine" (largest cosine), "dot" (largest dot product).
+
+    Raises:
+        ValueError: unknown metric, no codes, or vectors and codes of different dimension.
+    """
+    if metric not in get_args(Metric):
+        raise ValueError(f"metric: got {metric!r}, expected one of {get_args(Metric)}")
+    if codebook_KD.shape[0] == 0:
+        raise ValueError("codebook_KD: got 0 codes, expected at least 1")
+    if z_ND.shape[1] != codebook_KD.shape[1]:
+        raise ValueError(f"z_ND: got vectors of dimension {z_ND.shape[1]}, the codes have {codebook_KD.shape[1]}")
+
+    codes_KD, bias_K = _linear_form(codebook_KD.float(), metric)
+    indices_N = torch.empty(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
+    # A distance does not change when the origin moves; vectors near zero lose fewer digits in |e|^2 / 2 - z.e.
+    offset_D = codebook_KD.float().mean(dim=0) if metric == "euclidean" else None
+    for start in range(0, z_ND.shape[0], TILE_ROWS):
+        tile_ND = z_ND[start : start + TILE_ROWS].float()
+        tile_ND = tile_ND if offset_D is None else tile_ND - offset_D
+        indices_N[start : start + TILE_ROWS] = _search_tile(tile_ND, codes_KD, bias_K)
+    return indices_N
+
+
+def _linear_form(codebook_KD: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
+    """Codes e' and biases b such that the nearest code has the smallest score b - z.e'."""
+    if metric == "cosine":
+        codebook_KD = torch.nn.functional.normalize(codebook_KD, dim=1)
+    if metric == "euclidean":
+        # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2), and |z|^2 is the same for every code.
+        codebook_KD = codebook_KD - codebook_KD.mean(dim=0)
+        return codebook_KD, codebook_KD.square().sum(dim=1) / 2
+    return codebook_KD, codebook_KD.new_zeros(codebook_KD.shape[0])
+
+
+def _search_tile(z_ND: Tensor, codes_KD: Tensor, bias_K: Tensor) -> Tensor:
+    best_N = torch.full((z_ND.shape[0],), torch.inf, device=z_ND.device)
+    index_N = torch.zeros(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
+    with torch.autocast(z_ND.device.type, enabled=False):
+        for start in range(0, codes_KD.shape[0], TILE_CODES):
+            codes = slice(start, start + TILE_CODES)
+            score_NK = torch.addmm(bias_K[codes], z_ND, codes_KD[codes].T, alpha=-1)
+            score_N, offset_N = score_NK.min(dim=1)
+            better_N = score_N < best_N  # strictly: on a tie the earlier tile keeps the vector
+            best_N = torch.where(better_N, score_N, best_N)
+            index_N = torch.where(better_N, offset_N + start, index_N)
+    return index_N

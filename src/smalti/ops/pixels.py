@@ -1,0 +1,39 @@
+"""Between stored pixels and the numbers a network sees: uint8 0...255 <-> float -1...1.
+
+The mapping is value / 127.5 - 1 and back with rounding, as in taming-transformers (Esser et al. 2021) and VAR (Tian et al.
+2024). All 256 values come back unchanged. Every part of smalti that crosses this border calls these two functions, so that
+two tools cannot disagree by half a grey level.
+"""
+
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+
+__all__ = ["to_float", "to_uint8"]
+
+
+def to_float(image: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """uint8 0...255 to float32 -1...1; 0 becomes -1 and 255 becomes 1 exactly.
+
+    Raises:
+        ValueError: `image` is not uint8, so its range was never declared.
+    """
+    if image.dtype != torch.uint8:
+        raise ValueError(f"image: dtype {image.dtype}, expected torch.uint8 (values 0...255)")
+    return image.to(torch.float32) / 127.5 - 1.0
+
+
+def to_uint8(image: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Float -1...1 (any float dtype) to the nearest uint8 0...255.
+
+    Values beyond -1 and 1 are clamped, infinities with them; NaN becomes 0 on every device. Halves round to the even
+    neighbour. Computed in float32, or in float64 if `image` is.
+
+    Raises:
+        ValueError: `image` is not of a floating-point dtype.
+    """
+    if not image.is_floating_point():
+        raise ValueError(f"image: dtype {image.dtype}, expected a floating-point dtype (values -1...1)")
+    value = image if image.dtype == torch.float64 else image.to(torch.float32)
+    value = value.nan_to_num(nan=-1.0, posinf=1.0, neginf=-1.0).clamp(-1.0, 1.0)
+    return ((value + 1.0) * 127.5).round().to(torch.uint8)

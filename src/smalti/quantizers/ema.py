@@ -1,0 +1,56 @@
+"""The vector quantizer whose codebook is a moving average of the vectors that chose each code.
+
+Source: van den Oord et al. 2017 (arXiv 1711.00937), appendix A.1:
+
+    N_i <- decay * N_i + (1 - decay) * n_i          n_i: vectors of this batch that chose code i
+    m_i <- decay * m_i + (1 - decay) * sum_j z_ij   their sum
+    e_i <- m_i / N_i
+
+It differs from `vector.py` in that no gradient reaches the codebook and the optimizer does not hold it. The Laplace
+smoothing of N that many implementations add is not in the paper, pulls codes away from m / N, and is not needed here:
+a code that is not chosen keeps its ratio, hence its place.
+"""
+
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.ops import code_sums
+from smalti.quantizers.codebook import CodebookQuantizer, mean_square
+
+
+@final
+class EMAVectorQuantizer(CodebookQuantizer):
+    """Codebook learned by exponential moving average: loss = beta · ‖z − sg[e]‖².
+
+    >>> vq = EMAVectorQuantizer(num_embeddings=16, embedding_dim=64, decay=0.99)
+    >>> quantized, loss, indices = vq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8)
+    """
+
+    embedding_sum: Float[Tensor, "k d"]
+    """m of the paper; the codebook is embedding_sum / cluster_size."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, beta: float = 0.25, **options: Any):
+        """Arguments as in `CodebookQuantizer`."""
+        super().__init__(num_embeddings, embedding_dim, beta, **options)
+        self.embedding.weight.requires_grad_(False)
+        self.register_buffer("embedding_sum", self.embedding.weight.detach().clone())
+
+    def loss_terms(self, z_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
+        """Only the commitment term: the codebook follows by itself."""
+        return {"commitment": mean_square(z_ND, codes_ND.detach())}
+
+    def update_averages(self, z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
+        """One step of the three formulas above."""
+        super().update_averages(z_ND, indices_N)
+        self.embedding_sum.lerp_(code_sums(z_ND, indices_N, self.num_embeddings), 1 - self.decay)
+        # A code unused for very long decays to 0 / 0: it keeps its last place / 长期未用的码字保持原位,避免 0 / 0
+        alive_K1 = (self.cluster_size > torch.finfo(torch.float32).tiny * 1e6).unsqueeze(1)
+        mean_KD = self.embedding_sum / self.cluster_size.unsqueeze(1)
+        self.embedding.weight.data.copy_(torch.where(alive_K1, self.project(mean_KD), self.embedding.weight))
+
+    def _set_codes(self, rows: Any, codes: Tensor, cluster_size: Tensor) -> None:
+        super()._set_codes(rows, codes, cluster_size)
+        self.embedding_sum[rows] = codes.float() * cluster_size.unsqueeze(1)

@@ -1,0 +1,31 @@
+"""The vector quantizer of VQ-VAE: its codebook learns by gradient.
+
+Source: van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv 1711.00937), equations 1 to 3.
+Its neighbour `ema.py` replaces the gradient of the codebook by a moving average.
+"""
+
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from smalti.quantizers.codebook import CodebookQuantizer, mean_square
+
+
+@final
+class VectorQuantizer(CodebookQuantizer):
+    """Codebook learned by gradient: loss = ‖sg[z] − e‖² + beta · ‖z − sg[e]‖².
+
+    >>> vq = VectorQuantizer(num_embeddings=16, embedding_dim=64)
+    >>> quantized, loss, indices = vq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8)
+    """
+
+    def loss_terms(self, z_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
+        """The codebook term moves codes towards vectors, the commitment term vectors towards codes.
+
+        码本损失让码字靠近编码器输出;承诺损失让编码器输出靠近码字。
+        """
+        return {
+            "codebook": mean_square(codes_ND, z_ND.detach()),
+            "commitment": mean_square(z_ND, codes_ND.detach()),
+        }

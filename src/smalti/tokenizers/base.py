@@ -1,0 +1,255 @@
+"""What every image tokenizer is: encoder + quantizer + decoder, images of any size, tokens there and back.
+
+Legend: B images, C image channels, H x W pixels, D embedding_dim, K scales, l_k tokens of scale k, L their sum.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from jaxtyping import Float, Int64, Shaped
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+from smalti.ops.pixels import to_float, to_uint8
+from smalti.quantizers import Indices, Quantizer, QuantizerOutput, quantizer_from_config
+from smalti.tokenizers.tokens import Grids, Tokens
+
+
+@dataclass(frozen=True)
+class TokenizerOutput:
+    """Result of a forward pass; unpacks as `reconstruction, vq_loss, indices`."""
+
+    reconstruction: Float[Tensor, "b c h w"]
+    """Images of the same size as the input; clamped to [-1, 1] in eval mode, as they come in train mode."""
+    quantizer_output: QuantizerOutput
+    """Quantized latent, indices and the loss terms by name."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.reconstruction, self.quantizer_output.loss, self.quantizer_output.indices))
+
+
+class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
+    """An image tokenizer: image -> latent -> codes -> image.
+
+    A subclass builds `encoder`, `quantizer` and `decoder` and says what it is (`config`). Saving and loading, also
+    to and from the Hugging Face hub, come with `save_pretrained`, `from_pretrained` and `push_to_hub`.
+    """
+
+    encoder: nn.Module
+    """(B, C, H, W) to (B, D, H / stride, W / stride)."""
+    quantizer: Quantizer
+    decoder: nn.Module
+    """(B, D, h, w) to (B, C, h * stride, w * stride)."""
+    stride: int
+    """Pixels a side of the area that one latent cell stands for."""
+    image_channels: int
+    """Channels C of images in and out."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        coders = {Quantizer: (lambda quantizer: quantizer.config(), quantizer_from_config)}
+        super().__init_subclass__(library_name="smalti", tags=["image-tokenizer"], coders=coders, **kwargs)
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments in plain JSON types."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens."""
+        return self.quantizer.num_embeddings
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits that change when the configuration or any weight changes (SHA-256)."""
+        digest = hashlib.sha256(json.dumps(self._saved_config(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    # ---- image -> tokens -> image -------------------------------------------------------------------------------
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> TokenizerOutput:
+        """`reconstruction, vq_loss, indices = tokenizer(image)` for images (B, C, H, W) in [-1, 1], any size >= 1."""
+        output = self.quantizer(self._latent(image))
+        reconstruction = self._image(output.quantized, (image.shape[2], image.shape[3]))
+        return TokenizerOutput(reconstruction, output)
+
+    @torch.no_grad()
+    def encode(self, image: Shaped[Tensor, "b c h w"]) -> Tokens:
+        """Tokens of images (B, C, H, W) of any size >= 1: uint8 from 0 to 255, or float from -1 to 1.
+
+        Raises:
+            ValueError: another dtype, or floats outside [-1, 1]: the dtype declares the range, nothing is guessed.
+        """
+        pixels = to_float(image) if image.dtype == torch.uint8 else _in_range(image)
+        indices = self.quantizer.encode(self._latent(pixels))
+        return Tokens(_as_scales(indices), (image.shape[2], image.shape[3]), self.vocab_size, image.dtype)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens) -> Shaped[Tensor, "b c h w"]:
+        """Images (B, C, *tokens.image_size): uint8 if the encoded images were, else float in [-1, 1].
+
+        Raises:
+            ValueError: tokens of another vocabulary, scales that do not belong to the image size, bad indices.
+        """
+        return self._finish(self.quantizer.decode(self._checked(tokens)), tokens)
+
+    @torch.no_grad()
+    def progressive(self, tokens: Tokens) -> list[Shaped[Tensor, "b c h w"]]:
+        """The images after each scale, coarse to fine; the last is `decode(tokens)`. One for a single scale."""
+        return [self._finish(z_q, tokens) for z_q in self.quantizer.decode_progressive(self._checked(tokens))]
+
+    # ---- VAR's interface ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def img_to_idxBl(self, image: Float[Tensor, "b c h w"]) -> "IdxBl":
+        """Token indices of images (B, C, H, W) in [-1, 1]: a list of int64 (B, l_k), coarse to fine.
+
+        图像 → 各尺度的词元索引列表,由粗到细。The list also remembers the grids and the image size (`IdxBl`), which
+        lengths alone do not tell when images are not square.
+        """
+        scales = _as_scales(self.quantizer.encode(self._latent(image)))
+        return IdxBl(Tokens(scales, (image.shape[2], image.shape[3]), self.vocab_size))
+
+    @torch.no_grad()
+    def idxBl_to_img(
+        self, ms_idx_Bl: Sequence[Int64[Tensor, "b _"]], grids: Grids | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """Images in [-1, 1] of token indices: what the forward pass reconstructs in eval mode.
+
+        各尺度的词元索引 → 图像。
+
+        Args:
+            ms_idx_Bl: one (B, l_k) per scale, coarse to fine, as `img_to_idxBl` returns.
+            grids: (h_k, w_k) of each scale; needed for a plain list whose scales are not square.
+        """
+        return self.decode(self._tokens(ms_idx_Bl, grids))
+
+    @torch.no_grad()
+    def idxBl_to_var_input(
+        self, ms_idx_Bl: Sequence[Int64[Tensor, "b _"]], grids: Grids | None = None
+    ) -> Float[Tensor, "b l d"]:
+        """Input of a visual autoregressive generator: (B, L - l_1, D); (B, L, D), the codes, for a single scale.
+
+        各尺度的词元索引 → 自回归模型的(教师强制)输入。Arguments as in `idxBl_to_img`.
+        """
+        return self.quantizer.var_input(self._checked(self._tokens(ms_idx_Bl, grids)))
+
+    # ---- parts --------------------------------------------------------------------------------------------------
+
+    def _latent(self, image: Tensor) -> Tensor:
+        """Pad to a multiple of the stride, then encode: (B, C, H, W) to (B, D, ⌈H / stride⌉, ⌈W / stride⌉)."""
+        if image.dim() != 4 or image.shape[1] != self.image_channels or min(image.shape[2:]) < 1:
+            raise ValueError(
+                f"image: got shape {tuple(image.shape)}, expected (B, {self.image_channels}, H, W) with H, W >= 1"
+            )
+        return self.encoder(pad_to_multiple(image, self.stride))
+
+    def _image(self, z_q: Tensor, size: tuple[int, int]) -> Tensor:
+        """Decode and crop the padding away; clamped in eval mode, when the result is an image, not a prediction."""
+        image = self.decoder(z_q)[:, :, : size[0], : size[1]]
+        return image if self.training else image.clamp(-1, 1)
+
+    def _finish(self, z_q: Tensor, tokens: Tokens) -> Tensor:
+        image = self._image(z_q.to(next(self.decoder.parameters()).dtype), tokens.image_size).clamp(-1, 1)
+        return to_uint8(image) if tokens.image_dtype == torch.uint8 else image.to(tokens.image_dtype)
+
+    def _checked(self, tokens: Tokens) -> Indices:
+        """The indices as the quantizer wants them, after a look at vocabulary and image size."""
+        if tokens.vocab_size != self.vocab_size:
+            raise ValueError(f"tokens: made with a vocabulary of {tokens.vocab_size}, this model has {self.vocab_size}")
+        latent = tuple(-(-side // self.stride) for side in tokens.image_size)
+        if tokens.grids[-1][:2] != latent:
+            raise ValueError(
+                f"tokens: the last grid is {tokens.grids[-1]}, "
+                f"an image of {tokens.image_size} has a latent of {latent} at stride {self.stride}"
+            )
+        return tokens.indices[0] if len(tokens.indices) == 1 else tokens.indices
+
+    def _tokens(self, ms_idx_Bl: Sequence[Tensor], grids: Grids | None) -> Tokens:
+        if isinstance(ms_idx_Bl, IdxBl) and grids is None:
+            return ms_idx_Bl.tokens()
+        grids = grids or tuple(_square(scale.shape[1]) for scale in ms_idx_Bl)
+        image_size = (grids[-1][0] * self.stride, grids[-1][1] * self.stride)
+        return Tokens.unflatten(torch.cat(list(ms_idx_Bl), dim=1), grids, image_size, self.vocab_size)
+
+    # ---- saving and loading -------------------------------------------------------------------------------------
+
+    def _saved_config(self) -> dict[str, Any]:
+        return {"type": type(self).__name__, **self.config()}
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Called by `save_pretrained`: config.json (constructor arguments and class name) + model.safetensors."""
+        super()._save_pretrained(save_directory)
+        text = json.dumps(self._saved_config(), indent=2, sort_keys=True)
+        (save_directory / "config.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any) -> Self:
+        """Called by `from_pretrained` with the constructor arguments of config.json.
+
+        Unlike the mixin's own version it prints nothing, and a missing or surplus weight is an error.
+        """
+        hub = {
+            name: options.pop(name) for name in ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        }
+        folder = Path(model_id)
+        path = folder / "model.safetensors"
+        model = cls(**options)
+        load_model(model, path if folder.is_dir() else hf_hub_download(model_id, path.name, **hub), strict=strict)
+        return model.to(map_location).eval()
+
+
+class IdxBl(list[Tensor]):
+    """A list of (B, l_k) indices that remembers the grids and the image size it came from."""
+
+    def __init__(self, tokens: Tokens):
+        super().__init__(scale.flatten(1) for scale in tokens.indices)
+        self._tokens = tokens
+
+    def tokens(self) -> Tokens:
+        """The tokens as maps, with the indices that the list holds now."""
+        return Tokens.unflatten(
+            torch.cat(list(self), dim=1), self._tokens.grids, self._tokens.image_size, self._tokens.vocab_size
+        )
+
+
+def pad_to_multiple(image: Float[Tensor, "b c h w"], stride: int) -> Float[Tensor, "b c H W"]:
+    """Pad below and right to multiples of `stride`: by reflection, or by the edge pixel where the side is too short."""
+    for axis in (2, 3):
+        missing = -image.shape[axis] % stride
+        if missing:
+            padding = (0, 0, 0, missing) if axis == 2 else (0, missing, 0, 0)
+            image = F.pad(image, padding, mode="reflect" if missing < image.shape[axis] else "replicate")
+    return image
+
+
+def _as_scales(indices: Indices) -> tuple[Tensor, ...]:
+    return (indices,) if isinstance(indices, Tensor) else indices
+
+
+def _in_range(image: Tensor) -> Tensor:
+    """A float image, or a complaint: the range is declared by the dtype, not guessed from the values."""
+    if not image.is_floating_point():
+        raise ValueError(f"image: got dtype {image.dtype}, expected uint8 (0 to 255) or float (-1 to 1)")
+    low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
+    if not (low >= -1.001 and high <= 1.001):
+        raise ValueError(f"image: float values from {low:.4g} to {high:.4g}, expected -1 to 1 (or uint8, 0 to 255)")
+    return image
+
+
+def _square(length: int) -> tuple[int, int]:
+    side = isqrt(length)
+    if side * side != length:
+        raise ValueError(f"ms_idx_Bl: a scale of {length} tokens is not square: pass grids=((h_1, w_1), …)")
+    return side, side

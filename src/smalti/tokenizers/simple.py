@@ -1,0 +1,105 @@
+"""SimpleVQVAE: the smallest complete image tokenizer.
+
+Source: van den Oord et al. 2017 (arXiv 1711.00937); with `patch_nums` its quantizer is that of VAR (Tian et al. 2024,
+arXiv 2404.02905).
+"""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+from smalti.blocks import Activation, ConvDecoder, ConvEncoder, Norm
+from smalti.quantizers import (
+    DeadCodeRevival,
+    EMAVectorQuantizer,
+    KMeansInit,
+    MultiScaleQuantizer,
+    Quantizer,
+    VectorQuantizer,
+)
+from smalti.tokenizers.base import Tokenizer
+
+
+@final
+class SimpleVQVAE(Tokenizer):
+    """Convolutional encoder, quantizer, transposed-convolution decoder.
+
+    >>> model = SimpleVQVAE(vocab_size=16, embedding_dim=64)
+    >>> reconstruction, vq_loss, indices = model(torch.randn(1, 3, 64, 64))  # (1, 3, 64, 64), (), (1, 16, 16)
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 16,
+        embedding_dim: int = 64,
+        hidden_dim: int = 128,
+        *,
+        num_stages: int = 2,
+        num_res_blocks: int = 1,
+        activation: Activation = "silu",
+        norm: Norm = "group",
+        image_channels: int = 3,
+        patch_nums: Sequence[int] | None = None,
+        quantizer: Quantizer | None = None,
+    ):
+        """
+        Args:
+            vocab_size: number of codes.
+            embedding_dim: channels of the latent, components of a code.
+            hidden_dim: channels inside encoder and decoder at the latent's resolution.
+            num_stages: down-sampling stages; the stride is 2 ** num_stages.
+            num_res_blocks: residual blocks a stage.
+            activation: "relu", "leaky_relu", "elu", "gelu" or "silu".
+            norm: "group", "batch" or "none".
+            image_channels: channels of the images, 3 for colour, 1 for grey.
+            patch_nums: sides of the token maps, coarse to fine, for a multi-scale (VAR) tokenizer; None: one map.
+            quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must agree with it.
+        """
+        super().__init__()
+        for name, value, least in (
+            ("hidden_dim", hidden_dim, 1),
+            ("num_stages", num_stages, 1),
+            ("num_res_blocks", num_res_blocks, 0),
+            ("image_channels", image_channels, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name}: got {value}, expected at least {least}")
+        if quantizer is None:
+            quantizer = default_quantizer(vocab_size, embedding_dim, patch_nums)
+        elif patch_nums is not None:
+            raise ValueError("patch_nums: belongs to the default quantizer; give it to your own quantizer instead")
+        if (quantizer.num_embeddings, quantizer.embedding_dim) != (vocab_size, embedding_dim):
+            raise ValueError(
+                f"quantizer: has {quantizer.num_embeddings} codes of dimension {quantizer.embedding_dim}, but "
+                f"vocab_size is {vocab_size} and embedding_dim {embedding_dim}"
+            )
+        network = (image_channels, embedding_dim, hidden_dim, num_stages, num_res_blocks, activation, norm)
+        self.encoder = ConvEncoder(*network)
+        self.quantizer = quantizer
+        self.decoder = ConvDecoder(*network)
+        self.stride = 2**num_stages
+        self.image_channels = image_channels
+        self._network = {
+            "hidden_dim": hidden_dim,
+            "num_stages": num_stages,
+            "num_res_blocks": num_res_blocks,
+            "activation": activation,
+            "norm": norm,
+            "image_channels": image_channels,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """See `Tokenizer.config`."""
+        return {
+            "vocab_size": self.vocab_size,
+            "embedding_dim": self.quantizer.embedding_dim,
+            **self._network,
+            "quantizer": self.quantizer.config(),
+        }
+
+
+def default_quantizer(vocab_size: int, embedding_dim: int, patch_nums: Sequence[int] | None) -> Quantizer:
+    """The quantizer that learnt best in our comparison: see LOG.md."""
+    if patch_nums is None:
+        return EMAVectorQuantizer(vocab_size, embedding_dim, init=KMeansInit(), revival=DeadCodeRevival())
+    codebook = VectorQuantizer(vocab_size, embedding_dim, init=KMeansInit(), revival=DeadCodeRevival())
+    return MultiScaleQuantizer(vocab_size, embedding_dim, patch_nums, quantizer=codebook)

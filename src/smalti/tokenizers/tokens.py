@@ -1,0 +1,78 @@
+"""Tokens: what an image became, with everything needed to flatten the maps to one sequence and to get back.
+
+Legend: B images, K scales, grid_k the shape of scale k, l_k its number of tokens, L the sum of all l_k.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import prod
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+Grids = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token indices of a batch of images, coarse to fine."""
+
+    indices: tuple[Int64[Tensor, "b ..."], ...]
+    """One int64 (B, *grid_k) per scale, coarse to fine; a single-scale tokenizer has one."""
+    image_size: tuple[int, int]
+    """Height and width in pixels of the images that were encoded."""
+    vocab_size: int
+    """Indices lie in [0, vocab_size)."""
+    image_dtype: torch.dtype = torch.float32
+    """What the images were, and what decoding gives: torch.uint8 (0 to 255) or a float dtype (-1 to 1)."""
+
+    def __post_init__(self) -> None:
+        if not self.indices or len({scale.shape[0] for scale in self.indices}) != 1:
+            raise ValueError(f"indices: got {[tuple(i.shape) for i in self.indices]}, expected equal batch sizes")
+
+    @property
+    def grids(self) -> Grids:
+        """Shape of each scale, coarse to fine, such as ((1, 1), (2, 2), (4, 4))."""
+        return tuple(tuple(scale.shape[1:]) for scale in self.indices)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one image, L."""
+        return sum(prod(grid) for grid in self.grids)
+
+    def __len__(self) -> int:
+        return self.indices[0].shape[0]
+
+    def __getitem__(self, image: int) -> "Tokens":
+        """Tokens of one image of the batch (B becomes 1)."""
+        rows = range(len(self))[image]
+        return replace(self, indices=tuple(scale[rows : rows + 1] for scale in self.indices))
+
+    def flatten(self) -> Int64[Tensor, "b l"]:
+        """One sequence an image (B, L): scales coarse to fine, each in raster order."""
+        return torch.cat([scale.flatten(1) for scale in self.indices], dim=1)
+
+    @classmethod
+    def unflatten(
+        cls,
+        sequence: Int64[Tensor, "b l"],
+        grids: Sequence[Sequence[int]],
+        image_size: tuple[int, int],
+        vocab_size: int,
+        image_dtype: torch.dtype = torch.float32,
+    ) -> "Tokens":
+        """Inverse of `flatten`: sequence (B, L) to maps of the given grids.
+
+        Raises:
+            ValueError: L is not the number of tokens of the grids.
+        """
+        ends = [0]
+        for grid in grids:
+            ends.append(ends[-1] + prod(grid))
+        if sequence.dim() != 2 or sequence.shape[1] != ends[-1]:
+            raise ValueError(f"sequence: got shape {tuple(sequence.shape)}, expected (B, {ends[-1]}) for grids {grids}")
+        pieces = zip(pairwise(ends), grids, strict=True)
+        indices = tuple(sequence[:, a:b].reshape(-1, *grid) for (a, b), grid in pieces)
+        return cls(indices, image_size, vocab_size, image_dtype)
