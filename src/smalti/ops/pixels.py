@@ -1,8 +1,8 @@
 """Between stored pixels and the numbers a network sees: uint8 0...255 <-> float -1...1.
 
-The mapping is value / 127.5 - 1 and back with rounding, as in taming-transformers (Esser et al. 2021) and VAR (Tian et al.
-2024). All 256 values come back unchanged. Every part of smalti that crosses this border calls these two functions, so that
-two tools cannot disagree by half a grey level.
+The mapping is value / 127.5 - 1 and back with rounding, as in taming-transformers (Esser et al. 2021) and VAR (Tian
+et al. 2024). All 256 values come back unchanged. Every part of smalti that crosses this border calls these two
+functions, so that two tools cannot disagree by half a grey level.
 """
 
 import torch

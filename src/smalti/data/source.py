@@ -1,0 +1,125 @@
+"""`ImageSource`: what every set of images looks like to the rest of smalti, whatever it is stored as.
+
+A source is a finite sequence of pictures, each with a stable key, an optional class label, and uint8 pixels on demand.
+It also remembers which pictures could not be read, so that a job can name them at its end. Its neighbours: `files.py`,
+`embedded.py` and `idx.py` are sources; `loader.py` turns a source into batches.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+__all__ = ["CachedSource", "ImageSource", "UnreadableImageError"]
+
+NAMED_AT_MOST = 20
+"""How many unreadable files the one-line summary spells out before it says "and N more"."""
+
+
+class UnreadableImageError(ValueError):
+    """A picture that is there but cannot be used: damaged, not an image, or over the pixel limit.
+
+    Args:
+        key: which picture, as `ImageSource.key` names it.
+        reason: why, in a few words.
+    """
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+class ImageSource(ABC):
+    """A finite, ordered set of images. Subclasses give `__len__`, `key`, `_read`, and `label` if there are classes.
+
+    Attributes:
+        unreadable: key -> reason for every picture that failed so far, in the order of failing. Batches made by
+            `training_batches` and `ordered_batches` add to it, whether or not they were read in worker processes.
+        class_names: the names behind the labels; empty where there are none.
+    """
+
+    def __init__(self) -> None:
+        self.unreadable: dict[str, str] = {}
+        self.class_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images, the unreadable ones included."""
+
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """A name for image `index`, stable over runs and machines; for a folder, the relative path with `/`."""
+
+    @abstractmethod
+    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        """The pixels of image `index`, or UnreadableImageError."""
+
+    def label(self, index: int) -> int | None:
+        """The class of image `index`, an index into `class_names`, or None."""
+        return None
+
+    def load(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        """The pixels of image `index`: uint8 (H, W, C), C = 1 or 3 for the whole source. Do not write to them.
+
+        Raises:
+            UnreadableImageError: the picture cannot be used; it is then also listed in `unreadable`.
+        """
+        try:
+            return self._read(index)
+        except UnreadableImageError as error:
+            self.unreadable[error.key] = error.reason
+            raise
+
+    def unreadable_summary(self) -> str:
+        """One line for the end of a job: how many images were skipped and which, or "" if none was."""
+        if not self.unreadable:
+            return ""
+        named = [f"{key} ({reason})" for key, reason in list(self.unreadable.items())[:NAMED_AT_MOST]]
+        rest = len(self.unreadable) - len(named)
+        more = f", and {rest} more" if rest else ""
+        return f"skipped {len(self.unreadable)} of {len(self)} images: {', '.join(named)}{more}"
+
+
+class CachedSource(ImageSource):
+    """Keeps the first decoded images of another source in memory, up to `max_bytes` in this process.
+
+    Nothing is ever evicted: under a fresh permutation each epoch every image is used once, so a kept image is worth the
+    same as any other, and evicting would only decode more.
+    """
+
+    def __init__(self, source: ImageSource, max_bytes: int):
+        super().__init__()
+        self.source = source
+        self.max_bytes = max_bytes
+        self.unreadable = source.unreadable  # one record, seen from both
+        self.class_names = source.class_names
+        self._kept: dict[int, np.ndarray] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def key(self, index: int) -> str:
+        return self.source.key(index)
+
+    def label(self, index: int) -> int | None:
+        return self.source.label(index)
+
+    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        image = self.source.load(index)
+        if self._bytes + image.nbytes <= self.max_bytes:
+            self._kept[index] = image
+            self._bytes += image.nbytes
+        return image
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker process starts with an empty cache instead of receiving a copy of this one."""
+        return self.__dict__ | {"_kept": {}, "_bytes": 0}
