@@ -1,0 +1,106 @@
+"""How a codebook is used over a whole set of images, per scale, and what counts as collapse.
+
+Usage over one batch grows with the batch, so two papers' numbers rarely mean the same. Here the counts of every code
+are added up over the set first; the numbers are taken once, from the sums, so no batch size can change them. The
+counting and the formulas are `smalti.ops.usage`; this adds the memory over batches and the scales.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from smalti.ops import UsageStatistics, count_codes, usage_statistics
+from smalti.quantizers.base import check_indices
+
+
+@dataclass(frozen=True)
+class CodeUsageResult:
+    """Usage of each scale and of all together."""
+
+    vocab_size: int
+    """Number of codes there are."""
+    total: UsageStatistics
+    """Over the tokens of all scales."""
+    scales: tuple[UsageStatistics, ...]
+    """Over the tokens of each scale, coarse to fine."""
+    grids: tuple[tuple[int, ...], ...]
+    """The largest token grid seen at each scale; all are equal if the images had one size."""
+
+    def collapse(self, min_usage: float) -> tuple[str, ...]:
+        """Why the codebook has to be called collapsed, a sentence a reason; empty if it has not.
+
+        It has, if a scale whose grid has more than one position used a single code over the whole set, or if fewer than
+        `min_usage` of the codes that could have been used were. Fewer tokens than codes cannot use all codes: what
+        could have been used is min(vocab_size, tokens).
+
+        Args:
+            min_usage: smallest healthy share, 0 (never complain) to 1.
+        """
+        reasons = [
+            f"scale {k} ({'x'.join(map(str, grid))}) used a single code for all its {scale.tokens} tokens"
+            for k, (grid, scale) in enumerate(zip(self.grids, self.scales, strict=True))
+            if scale.used_codes == 1 and math.prod(grid) > 1
+        ]
+        reachable = min(self.vocab_size, self.total.tokens)
+        if self.total.used_codes < min_usage * reachable:
+            reasons.append(f"{self.total.used_codes} of {reachable} possible codes were used, under {min_usage:.0%}")
+        return tuple(reasons)
+
+
+class CodeUsage:
+    """Counts codes over a set of images: `update` with the indices of batches of any size, then `compute`."""
+
+    def __init__(self, vocab_size: int, num_scales: int = 1) -> None:
+        """Start with zero counts.
+
+        Args:
+            vocab_size: number of codes; indices lie in [0, vocab_size).
+            num_scales: number of token maps an image has; 1 for a tokenizer with a single scale.
+        """
+        for name, value in {"vocab_size": vocab_size, "num_scales": num_scales}.items():
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, expected at least 1")
+        self.vocab_size = vocab_size
+        self._counts = torch.zeros(num_scales, vocab_size, dtype=torch.int64)
+        self._grids: list[tuple[int, ...]] = [() for _ in range(num_scales)]
+
+    def update(self, indices: Int64[Tensor, "b ..."] | Sequence[Int64[Tensor, "b ..."]]) -> None:
+        """Add a batch.
+
+        Args:
+            indices: (B, *grid) int64 per scale, coarse to fine; a single scale may come as the tensor itself.
+
+        Raises:
+            ValueError: another number of scales than declared, or an index that is not a code.
+        """
+        scales = (indices,) if isinstance(indices, Tensor) else tuple(indices)
+        if len(scales) != len(self._grids):
+            raise ValueError(f"indices: got {len(scales)} scales, expected {len(self._grids)}")
+        for k, scale in enumerate(scales):
+            check_indices(scale, self.vocab_size, name=f"indices of scale {k}")
+        for k, scale in enumerate(scales):
+            self._counts[k] += count_codes(scale, self.vocab_size).cpu()
+            self._grids[k] = max(self._grids[k], tuple(scale.shape[1:]), key=_positions)
+
+    def compute(self) -> CodeUsageResult:
+        """Usage, perplexity and entropy of everything counted so far.
+
+        Raises:
+            ValueError: nothing was counted.
+        """
+        if not self._counts.any():
+            raise ValueError("indices: got no token at all, expected at least one update")
+        return CodeUsageResult(
+            vocab_size=self.vocab_size,
+            total=usage_statistics(self._counts.sum(dim=0)),
+            scales=tuple(usage_statistics(counts) for counts in self._counts),
+            grids=tuple(self._grids),
+        )
+
+
+def _positions(grid: tuple[int, ...]) -> int:
+    return math.prod(grid) if grid else 0

@@ -1,0 +1,116 @@
+"""PSNR and SSIM of reconstructions, the same whatever the batch size.
+
+One number means little unless it is said how it was taken. Here:
+
+- both images are rounded to uint8 first, as a saved picture would be; range 255;
+- PSNR and SSIM are taken per image and averaged over images (not: one PSNR of the mean error);
+- PSNR of an image that is reproduced exactly is infinite: it is left out of the mean and counted as `exact_images`;
+- SSIM has an 11 x 11 Gaussian window (sigma 1.5) with reflected borders, as in torchmetrics. An image with a side below
+  11 pixels has no such window: it is left out of the mean, and `ssim_images` says how many were counted.
+
+Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity". The differentiable
+relative for training is `smalti.losses.ms_ssim`.
+
+torchmetrics is imported where it is called: it takes half as long as torch itself and, through scipy, changes the
+process's warning filters, neither of which `import smalti.metrics` should do.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from smalti.ops.pixels import to_uint8
+
+SSIM_WINDOW = 11
+"""Images with a side below this have no SSIM."""
+
+Image = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
+"""(B, C, H, W), float in [-1, 1] or uint8."""
+
+
+def psnr(reconstruction: Image, image: Image) -> Float[Tensor, " b"]:
+    """PSNR in dB of each image, both rounded to uint8; infinite where they are equal.
+
+    Args:
+        reconstruction: (B, C, H, W), float in [-1, 1] (clamped) or uint8.
+        image: same shape, either dtype.
+    """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    a, b = _rounded(reconstruction).double(), _rounded(image).double()
+    return peak_signal_noise_ratio(a, b, data_range=255.0, dim=(1, 2, 3), reduction="none")
+
+
+def ssim(reconstruction: Image, image: Image) -> Float[Tensor, " b"]:
+    """SSIM of each image, both rounded to uint8, averaged over channels and pixels.
+
+    Raises:
+        ValueError: the images are lower or narrower than the window of 11 pixels.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    height, width = image.shape[2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(f"image: got {height} x {width}, SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW}")
+    a, b = _rounded(reconstruction).float(), _rounded(image).float()
+    similarity = structural_similarity_index_measure(a, b, data_range=255.0, reduction="none")
+    assert isinstance(similarity, Tensor)  # a tuple only where the full map is asked for
+    return similarity
+
+
+def mean_color(image: Image) -> UInt8[Tensor, "b c h w"]:
+    """Each image painted in its own mean colour: what a reconstruction must beat."""
+    rounded = _rounded(image)
+    mean = rounded.double().mean(dim=(2, 3), keepdim=True).round().to(torch.uint8)
+    return mean.expand_as(rounded)
+
+
+class ImageQuality:
+    """Collects PSNR and SSIM over a set of images: `update` with batches of any size, then `compute`."""
+
+    def __init__(self) -> None:
+        self._psnr: list[float] = []
+        self._psnr_mean_color: list[float] = []
+        self._ssim: list[float] = []
+
+    def update(self, reconstruction: Image, image: Image) -> None:
+        """Add a batch of reconstructions and their images, (B, C, H, W) each, float in [-1, 1] or uint8.
+
+        Raises:
+            ValueError: a reconstruction has a value that is not finite; rounding would hide it.
+        """
+        if image.shape[0] == 0:
+            return  # torchmetrics would raise
+        if not torch.isfinite(reconstruction).all():
+            raise ValueError("reconstruction: got NaN or infinite values, expected [-1, 1]")
+        self._psnr += psnr(reconstruction, image).tolist()
+        self._psnr_mean_color += psnr(mean_color(image), image).tolist()
+        if min(image.shape[2:]) >= SSIM_WINDOW:
+            self._ssim += ssim(reconstruction, image).tolist()
+
+    def compute(self) -> dict[str, float | int | None]:
+        """The means over all images so far.
+
+        Returns:
+            `images`; `psnr`, `exact_images` (left out of `psnr`); `ssim`, `ssim_images` (those that have one);
+            `psnr_mean_color`, what painting each image in its mean colour reaches. A mean of no image is None.
+        """
+        return {
+            "images": len(self._psnr),
+            "psnr": _mean_of_finite(self._psnr),
+            "psnr_mean_color": _mean_of_finite(self._psnr_mean_color),
+            "exact_images": sum(math.isinf(value) for value in self._psnr),
+            "ssim": _mean_of_finite(self._ssim),
+            "ssim_images": len(self._ssim),
+        }
+
+
+def _mean_of_finite(values: list[float]) -> float | None:
+    finite = [value for value in values if not math.isinf(value)]
+    return math.fsum(finite) / len(finite) if finite else None
+
+
+def _rounded(image: Tensor) -> Tensor:
+    return image if image.dtype == torch.uint8 else to_uint8(image)

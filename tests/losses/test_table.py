@@ -1,0 +1,101 @@
+"""The table of weights: what is computed, with which weight, and what is refused."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from smalti.losses import RECONSTRUCTION_LOSSES, LossTable, charbonnier, l1, l2, table
+from smalti.quantizers import QuantizerOutput, VectorQuantizer
+
+
+@dataclass
+class Output:
+    """The part of a tokenizer's output that a table reads."""
+
+    reconstruction: Tensor
+    quantizer_output: QuantizerOutput
+
+
+def make_output(terms=None, weights=None):
+    torch.manual_seed(0)
+    terms = {"codebook": torch.tensor(2.0), "commitment": torch.tensor(3.0)} if terms is None else terms
+    weights = {"codebook": 1.0, "commitment": 0.25} if weights is None else weights
+    z = torch.zeros(2, 4, 2, 2)
+    quantizer_output = QuantizerOutput(z, torch.zeros(2, 2, 2, dtype=torch.int64), terms, weights)
+    image = torch.rand(2, 3, 12, 12) * 2 - 1
+    return image, Output((image + 0.1 * torch.randn_like(image)).requires_grad_(), quantizer_output)
+
+
+def test_total_is_the_weighted_sum_and_quantizer_weights_are_defaults():
+    image, output = make_output()
+    result = LossTable({"l1": 2, "l2": 0.5})(image, output)
+    x = output.reconstruction
+    assert list(result.terms) == ["l1", "l2", "codebook", "commitment"]
+    assert result.weights == {"l1": 2.0, "l2": 0.5, "codebook": 1.0, "commitment": 0.25}
+    expected = 2 * l1(x, image) + 0.5 * l2(x, image) + 2.0 + 0.25 * 3.0
+    assert result.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.equal(result.terms["l1"], l1(x, image))
+    assert torch.equal(result.terms["commitment"], torch.tensor(3.0))
+
+
+def test_the_table_overrides_a_quantizers_weight():
+    image, output = make_output()
+    result = LossTable({"l1": 1.0, "commitment": 0.0})(image, output)
+    assert result.weights == {"l1": 1.0, "codebook": 1.0, "commitment": 0.0}
+    assert result.terms["commitment"].item() == 3.0  # still there for the log
+    assert result.total.item() == pytest.approx(result.terms["l1"].item() + 2.0, rel=1e-6)
+
+
+def test_a_term_of_weight_zero_cannot_spoil_the_total():
+    image, output = make_output(terms={"commitment": torch.tensor(torch.nan)}, weights={"commitment": 1.0})
+    assert torch.isfinite(LossTable({"l1": 1.0, "commitment": 0.0})(image, output).total)
+
+
+def test_losses_of_weight_zero_are_not_computed(monkeypatch):
+    def refuse(reconstruction, image):
+        raise AssertionError("computed a loss that nobody asked for")
+
+    monkeypatch.setattr(table, "RECONSTRUCTION_LOSSES", {**RECONSTRUCTION_LOSSES, "ms_ssim": refuse, "l2": refuse})
+    image, output = make_output()
+    result = LossTable({"charbonnier": 1.0, "ms_ssim": 0.0})(image, output)
+    assert list(result.terms) == ["charbonnier", "codebook", "commitment"]
+    assert torch.equal(result.terms["charbonnier"], charbonnier(output.reconstruction, image))
+
+
+def test_gradient_is_the_weighted_sum_of_gradients():
+    image, output = make_output()
+    x = output.reconstruction
+    by_l1, by_ms_ssim = (torch.autograd.grad(RECONSTRUCTION_LOSSES[n](x, image), x)[0] for n in ("l1", "ms_ssim"))
+    result = LossTable({"l1": 3.0, "ms_ssim": 0.5})(image, output)
+    torch.testing.assert_close(torch.autograd.grad(result.total, x)[0], 3 * by_l1 + 0.5 * by_ms_ssim)
+
+
+@pytest.mark.parametrize("name", ["L1", "lpips", "commit"])
+def test_unknown_names_are_refused_with_the_allowed_ones(name):
+    image, output = make_output()
+    with pytest.raises(ValueError, match=f"'{name}'.*l1, l2, charbonnier, ms_ssim, codebook, commitment"):
+        LossTable({"l1": 1.0, name: 1.0})(image, output)
+
+
+@pytest.mark.parametrize(("name", "weight"), [("l1", -1.0), ("l1", float("nan")), ("commitment", float("inf"))])
+def test_bad_weights_are_refused(name, weight):
+    with pytest.raises(ValueError, match=f"{name}: got {weight}"):
+        LossTable({name: weight})
+
+
+def test_nothing_to_minimise_is_refused():
+    image, output = make_output(terms={}, weights={})
+    with pytest.raises(ValueError, match="nothing to minimise"):
+        LossTable({"l1": 0.0})(image, output)
+
+
+def test_weights_apply_to_a_real_quantizer_as_its_own_loss_does():
+    torch.manual_seed(0)
+    quantized = VectorQuantizer(16, 4)(torch.randn(2, 4, 3, 3))
+    image, output = make_output()
+    output.quantizer_output = quantized
+    result = LossTable({"l2": 1.0})(image, output)
+    expected = l2(output.reconstruction, image) + quantized.loss
+    assert result.total.item() == pytest.approx(expected.item(), rel=1e-6)
