@@ -24,14 +24,14 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def make_activation(name: Activation) -> nn.Module:
+def make_activation(name: str) -> nn.Module:
     """The activation layer of that name."""
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation: got {name!r}, expected one of {get_args(Activation)}")
     return _ACTIVATIONS[name]()
 
 
-def make_norm(name: Norm, channels: int) -> nn.Module:
+def make_norm(name: str, channels: int) -> nn.Module:
     """The normalisation layer of that name; groups have 16 channels or as many as divide evenly."""
     if name not in get_args(Norm):
         raise ValueError(f"norm: got {name!r}, expected one of {get_args(Norm)}")
@@ -43,7 +43,7 @@ def make_norm(name: Norm, channels: int) -> nn.Module:
 class ResidualBlock(nn.Module):
     """x + conv(act(norm(conv(act(norm(x)))))): a 3×3 then a 1×1 convolution."""
 
-    def __init__(self, channels: int, activation: Activation, norm: Norm):
+    def __init__(self, channels: int, activation: str, norm: str):
         super().__init__()
         self.layers = nn.Sequential(
             make_norm(norm, channels),
@@ -74,8 +74,8 @@ class ConvEncoder(nn.Module):
         hidden_dim: int,
         num_stages: int,
         num_res_blocks: int,
-        activation: Activation,
-        norm: Norm,
+        activation: str,
+        norm: str,
     ):
         super().__init__()
         layers: list[nn.Module] = []
@@ -103,8 +103,8 @@ class ConvDecoder(nn.Module):
         hidden_dim: int,
         num_stages: int,
         num_res_blocks: int,
-        activation: Activation,
-        norm: Norm,
+        activation: str,
+        norm: str,
     ):
         super().__init__()
         widths = stage_widths(hidden_dim, num_stages)[::-1]

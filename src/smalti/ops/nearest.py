@@ -39,15 +39,23 @@ def nearest_code(
     if z_ND.shape[1] != codebook_KD.shape[1]:
         raise ValueError(f"z_ND: got vectors of dimension {z_ND.shape[1]}, the codes have {codebook_KD.shape[1]}")
 
-    codes_KD, bias_K = _linear_form(codebook_KD.float(), metric)
+    offset_D = _origin(codebook_KD) if metric == "euclidean" else torch.zeros_like(codebook_KD[0], dtype=torch.float32)
+    codes_KD, bias_K = _linear_form(codebook_KD.float() - offset_D, metric)
     indices_N = torch.empty(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
-    # A distance does not change when the origin moves; vectors near zero lose fewer digits in |e|^2 / 2 - z.e.
-    offset_D = codebook_KD.float().mean(dim=0) if metric == "euclidean" else None
     for start in range(0, z_ND.shape[0], TILE_ROWS):
-        tile_ND = z_ND[start : start + TILE_ROWS].float()
-        tile_ND = tile_ND if offset_D is None else tile_ND - offset_D
+        tile_ND = z_ND[start : start + TILE_ROWS].float() - offset_D
         indices_N[start : start + TILE_ROWS] = _search_tile(tile_ND, codes_KD, bias_K)
     return indices_N
+
+
+def _origin(codebook_KD: Tensor) -> Tensor:
+    """Where to put the origin: distances stay, and numbers near zero lose fewer digits in |e|^2 / 2 - z.e.
+
+    The mean of the codes, rounded to 1/128 of the largest component, so that subtracting it from small whole numbers
+    stays exact and ties stay ties.
+    """
+    step = torch.exp2(codebook_KD.float().abs().max().clamp(min=1e-30).log2().floor() - 7)
+    return (codebook_KD.float().mean(dim=0) / step).round() * step
 
 
 def _linear_form(codebook_KD: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
@@ -56,7 +64,6 @@ def _linear_form(codebook_KD: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
         codebook_KD = torch.nn.functional.normalize(codebook_KD, dim=1)
     if metric == "euclidean":
         # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2), and |z|^2 is the same for every code.
-        codebook_KD = codebook_KD - codebook_KD.mean(dim=0)
         return codebook_KD, codebook_KD.square().sum(dim=1) / 2
     return codebook_KD, codebook_KD.new_zeros(codebook_KD.shape[0])
 

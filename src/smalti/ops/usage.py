@@ -3,6 +3,7 @@
 Usage over one batch depends on the batch size; count over a whole data set before you compare tokenizers.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,5 +51,5 @@ def usage_statistics(counts_K: Int64[Tensor, " k"]) -> UsageStatistics:
         used_codes=used,
         usage=used / counts_K.numel(),
         perplexity=float(entropy_nats.exp()),
-        entropy_bits=float(entropy_nats / torch.log(torch.tensor(2.0, dtype=torch.float64))),
+        entropy_bits=abs(float(entropy_nats)) / math.log(2),  # abs: no -0.0
     )

@@ -8,16 +8,19 @@ and carries its loss terms by name, unweighted, so that a training script can we
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-Indices = Int64[Tensor, "b *grid"] | tuple[Int64[Tensor, "b ..."], ...]
-"""Token indices: (B, *grid), or one such tensor per scale, coarse to fine."""
+Indices = Shaped[Tensor, "b *grid"] | Sequence[Shaped[Tensor, "b ..."]]
+"""Token indices, int64: (B, *grid), or one such tensor per scale, coarse to fine.
+
+The type is loose on purpose: what cannot be looked up is refused by `check_indices` with a sentence.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,18 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, z: Float[Tensor, "b c *spatial"], mask: Bool[Tensor, "b *spatial"] | None = None
+        self, z: Shaped[Tensor, "b *c_and_spatial"], mask: Shaped[Tensor, "b ..."] | None = None
     ) -> QuantizerOutput:
         """Quantize.
 
         Args:
-            z: latent (B, C, *spatial), any float dtype; computed in fp32, returned in the dtype of `z`.
-            mask: True where a position is valid. Invalid ones still get an index, but count neither in the loss nor
-                in the statistics, and never reach the codebook.
+            z: latent (B, C, *spatial), any float dtype; computed in fp32, returned in its dtype.
+            mask: bool (B, *spatial), True where a position is valid. Invalid ones still get an index, but count
+                neither in the loss nor in the statistics, and never reach the codebook.
         """
 
     @abstractmethod
-    def encode(self, z: Float[Tensor, "b c *spatial"]) -> Indices:
+    def encode(self, z: Shaped[Tensor, "b *c_and_spatial"]) -> Indices:
         """Indices of a latent, without gradient and without learning."""
 
     @abstractmethod
@@ -99,20 +102,35 @@ class Quantizer(nn.Module, ABC):
         """Hold the codebook fixed: no gradient, no moving average, no initialisation, no revival."""
         self.frozen = True
         self.requires_grad_(False)
+        for parameter in self.parameters():
+            parameter.grad = None  # or the next optimizer step would still move it
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Quantizer":
+        """Keep fp32 when the model around is cast: `model.to(torch.bfloat16)` must not round codes or counts."""
+
+        def move_only(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move_only, recurse)
 
     def _check_latent(self, z: Tensor, mask: Tensor | None) -> None:
         if z.dim() < 2 or z.shape[1] != self.embedding_dim:
             raise ValueError(
                 f"z: got shape {tuple(z.shape)}, expected (B, {self.embedding_dim}, *spatial) as embedding_dim says"
             )
-        if mask is not None and mask.shape != (z.shape[0], *z.shape[2:]):
-            raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {(z.shape[0], *z.shape[2:])}")
+        if not z.is_floating_point():
+            raise ValueError(f"z: got dtype {z.dtype}, expected a floating-point dtype")
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != (z.shape[0], *z.shape[2:])):
+            raise ValueError(
+                f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected bool of {(z.shape[0], *z.shape[2:])}"
+            )
 
 
-def check_indices(indices: Tensor, num_embeddings: int, name: str = "indices") -> None:
-    """Refuse what cannot be looked up: a wrong dtype, or values outside [0, num_embeddings)."""
-    if indices.is_floating_point() or indices.dtype == torch.bool:
-        raise ValueError(f"{name}: got dtype {indices.dtype}, expected int64")
+def check_indices(indices: Any, num_embeddings: int, name: str = "indices") -> None:
+    """Refuse what cannot be looked up: another dtype than int64, or values outside [0, num_embeddings)."""
+    if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
+        raise ValueError(f"{name}: got {getattr(indices, 'dtype', type(indices).__name__)}, expected an int64 tensor")
     if indices.numel() == 0:
         return
     low, high = (int(value) for value in indices.aminmax())
@@ -131,7 +149,7 @@ def from_rows(z_ND: Float[Tensor, "n c"], batch_and_grid: tuple[int, ...]) -> Fl
     return z_ND.reshape(*batch_and_grid, z_ND.shape[1]).movedim(-1, 1)
 
 
-def positive(**values: float) -> None:
+def positive(**values: int) -> None:
     """Refuse arguments that must be at least 1."""
     for name, value in values.items():
         if value < 1:

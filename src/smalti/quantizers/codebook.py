@@ -8,15 +8,16 @@ Legend: N vectors (all valid positions of the batch), K codes, D components.
 
 from abc import abstractmethod
 from dataclasses import asdict
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from smalti.ops import count_codes, kmeans, nearest_code, straight_through
 from smalti.ops.kmeans import sample_vectors
+from smalti.ops.nearest import Metric
 from smalti.quantizers.base import (
     Indices,
     Quantizer,
@@ -28,16 +29,14 @@ from smalti.quantizers.base import (
 )
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 
-CodebookMetric = Literal["euclidean", "cosine"]
-
 
 class CodebookQuantizer(Quantizer):
     """A quantizer with an explicit codebook (K, D)."""
 
     cluster_size: Float[Tensor, " k"]
     """Moving average of how many vectors of a batch choose each code."""
-    init_batches: Int64[Tensor, ""]
-    """Number of batches that initialisation has seen."""
+    batches_seen: Int64[Tensor, ""]
+    """Number of training batches so far."""
 
     def __init__(
         self,
@@ -45,7 +44,7 @@ class CodebookQuantizer(Quantizer):
         embedding_dim: int,
         beta: float = 0.25,
         *,
-        metric: CodebookMetric = "euclidean",
+        metric: str = "euclidean",
         init: KMeansInit | None = None,
         revival: DeadCodeRevival | None = None,
         decay: float = 0.99,
@@ -63,24 +62,25 @@ class CodebookQuantizer(Quantizer):
         """
         super().__init__()
         positive(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        if metric not in get_args(CodebookMetric):
-            raise ValueError(f"metric: got {metric!r}, expected one of {get_args(CodebookMetric)}")
-        if beta < 0:
+        if metric not in ("euclidean", "cosine"):
+            raise ValueError(f"metric: got {metric!r}, expected 'euclidean' or 'cosine'")
+        if not beta >= 0:
             raise ValueError(f"beta: got {beta}, expected at least 0")
         if not 0 <= decay < 1:
             raise ValueError(f"decay: got {decay}, expected at least 0 and below 1")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.beta, self.metric, self.decay = beta, metric, decay
+        self.metric = cast(Metric, metric)
+        self.beta, self.decay = beta, decay
         self.init, self.revival = init, revival
         self.embedding = nn.Embedding(num_embeddings, embedding_dim)
         nn.init.uniform_(self.embedding.weight, -1 / num_embeddings, 1 / num_embeddings)
         self.register_buffer("cluster_size", torch.ones(num_embeddings))
-        self.register_buffer("init_batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
 
     # ---- the contract -------------------------------------------------------------------------------------------
 
     def forward(
-        self, z: Float[Tensor, "b c *spatial"], mask: Bool[Tensor, "b *spatial"] | None = None
+        self, z: Shaped[Tensor, "b *c_and_spatial"], mask: Shaped[Tensor, "b ..."] | None = None
     ) -> QuantizerOutput:
         """See `Quantizer.forward`. The loss is codebook + beta * commitment (van den Oord et al. 2017, equation 3)."""
         self._check_latent(z, mask)
@@ -106,11 +106,11 @@ class CodebookQuantizer(Quantizer):
             quantized=from_rows(quantized_ND, batch_and_grid).to(z.dtype),
             indices=indices_N.reshape(batch_and_grid),
             terms=terms,
-            weights={"codebook": 1.0, "commitment": self.beta},
+            weights={name: self.beta if name == "commitment" else 1.0 for name in terms},
         )
 
     @torch.no_grad()
-    def encode(self, z: Float[Tensor, "b c *spatial"]) -> Indices:
+    def encode(self, z: Shaped[Tensor, "b *c_and_spatial"]) -> Indices:
         """Indices (B, *spatial) of a latent (B, C, *spatial)."""
         self._check_latent(z, None)
         return self.search(self.project(to_rows(z).float())).reshape(z.shape[0], *z.shape[2:])
@@ -118,7 +118,7 @@ class CodebookQuantizer(Quantizer):
     def decode(self, indices: Indices) -> Float[Tensor, "b c *spatial"]:
         """Codes (B, C, *spatial) in fp32 of indices (B, *spatial)."""
         if not isinstance(indices, Tensor) or indices.dim() == 0:
-            raise ValueError(f"indices: got {type(indices).__name__}, expected a tensor of shape (B, *spatial)")
+            raise ValueError(f"indices: got {type(indices).__name__}, expected one tensor of shape (B, *spatial)")
         check_indices(indices, self.num_embeddings)
         return from_rows(self.lookup(indices.reshape(-1)), tuple(indices.shape))
 
@@ -160,20 +160,25 @@ class CodebookQuantizer(Quantizer):
     @property
     def initialising(self) -> bool:
         """Whether the next training batch still serves to initialise the codebook."""
-        return self.init is not None and not self.frozen and int(self.init_batches) < self.init.batches
+        return self.init is not None and not self.frozen and int(self.batches_seen) < self.init.batches
 
     @torch.no_grad()
     def initialise(self, z_ND: Float[Tensor, "n d"]) -> None:
-        """Run k-means on this batch while initialisation lasts; afterwards do nothing."""
-        if not self.initialising or z_ND.shape[0] == 0:
+        """Prepare for the first training batches: k-means while initialisation lasts, counts in any case.
+
+        The moving averages start at uniform usage, N / K vectors a code: then they mean the same at every batch size.
+        """
+        first = int(self.batches_seen) == 0
+        if self.frozen or z_ND.shape[0] == 0 or not (first or self.initialising):
             return
-        assert self.init is not None
-        z_ND = self.project(z_ND.detach())
-        first = int(self.init_batches) == 0
-        centres_KD = sample_vectors(z_ND, self.num_embeddings) if first else self.embedding.weight
-        centres_KD, counts_K = kmeans(z_ND, centres_KD, self.init.iterations)
-        self._set_codes(slice(None), self.project(centres_KD), counts_K.float())
-        self.init_batches += 1
+        codes_KD = self.embedding.weight
+        counts_K = torch.full_like(self.cluster_size, z_ND.shape[0] / self.num_embeddings)
+        if self.init is not None:
+            z_ND = self.project(z_ND.detach())
+            start_KD = sample_vectors(z_ND, self.num_embeddings) if first else codes_KD
+            centres_KD, sizes_K = kmeans(z_ND, start_KD, self.init.iterations)
+            codes_KD, counts_K = self.project(centres_KD), sizes_K.float()
+        self._set_codes(slice(None), codes_KD, counts_K)
 
     @torch.no_grad()
     def learn(self, z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
@@ -184,13 +189,17 @@ class CodebookQuantizer(Quantizer):
         """
         if self.frozen or z_ND.shape[0] == 0:
             return
-        self.update_averages(z_ND, indices_N)
+        counts_K = count_codes(indices_N, self.num_embeddings).float()
+        self.update_averages(z_ND, indices_N, counts_K)
         if self.revival is not None:
             self._revive(self.revival.dead(self.cluster_size), z_ND)
+        self.batches_seen += 1
 
-    def update_averages(self, z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
+    def update_averages(
+        self, z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], counts_K: Float[Tensor, " k"]
+    ) -> None:
         """cluster_size <- decay * cluster_size + (1 - decay) * counts of this batch."""
-        self.cluster_size.lerp_(count_codes(indices_N, self.num_embeddings).float(), 1 - self.decay)
+        self.cluster_size.lerp_(counts_K, 1 - self.decay)
 
     def _revive(self, dead_K: Tensor, z_ND: Tensor) -> None:
         """Put random vectors of the batch in place of dead codes, with the count of an average code."""
@@ -203,8 +212,8 @@ class CodebookQuantizer(Quantizer):
     def _set_codes(self, rows: Any, codes: Tensor, cluster_size: Tensor) -> None:
         """Place codes by hand; a subclass with more state per code keeps it in agreement here.
 
-        `.data`: the step's backward pass must not see an in-place change of a tensor that it saved; the rows placed
-        here have no gradient in this step.
+        `.data`: the step's backward pass must not see an in-place change of a tensor that it saved. The few vectors
+        that chose a revived code's predecessor still send their gradient here.
         """
         self.embedding.weight.data[rows] = codes.to(self.embedding.weight.dtype)
         self.cluster_size[rows] = cluster_size

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from smalti.ops import code_sums
 from smalti.quantizers.codebook import CodebookQuantizer, mean_square
+from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 
 
 @final
@@ -32,9 +33,19 @@ class EMAVectorQuantizer(CodebookQuantizer):
     embedding_sum: Float[Tensor, "k d"]
     """m of the paper; the codebook is embedding_sum / cluster_size."""
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, beta: float = 0.25, **options: Any):
-        """Arguments as in `CodebookQuantizer`."""
-        super().__init__(num_embeddings, embedding_dim, beta, **options)
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        beta: float = 0.25,
+        *,
+        metric: str = "euclidean",
+        init: KMeansInit | None = None,
+        revival: DeadCodeRevival | None = None,
+        decay: float = 0.99,
+    ):
+        """Arguments as in `CodebookQuantizer`; `decay` is the paper's γ."""
+        super().__init__(num_embeddings, embedding_dim, beta, metric=metric, init=init, revival=revival, decay=decay)
         self.embedding.weight.requires_grad_(False)
         self.register_buffer("embedding_sum", self.embedding.weight.detach().clone())
 
@@ -42,9 +53,11 @@ class EMAVectorQuantizer(CodebookQuantizer):
         """Only the commitment term: the codebook follows by itself."""
         return {"commitment": mean_square(z_ND, codes_ND.detach())}
 
-    def update_averages(self, z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
+    def update_averages(
+        self, z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], counts_K: Float[Tensor, " k"]
+    ) -> None:
         """One step of the three formulas above."""
-        super().update_averages(z_ND, indices_N)
+        super().update_averages(z_ND, indices_N, counts_K)
         self.embedding_sum.lerp_(code_sums(z_ND, indices_N, self.num_embeddings), 1 - self.decay)
         # A code unused for very long decays to 0 / 0: it keeps its last place / 长期未用的码字保持原位,避免 0 / 0
         alive_K1 = (self.cluster_size > torch.finfo(torch.float32).tiny * 1e6).unsqueeze(1)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from smalti.ops import add_scale, count_codes, proportional_grids, straight_through, to_grid
@@ -88,14 +88,14 @@ class MultiScaleQuantizer(Quantizer):
         """
         super().__init__()
         positive(num_embeddings=num_embeddings, embedding_dim=embedding_dim, num_phi=num_phi)
-        patch_nums = tuple(int(side) for side in patch_nums)
-        if not patch_nums or patch_nums[0] < 1 or list(patch_nums) != sorted(patch_nums):
-            raise ValueError(f"patch_nums: got {patch_nums}, expected side lengths of at least 1 in growing order")
-        if num_phi > len(patch_nums) and num_phi != 4:
-            raise ValueError(f"num_phi: got {num_phi}, expected 1 to {len(patch_nums)}, the number of scales")
+        sides = tuple(patch_nums)
+        if not sides or any(side != int(side) for side in sides) or sides[0] < 1 or list(sides) != sorted(sides):
+            raise ValueError(f"patch_nums: got {sides}, expected whole side lengths of at least 1 in growing order")
+        if num_phi > len(sides) and num_phi != 4:
+            raise ValueError(f"num_phi: got {num_phi}, expected 1 to {len(sides)}, the number of scales")
         if not 0 <= phi_ratio <= 1:
             raise ValueError(f"phi_ratio: got {phi_ratio}, expected 0 to 1")
-        if beta < 0:
+        if not beta >= 0:
             raise ValueError(f"beta: got {beta}, expected at least 0")
         quantizer = quantizer or VectorQuantizer(num_embeddings, embedding_dim)
         if (quantizer.num_embeddings, quantizer.embedding_dim) != (num_embeddings, embedding_dim):
@@ -103,19 +103,19 @@ class MultiScaleQuantizer(Quantizer):
                 f"quantizer: has {quantizer.num_embeddings} codes of dimension {quantizer.embedding_dim}, "
                 f"expected {num_embeddings} of dimension {embedding_dim}"
             )
-        self.num_embeddings, self.embedding_dim, self.patch_nums = num_embeddings, embedding_dim, patch_nums
+        self.num_embeddings, self.embedding_dim, self.patch_nums = num_embeddings, embedding_dim, sides
         self.beta, self.phi_ratio = beta, phi_ratio
         self.quantizer = quantizer
         self.phis = nn.ModuleList(Phi(embedding_dim, phi_ratio) for _ in range(num_phi if phi_ratio > 0 else 0))
-        self.register_buffer("scale_usage", torch.zeros(len(patch_nums), num_embeddings))
+        self.register_buffer("scale_usage", torch.zeros(len(sides), num_embeddings))
 
     # ---- the contract -------------------------------------------------------------------------------------------
 
     def forward(
         self,
-        z: Float[Tensor, "b c h w"],
-        mask: Bool[Tensor, "b h w"] | None = None,
-        grids: Grids | None = None,
+        z: Shaped[Tensor, "b *c_h_w"],
+        mask: Shaped[Tensor, "b ..."] | None = None,
+        grids: Sequence[Sequence[int]] | None = None,
     ) -> QuantizerOutput:
         """See `Quantizer.forward`; indices are one (B, h_k, w_k) per scale, coarse to fine.
 
@@ -130,7 +130,8 @@ class MultiScaleQuantizer(Quantizer):
         self._check_latent(z, mask)
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
-            f_BCHW = z.float()
+            # Padding may hold anything, NaN included, and φ looks at neighbours / 填充位置置零,避免污染邻域
+            f_BCHW = z.float() if mask is None else z.float().masked_fill(~mask.unsqueeze(1), 0)
             if self.training and self.quantizer.initialising:
                 residuals = _Residuals(self.quantizer, f_BCHW.detach(), grids, mask)
                 list(self._walk(residuals.choose, f_BCHW.shape[0], grids))
@@ -154,7 +155,7 @@ class MultiScaleQuantizer(Quantizer):
         )
 
     @torch.no_grad()
-    def encode(self, z: Float[Tensor, "b c h w"], grids: Grids | None = None) -> Indices:
+    def encode(self, z: Shaped[Tensor, "b *c_h_w"], grids: Sequence[Sequence[int]] | None = None) -> Indices:
         """Indices of a latent (B, C, H, W): one (B, h_k, w_k) per scale, coarse to fine."""
         self._check_latent(z, None)
         grids = self._grids_for(z, grids)
@@ -169,7 +170,8 @@ class MultiScaleQuantizer(Quantizer):
     def decode_progressive(self, indices: Indices) -> list[Float[Tensor, "b c h w"]]:
         """f_hat (B, C, H, W) after each scale, coarse to fine."""
         scales, grids = self._check_scales(indices)
-        return [scale.f_hat_BCHW for scale in self._walk(lambda k, _: scales[k], scales[0].shape[0], grids)]
+        with torch.autocast(scales[0].device.type, enabled=False):
+            return [scale.f_hat_BCHW for scale in self._walk(lambda k, _: scales[k], scales[0].shape[0], grids)]
 
     def next_scale_input(
         self, k: int, f_hat_BCHW: Float[Tensor, "b c h w"], codes_BChw: Float[Tensor, "b c hk wk"], grids: Grids
@@ -187,8 +189,9 @@ class MultiScaleQuantizer(Quantizer):
         Returns:
             The new f_hat (B, C, H, W), and it seen at the grid of scale k + 1 (at the last scale: f_hat itself).
         """
-        f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k))
-        return f_hat_BCHW, to_grid(f_hat_BCHW, grids[min(k + 1, len(grids) - 1)])
+        with torch.autocast(f_hat_BCHW.device.type, enabled=False):
+            f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k))
+            return f_hat_BCHW, to_grid(f_hat_BCHW, grids[min(k + 1, len(grids) - 1)])
 
     def var_input(self, indices: Indices) -> Float[Tensor, "b l c"]:
         """Teacher-forcing input of a next-scale generator (B, L - l_1, C) of the indices of all scales.
@@ -269,15 +272,21 @@ class MultiScaleQuantizer(Quantizer):
 
     # ---- checks -------------------------------------------------------------------------------------------------
 
-    def _grids_for(self, z: Tensor, grids: Grids | None) -> Grids:
-        if z.dim() != 4:
-            raise ValueError(f"z: got shape {tuple(z.shape)}, expected (B, C, H, W)")
+    def _grids_for(self, z: Tensor, grids: Sequence[Sequence[int]] | None) -> Grids:
+        if z.dim() != 4 or min(z.shape[2:]) < 1:
+            raise ValueError(f"z: got shape {tuple(z.shape)}, expected (B, C, H, W) with H, W >= 1")
         size = (z.shape[2], z.shape[3])
         if grids is None:
             return proportional_grids(self.patch_nums, *size)
-        if len(grids) != len(self.patch_nums) or tuple(grids[-1]) != size:
-            raise ValueError(f"grids: got {grids}, expected {len(self.patch_nums)} scales that end with {size}")
-        return tuple((int(h), int(w)) for h, w in grids)
+        if any(len(grid) != 2 for grid in grids):
+            raise ValueError(f"grids: got {grids}, expected one (h_k, w_k) per scale")
+        sides = tuple((h, w) for h, w in grids)
+        fits = all(1 <= h <= size[0] and 1 <= w <= size[1] for h, w in sides)
+        if len(sides) != len(self.patch_nums) or not fits or sides[-1] != size:
+            raise ValueError(
+                f"grids: got {sides}, expected {len(self.patch_nums)} scales within and ending with {size}"
+            )
+        return sides
 
     def _check_scales(self, indices: Indices) -> tuple[tuple[Tensor, ...], Grids]:
         """Refuse indices that are not one (B, h_k, w_k) per scale in range; return them with their grids."""
@@ -285,9 +294,11 @@ class MultiScaleQuantizer(Quantizer):
         if len(scales) != len(self.patch_nums):
             raise ValueError(f"indices: got {len(scales)} scales, expected {len(self.patch_nums)}")
         for k, scale in enumerate(scales):
-            if scale.dim() != 3 or scale.shape[0] != scales[0].shape[0]:
-                raise ValueError(f"indices[{k}]: got shape {tuple(scale.shape)}, expected (B, h_k, w_k), equal B")
             check_indices(scale, self.num_embeddings, f"indices[{k}]")
+            if scale.dim() != 3 or scale.shape[0] != scales[0].shape[0] or min(scale.shape[1:]) < 1:
+                raise ValueError(
+                    f"indices[{k}]: got shape {tuple(scale.shape)}, expected (B, h_k, w_k) with equal B and sides >= 1"
+                )
         return scales, tuple((scale.shape[1], scale.shape[2]) for scale in scales)
 
 

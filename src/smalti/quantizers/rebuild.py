@@ -1,6 +1,5 @@
 """From the plain dictionary in a saved model's config.json back to the quantizer it describes."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,23 +25,28 @@ def quantizer_from_config(config: Mapping[str, Any]) -> Quantizer:
     Raises:
         ValueError: an unknown type, or an argument that it does not take.
     """
-    arguments = dict(config)
-    name = arguments.pop("type", None)
-    if name not in QUANTIZERS:
-        raise ValueError(f"quantizer type: got {name!r}, expected one of {sorted(QUANTIZERS)}")
-    cls = QUANTIZERS[name]
-    bases = [base for base in cls.__mro__ if issubclass(base, Quantizer) and "__init__" in vars(base)]
-    allowed = {key for base in bases for key in inspect.signature(base).parameters}
-    for key, value in arguments.items():
-        if key not in allowed:
-            raise ValueError(f"quantizer {name}: unknown argument {key!r}")
-        if isinstance(value, Mapping):
-            arguments[key] = _PARTS[key](value)
-    return cls(**arguments)
+    if not isinstance(config, Mapping) or config.get("type") not in list(QUANTIZERS):
+        raise ValueError(f"quantizer: got {config!r}, expected a mapping with a type among {', '.join(QUANTIZERS)}")
+    arguments = {name: _part(name, value) for name, value in config.items() if name != "type"}
+    return _construct(QUANTIZERS[config["type"]], arguments)
 
 
-_PARTS = {
-    "quantizer": quantizer_from_config,
-    "init": lambda config: KMeansInit(**config),
-    "revival": lambda config: DeadCodeRevival(**config),
-}
+def _part(name: str, value: Any) -> Any:
+    """An argument that is itself an object, from its dictionary."""
+    if value is None:
+        return None
+    if name == "quantizer":
+        return quantizer_from_config(value)
+    if name == "init":
+        return _construct(KMeansInit, value)
+    if name == "revival":
+        return _construct(DeadCodeRevival, value)
+    return value
+
+
+def _construct(cls: type, arguments: Mapping[str, Any]) -> Any:
+    """Call a constructor; arguments that it does not know, or of a wrong type, are the user's mistake."""
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__} cannot be built from {dict(arguments)}: {error}") from error

@@ -8,20 +8,21 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, prod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Shaped
+from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.quantizers import Indices, Quantizer, QuantizerOutput, quantizer_from_config
-from smalti.tokenizers.tokens import Grids, Tokens
+from smalti.tokenizers.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -78,21 +79,21 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
 
     # ---- image -> tokens -> image -------------------------------------------------------------------------------
 
-    def forward(self, image: Float[Tensor, "b c h w"]) -> TokenizerOutput:
+    def forward(self, image: Shaped[Tensor, "b ..."]) -> TokenizerOutput:
         """`reconstruction, vq_loss, indices = tokenizer(image)` for images (B, C, H, W) in [-1, 1], any size >= 1."""
         output = self.quantizer(self._latent(image))
         reconstruction = self._image(output.quantized, (image.shape[2], image.shape[3]))
         return TokenizerOutput(reconstruction, output)
 
     @torch.no_grad()
-    def encode(self, image: Shaped[Tensor, "b c h w"]) -> Tokens:
+    def encode(self, image: Shaped[Tensor, "b ..."]) -> Tokens:
         """Tokens of images (B, C, H, W) of any size >= 1: uint8 from 0 to 255, or float from -1 to 1.
 
         Raises:
             ValueError: another dtype, or floats outside [-1, 1]: the dtype declares the range, nothing is guessed.
         """
-        pixels = to_float(image) if image.dtype == torch.uint8 else _in_range(image)
-        indices = self.quantizer.encode(self._latent(pixels))
+        pixels = to_float(image) if image.dtype == torch.uint8 else image
+        indices = self.quantizer.encode(self._latent(_in_range(pixels)))
         return Tokens(_as_scales(indices), (image.shape[2], image.shape[3]), self.vocab_size, image.dtype)
 
     @torch.no_grad()
@@ -112,18 +113,18 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
     # ---- VAR's interface ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def img_to_idxBl(self, image: Float[Tensor, "b c h w"]) -> "IdxBl":
+    def img_to_idxBl(self, image: Shaped[Tensor, "b ..."]) -> "IdxBl":
         """Token indices of images (B, C, H, W) in [-1, 1]: a list of int64 (B, l_k), coarse to fine.
 
         图像 → 各尺度的词元索引列表,由粗到细。The list also remembers the grids and the image size (`IdxBl`), which
         lengths alone do not tell when images are not square.
         """
-        scales = _as_scales(self.quantizer.encode(self._latent(image)))
+        scales = _as_scales(self.quantizer.encode(self._latent(_in_range(image))))
         return IdxBl(Tokens(scales, (image.shape[2], image.shape[3]), self.vocab_size))
 
     @torch.no_grad()
     def idxBl_to_img(
-        self, ms_idx_Bl: Sequence[Int64[Tensor, "b _"]], grids: Grids | None = None
+        self, ms_idx_Bl: Sequence[Shaped[Tensor, "b ..."]], grids: Sequence[Sequence[int]] | None = None
     ) -> Float[Tensor, "b c h w"]:
         """Images in [-1, 1] of token indices: what the forward pass reconstructs in eval mode.
 
@@ -137,7 +138,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
 
     @torch.no_grad()
     def idxBl_to_var_input(
-        self, ms_idx_Bl: Sequence[Int64[Tensor, "b _"]], grids: Grids | None = None
+        self, ms_idx_Bl: Sequence[Shaped[Tensor, "b ..."]], grids: Sequence[Sequence[int]] | None = None
     ) -> Float[Tensor, "b l d"]:
         """Input of a visual autoregressive generator: (B, L - l_1, D); (B, L, D), the codes, for a single scale.
 
@@ -153,7 +154,9 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
             raise ValueError(
                 f"image: got shape {tuple(image.shape)}, expected (B, {self.image_channels}, H, W) with H, W >= 1"
             )
-        return self.encoder(pad_to_multiple(image, self.stride))
+        if not image.is_floating_point():
+            raise ValueError(f"image: got dtype {image.dtype}, expected float (-1 to 1)")
+        return self.encoder(pad_to_multiple(image.to(_dtype(self.encoder)), self.stride))
 
     def _image(self, z_q: Tensor, size: tuple[int, int]) -> Tensor:
         """Decode and crop the padding away; clamped in eval mode, when the result is an image, not a prediction."""
@@ -161,7 +164,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         return image if self.training else image.clamp(-1, 1)
 
     def _finish(self, z_q: Tensor, tokens: Tokens) -> Tensor:
-        image = self._image(z_q.to(next(self.decoder.parameters()).dtype), tokens.image_size).clamp(-1, 1)
+        image = self._image(z_q.to(_dtype(self.decoder)), tokens.image_size).clamp(-1, 1)
         return to_uint8(image) if tokens.image_dtype == torch.uint8 else image.to(tokens.image_dtype)
 
     def _checked(self, tokens: Tokens) -> Indices:
@@ -169,17 +172,22 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         if tokens.vocab_size != self.vocab_size:
             raise ValueError(f"tokens: made with a vocabulary of {tokens.vocab_size}, this model has {self.vocab_size}")
         latent = tuple(-(-side // self.stride) for side in tokens.image_size)
-        if tokens.grids[-1][:2] != latent:
+        if tokens.grids[-1] != latent:
             raise ValueError(
                 f"tokens: the last grid is {tokens.grids[-1]}, "
                 f"an image of {tokens.image_size} has a latent of {latent} at stride {self.stride}"
             )
         return tokens.indices[0] if len(tokens.indices) == 1 else tokens.indices
 
-    def _tokens(self, ms_idx_Bl: Sequence[Tensor], grids: Grids | None) -> Tokens:
+    def _tokens(self, ms_idx_Bl: Sequence[Tensor], grids: Sequence[Sequence[int]] | None) -> Tokens:
         if isinstance(ms_idx_Bl, IdxBl) and grids is None:
             return ms_idx_Bl.tokens()
-        grids = grids or tuple(_square(scale.shape[1]) for scale in ms_idx_Bl)
+        shapes = [tuple(scale.shape) for scale in ms_idx_Bl]
+        if not shapes or any(len(shape) != 2 or shape[0] != shapes[0][0] or shape[1] < 1 for shape in shapes):
+            raise ValueError(f"ms_idx_Bl: got shapes {shapes}, expected one (B, l_k) per scale with equal B")
+        grids = [tuple(grid) for grid in grids] if grids else [_square(length) for _, length in shapes]
+        if [prod(grid) for grid in grids] != [length for _, length in shapes]:
+            raise ValueError(f"grids: got {grids}, which do not hold {[length for _, length in shapes]} tokens")
         image_size = (grids[-1][0] * self.stride, grids[-1][1] * self.stride)
         return Tokens.unflatten(torch.cat(list(ms_idx_Bl), dim=1), grids, image_size, self.vocab_size)
 
@@ -195,7 +203,9 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         (save_directory / "config.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any) -> Self:
+    def _from_pretrained(
+        cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any
+    ) -> "Tokenizer":
         """Called by `from_pretrained` with the constructor arguments of config.json.
 
         Unlike the mixin's own version it prints nothing, and a missing or surplus weight is an error.
@@ -205,8 +215,15 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         }
         folder = Path(model_id)
         path = folder / "model.safetensors"
+        if not folder.is_dir():
+            path = Path(hf_hub_download(model_id, path.name, **hub))
         model = cls(**options)
-        load_model(model, path if folder.is_dir() else hf_hub_download(model_id, path.name, **hub), strict=strict)
+        try:
+            load_model(model, path, strict=strict)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+        except RuntimeError as error:
+            raise ValueError(f"{path}: weights do not fit config.json: {' '.join(str(error).split())}") from error
         return model.to(map_location).eval()
 
 
@@ -234,8 +251,12 @@ def pad_to_multiple(image: Float[Tensor, "b c h w"], stride: int) -> Float[Tenso
     return image
 
 
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype
+
+
 def _as_scales(indices: Indices) -> tuple[Tensor, ...]:
-    return (indices,) if isinstance(indices, Tensor) else indices
+    return (indices,) if isinstance(indices, Tensor) else tuple(indices)
 
 
 def _in_range(image: Tensor) -> Tensor:

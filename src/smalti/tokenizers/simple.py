@@ -7,7 +7,7 @@ arXiv 2404.02905).
 from collections.abc import Sequence
 from typing import Any, final
 
-from smalti.blocks import Activation, ConvDecoder, ConvEncoder, Norm
+from smalti.blocks import ConvDecoder, ConvEncoder
 from smalti.quantizers import (
     DeadCodeRevival,
     EMAVectorQuantizer,
@@ -35,8 +35,8 @@ class SimpleVQVAE(Tokenizer):
         *,
         num_stages: int = 2,
         num_res_blocks: int = 1,
-        activation: Activation = "silu",
-        norm: Norm = "group",
+        activation: str = "silu",
+        norm: str = "group",
         image_channels: int = 3,
         patch_nums: Sequence[int] | None = None,
         quantizer: Quantizer | None = None,

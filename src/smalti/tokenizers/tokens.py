@@ -9,17 +9,17 @@ from itertools import pairwise
 from math import prod
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 Grids = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokens:
     """Token indices of a batch of images, coarse to fine."""
 
-    indices: tuple[Int64[Tensor, "b ..."], ...]
+    indices: tuple[Shaped[Tensor, "..."], ...]
     """One int64 (B, *grid_k) per scale, coarse to fine; a single-scale tokenizer has one."""
     image_size: tuple[int, int]
     """Height and width in pixels of the images that were encoded."""
@@ -29,8 +29,13 @@ class Tokens:
     """What the images were, and what decoding gives: torch.uint8 (0 to 255) or a float dtype (-1 to 1)."""
 
     def __post_init__(self) -> None:
-        if not self.indices or len({scale.shape[0] for scale in self.indices}) != 1:
-            raise ValueError(f"indices: got {[tuple(i.shape) for i in self.indices]}, expected equal batch sizes")
+        if not self.indices or any(scale.dtype != torch.int64 for scale in self.indices):
+            raise ValueError(f"indices: got {[scale.dtype for scale in self.indices]}, expected int64 maps")
+        if any(scale.dim() < 2 for scale in self.indices) or len({scale.shape[0] for scale in self.indices}) != 1:
+            shapes = [tuple(scale.shape) for scale in self.indices]
+            raise ValueError(f"indices: got shapes {shapes}, expected (B, *grid) with equal B")
+        if self.image_dtype != torch.uint8 and not self.image_dtype.is_floating_point:
+            raise ValueError(f"image_dtype: got {self.image_dtype}, expected torch.uint8 or a floating-point dtype")
 
     @property
     def grids(self) -> Grids:
@@ -57,7 +62,7 @@ class Tokens:
     @classmethod
     def unflatten(
         cls,
-        sequence: Int64[Tensor, "b l"],
+        sequence: Shaped[Tensor, "..."],
         grids: Sequence[Sequence[int]],
         image_size: tuple[int, int],
         vocab_size: int,

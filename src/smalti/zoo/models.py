@@ -41,15 +41,21 @@ def build(name: str, **changes: Any) -> Tokenizer:
     """
     if name not in MODELS:
         raise ValueError(f"model: got {name!r}, expected one of {', '.join(MODELS)}")
-    arguments = {**MODELS[name], **changes}
-    cls = TOKENIZERS[arguments.pop("type")]
-    allowed = [key for key in inspect.signature(cls.__init__).parameters if key != "self"]
-    for key in arguments:
-        if key not in allowed:
-            raise ValueError(f"model argument: got {key!r}, {cls.__name__} takes {', '.join(allowed)}")
+    row = dict(MODELS[name])
+    cls = TOKENIZERS[row.pop("type")]
+    arguments = {**row, **_known(cls, changes)}
     if isinstance(arguments.get("quantizer"), Mapping):
         arguments["quantizer"] = quantizer_from_config(arguments["quantizer"])
     return cls(**arguments)
+
+
+def _known(cls: type[Tokenizer], arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments, if the constructor takes them all."""
+    allowed = inspect.signature(cls).parameters
+    for key in arguments:
+        if key not in allowed:
+            raise ValueError(f"model argument: got {key!r}, {cls.__name__} takes {', '.join(allowed)}")
+    return arguments
 
 
 def load(model: str | Path) -> Tokenizer:
@@ -69,7 +75,9 @@ def load(model: str | Path) -> Tokenizer:
         raise FileNotFoundError(f"model: {model} is not a folder with a saved model")
     else:
         config_path = Path(hf_hub_download(str(model), "config.json"))
-    kind = json.loads(config_path.read_text(encoding="utf-8")).get("type")
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    kind = config.get("type") if isinstance(config, dict) else None
     if kind not in TOKENIZERS:
-        raise ValueError(f"model: {model} is of type {kind!r}, known are {', '.join(TOKENIZERS)}")
+        raise ValueError(f"model: {config_path} is of type {kind!r}, known are {', '.join(TOKENIZERS)}")
+    _known(TOKENIZERS[kind], {key: value for key, value in config.items() if key != "type"})
     return TOKENIZERS[kind].from_pretrained(model).eval()

@@ -1,0 +1,31 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first (once).
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("smalti needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: .venv/installed  ## make .venv with pinned versions
+
+demo: setup  ## train a tokenizer on embedded photographs (two minutes), leave a report in demo/
+	$(BIN)/smalti demo --out demo --force
+
+test: setup  ## run all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -n auto --dist worksteal
+
+check: setup  ## ruff and the type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove .venv and what the demo left
+	rm -rf .venv demo
+
+.PHONY: help setup demo test check clean
