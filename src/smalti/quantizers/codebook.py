@@ -164,21 +164,15 @@ class CodebookQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialise(self, z_ND: Float[Tensor, "n d"]) -> None:
-        """Prepare for the first training batches: k-means while initialisation lasts, counts in any case.
-
-        The moving averages start at uniform usage, N / K vectors a code: then they mean the same at every batch size.
-        """
-        first = int(self.batches_seen) == 0
-        if self.frozen or z_ND.shape[0] == 0 or not (first or self.initialising):
+        """Run k-means on this batch while initialisation lasts; afterwards do nothing."""
+        if not self.initialising or z_ND.shape[0] == 0:
             return
-        codes_KD = self.embedding.weight
-        counts_K = torch.full_like(self.cluster_size, z_ND.shape[0] / self.num_embeddings)
-        if self.init is not None:
-            z_ND = self.project(z_ND.detach())
-            start_KD = sample_vectors(z_ND, self.num_embeddings) if first else codes_KD
-            centres_KD, sizes_K = kmeans(z_ND, start_KD, self.init.iterations)
-            codes_KD, counts_K = self.project(centres_KD), sizes_K.float()
-        self._set_codes(slice(None), codes_KD, counts_K)
+        assert self.init is not None
+        z_ND = self.project(z_ND.detach())
+        first = int(self.batches_seen) == 0
+        start_KD = sample_vectors(z_ND, self.num_embeddings) if first else self.embedding.weight
+        centres_KD, sizes_K = kmeans(z_ND, start_KD, self.init.iterations)
+        self._set_codes(slice(None), self.project(centres_KD), sizes_K.float())
 
     @torch.no_grad()
     def learn(self, z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
@@ -189,6 +183,10 @@ class CodebookQuantizer(Quantizer):
         """
         if self.frozen or z_ND.shape[0] == 0:
             return
+        if self.init is None and int(self.batches_seen) == 0:
+            # Start the averages at uniform usage, N / K vectors a code: the same meaning at every batch size.
+            uniform_K = torch.full_like(self.cluster_size, z_ND.shape[0] / self.num_embeddings)
+            self._set_codes(slice(None), self.embedding.weight, uniform_K)
         counts_K = count_codes(indices_N, self.num_embeddings).float()
         self.update_averages(z_ND, indices_N, counts_K)
         if self.revival is not None:

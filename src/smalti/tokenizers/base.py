@@ -89,6 +89,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
     def encode(self, image: Shaped[Tensor, "b ..."]) -> Tokens:
         """Tokens of images (B, C, H, W) of any size >= 1: uint8 from 0 to 255, or float from -1 to 1.
 
+        Call `eval()` first where the network has batch normalisation, which else would learn from what it encodes.
+
         Raises:
             ValueError: another dtype, or floats outside [-1, 1]: the dtype declares the range, nothing is guessed.
         """
@@ -217,7 +219,10 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         path = folder / "model.safetensors"
         if not folder.is_dir():
             path = Path(hf_hub_download(model_id, path.name, **hub))
-        model = cls(**options)
+        try:
+            model = cls(**options)
+        except TypeError as error:
+            raise ValueError(f"{folder}: config.json does not describe a {cls.__name__}: {error}") from error
         try:
             load_model(model, path, strict=strict)
         except SafetensorError as error:

@@ -1,0 +1,97 @@
+"""The command line, `smalti VERB ...`: this module only picks the verb, each verb is one module beside it.
+
+Nothing heavy is imported here: a verb's module, and with it torch, is imported when that verb is chosen, so that
+`smalti --help` answers at once. An error of the user ends as one line and exit code 2, never as a traceback.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from importlib.metadata import version
+
+COMMANDS = {
+    "train": "train a tokenizer on a folder of images",
+    "eval": "measure a tokenizer over a whole set of images: PSNR, SSIM, bits, codebook usage",
+    "encode": "turn images into token files",
+    "decode": "turn token files back into images",
+    "reconstruct": "pass one image through a tokenizer and back, and print the PSNR",
+    "demo": "train, evaluate and use a small tokenizer in two minutes, and leave a report",
+}
+"""Verb -> one line of help. `smalti/cli/VERB.py` holds `run(arguments: list[str]) -> int`."""
+
+USER_ERROR = 2
+"""Exit code of a mistake of the user; an exception may carry another one as `exit_code`."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `smalti` with these arguments (those of the process if None) and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"smalti {version('smalti')}")
+        return 0
+    verb, *rest = arguments
+    if verb not in COMMANDS:
+        kind = "option" if verb.startswith("-") else "command"
+        allowed = ["--help", "--version"] if kind == "option" else list(COMMANDS)
+        return complain("smalti", f"unknown {kind} {verb!r}{nearest(verb, allowed)} (see smalti --help)")
+    return run_verb(verb, rest)
+
+
+def run_verb(verb: str, arguments: list[str]) -> int:
+    """Import the module of a verb, run it, and turn what goes wrong into one line and an exit code."""
+    try:
+        return importlib.import_module(f"smalti.cli.{verb}").run(arguments)
+    except KeyboardInterrupt:
+        print(f"smalti {verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `smalti eval ... | head`: the reader left, which is its right
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        return complain(f"smalti {verb}", describe(error), getattr(error, "exit_code", USER_ERROR))
+    except SystemExit as end:  # argparse ends this way after --help
+        return end.code if isinstance(end.code, int) else 0
+
+
+def overview() -> str:
+    """What `smalti --help` prints."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: smalti COMMAND [arguments]",
+            "",
+            "Discrete image tokenizers: train them, use them, measure them.",
+            "",
+            "commands:",
+            *(f"  {verb:<{width}}  {line}" for verb, line in COMMANDS.items()),
+            "",
+            "options:",
+            "  --version  print the version",
+            "  --help     print this; after a command, print the arguments of that command",
+        ]
+    )
+
+
+def complain(prog: str, message: str, code: int = USER_ERROR) -> int:
+    """Print one line about an error on stderr and return the exit code."""
+    print(f"{prog}: error: {message}", file=sys.stderr)
+    return code
+
+
+def describe(error: ValueError | OSError) -> str:
+    """The message of an exception in one line, with the file name where the system gives it."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def nearest(name: str, allowed: list[str]) -> str:
+    """', did you mean X?' if one of the allowed names resembles this one, else nothing."""
+    matches = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    return f", did you mean {matches[0]!r}?" if matches else ""

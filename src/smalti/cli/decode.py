@@ -1,0 +1,18 @@
+"""`smalti decode RUN TOKENS -o IMAGE`: a token file back to its image, or to a folder of images if it holds several."""
+
+from smalti.cli.parsing import parse_config
+from smalti.jobs.decode import DecodeConfig, DecodedImage, decode
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, decode, print; returns the exit code."""
+    config = parse_config(
+        DecodeConfig, arguments, prog="smalti decode", positionals=("run", "tokens"), aliases={"-o": "out"}
+    )
+    decode(config, lambda image: print(_line(image), flush=True))
+    return 0
+
+
+def _line(image: DecodedImage) -> str:
+    height, width = image.image_size
+    return f"{image.path}: {width} x {height}, from {image.name}"

@@ -1,0 +1,22 @@
+"""`smalti encode RUN IMAGE... -o TOKENS`: images to a token file, and one line an image about the price."""
+
+from smalti.cli.parsing import parse_config
+from smalti.jobs.encode import EncodeConfig, EncodedImage, encode
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, encode, print; returns the exit code."""
+    config = parse_config(
+        EncodeConfig, arguments, prog="smalti encode", positionals=("run", "images"), aliases={"-o": "out"}
+    )
+    result = encode(config, lambda image: print(price(image), flush=True))
+    count = len(result.images)
+    print(f"{config.out}: {count} image{'s' if count > 1 else ''}, {result.file_bytes} bytes in all")
+    return 0
+
+
+def price(image: EncodedImage) -> str:
+    """One line: name, size, tokens, bytes, bits per pixel."""
+    height, width = image.image_size
+    cost = f"{image.num_tokens} tokens, {image.num_bytes} bytes, {image.bits_per_pixel:.4f} bits per pixel"
+    return f"{image.name}: {width} x {height}, {cost}"

@@ -1,0 +1,122 @@
+"""`smalti eval RUN DATA`: measure a tokenizer on a set of images.
+
+People get a table, programs get `--json`: one JSON object and nothing else on stdout (progress and complaints go to
+stderr). Exit codes: 0 measured; 2 a mistake in the call; 3 with `--fail-on-collapse`, the codebook is collapsed.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from smalti.cli.parsing import parse_config
+from smalti.formats.atomic import replace_file
+from smalti.formats.bits import bits_per_index
+from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
+from smalti.ops import UsageStatistics
+
+COLLAPSED = 3
+"""Exit code of `--fail-on-collapse` where there is collapse."""
+
+
+@dataclass(frozen=True)
+class EvalCommand(EvaluateConfig):
+    """Measure a tokenizer over a whole set of images: PSNR, SSIM, bits per pixel, codebook usage per scale."""
+
+    json: bool = False
+    """Print one JSON object instead of the table; nothing else goes to stdout."""
+    out: Path | None = None
+    """Also write that JSON to this file."""
+    force: bool = False
+    """Let --out replace an existing file."""
+    fail_on_collapse: bool = False
+    """Exit with code 3 if the codebook is collapsed: a scale above 1x1 used a single code over the whole set, or fewer
+    than --min_usage of the codes that the set could have used were used."""
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, evaluate, print; returns the exit code."""
+    command = parse_config(EvalCommand, arguments, prog="smalti eval", positionals=("run", "data"))
+    if command.out is None:
+        result = _evaluate(command)
+    else:  # an existing file is refused before the work, not after it
+        with replace_file(command.out, command.force) as path:
+            result = _evaluate(command)
+            path.write_text(to_json(result) + "\n", encoding="utf-8")
+    if command.json:
+        print(to_json(result))
+    else:
+        print_tables(result, Console(markup=False, highlight=False, emoji=False))
+    if command.fail_on_collapse and result.collapse:
+        for reason in result.collapse:
+            print(f"smalti eval: collapsed: {reason}", file=sys.stderr)
+        return COLLAPSED
+    return 0
+
+
+def to_json(result: EvaluationResult) -> str:
+    """The result as a JSON object."""
+    return json.dumps(result.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _evaluate(command: EvalCommand) -> EvaluationResult:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("images", total=None)
+        return evaluate(command, lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def print_tables(result: EvaluationResult, console: Console) -> None:
+    """The result for people: pictures and prices, then the codebook scale by scale, then what is wrong."""
+    size = "their own size" if result.size is None else f"{result.size[0]} x {result.size[1]}"
+    console.print(f"{result.run}: {result.quality['images']} images of {result.data} at {size}\n")
+    console.print(_summary(result), "")
+    console.print(_scales(result))
+    for reason in result.collapse:
+        console.print(f"collapsed: {reason}", style="bold red")
+    if result.unreadable:
+        console.print(f"{len(result.unreadable)} files could not be read:", style="yellow")
+        for key, why in result.unreadable.items():
+            console.print(f"  {key}: {why}", soft_wrap=True)
+
+
+def _summary(result: EvaluationResult) -> Table:
+    quality, bits = result.quality, bits_per_index(result.usage.vocab_size)
+    exact = f", {quality['exact_images']} exact ones left out" if quality["exact_images"] else ""
+    baseline = _number(quality["psnr_mean_color"], ".2f", " dB")
+    judged = f"{quality['ssim_images']} images" if quality["ssim_images"] else "every image is smaller than 11 x 11"
+    table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    table.add_row("PSNR", _number(quality["psnr"], ".2f", " dB"), f"one mean colour an image: {baseline}{exact}")
+    table.add_row("SSIM", _number(quality["ssim"], ".4f"), judged)
+    table.add_row("tokens an image", _number(result.tokens_per_image, ".6g"), f"{bits} bits each")
+    table.add_row("bits per pixel", _number(result.bits_per_pixel, ".4f"), "as stored: tokens x bits")
+    table.add_row("entropy per pixel", _number(result.entropy_bits_per_pixel, ".4f"), "bits; estimate, ideal coder")
+    return table
+
+
+def _scales(result: EvaluationResult) -> Table:
+    table = Table(title=f"codebook of {result.usage.vocab_size}, over the whole set", title_justify="left")
+    for name in ("scale", "grid", "tokens", "used", "usage", "perplexity", "entropy (bits)"):
+        table.add_column(name, justify="right")
+    up_to = "" if result.size else "up to "
+    for k, (grid, scale) in enumerate(zip(result.usage.grids, result.usage.scales, strict=True)):
+        table.add_row(str(k), up_to + "x".join(map(str, grid)), *_usage_cells(scale))
+    table.add_section()
+    table.add_row("all", "", *_usage_cells(result.usage.total))
+    return table
+
+
+def _usage_cells(usage: UsageStatistics) -> tuple[str, ...]:
+    shares = (f"{usage.usage:.1%}", f"{usage.perplexity:.1f}", f"{usage.entropy_bits:.3f}")
+    return (str(usage.tokens), str(usage.used_codes), *shares)
+
+
+def _number(value: float | int | None, form: str, unit: str = "") -> str:
+    return "none" if value is None else f"{value:{form}}{unit}"

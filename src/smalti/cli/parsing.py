@@ -1,0 +1,232 @@
+"""From a command line to a frozen dataclass, and every mistake in one line.
+
+jsonargparse does the work: the fields of the dataclass are the options, their docstrings the help, a YAML recipe may
+give any of them. This module adds what a person expects of a command: positional arguments, flags without a value
+(`--force`), options that win over the recipe wherever they stand, and short messages that suggest the nearest name.
+"""
+
+import dataclasses
+import math
+import re
+import typing
+from argparse import ArgumentError
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar
+
+import jsonargparse
+import yaml
+
+from smalti.cli import nearest
+
+Config = TypeVar("Config")
+
+TYPE_NAMES = {
+    int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path", type(None): "null",
+}  # fmt: skip
+
+PRINT_CONFIG = "print_config"
+"""Flag that prints the complete configuration as a recipe."""
+
+
+def parse_config(
+    config_class: type[Config],
+    arguments: list[str],
+    *,
+    prog: str,
+    positionals: tuple[str, ...] = (),
+    aliases: Mapping[str, str] | None = None,
+) -> Config:
+    """Build a config from the arguments after a verb.
+
+    Args:
+        config_class: a frozen dataclass; nested ones become dotted options (`--optimization.lr`), fields of type bool
+            become flags, and a field of type dict also takes `--name.key value`.
+        arguments: what stands after the verb.
+        prog: how the command is called, for the usage line: "smalti train".
+        positionals: fields that may be given without their name, in this order. One of them may be a tuple or a list
+            (`tuple[str, ...]`): it takes what the others leave.
+        aliases: short options and the fields they mean: {"-o": "out"}.
+
+    Returns:
+        The config, validated by its own `__post_init__`.
+
+    Raises:
+        ValueError: an unknown option, a bad value, something missing; one line.
+        SystemExit: with code 0, after `--help` or `--print_config` printed what was asked.
+    """
+    types = option_types(config_class)
+    aliases = {} if aliases is None else aliases
+    parser = _parser(config_class, types, prog, positionals, aliases)
+    options, words, wants_help = _split(arguments, types, aliases)
+    if wants_help:
+        print(_help(parser), end="")
+        raise SystemExit(0)
+    given = _name_positionals(words, types, positionals)
+    named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
+    recipes = [option for option in options if option.startswith("--config=")]
+    others = [option for option in options if not option.startswith("--config=")]
+    try:  # recipes first: the command line wins over them, wherever --config stands
+        values = parser.parse_args(recipes + named + others).as_dict()
+    except ArgumentError as error:
+        raise ValueError(_shorten(str(error.message), types, positionals)) from error
+    for name, value in given.items():  # lists of words as they were typed, whatever YAML makes of odd characters
+        if isinstance(value, list) and typing.get_args(types[name])[0] is str:
+            values[name] = typing.get_origin(types[name])(value)
+    return _build(config_class, values, "")
+
+
+def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> type of every option of a config, nested configs included."""
+    hints = typing.get_type_hints(config_class)
+    types: dict[str, Any] = {}
+    for field in dataclasses.fields(config_class):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            types |= option_types(hint, f"{prefix}{field.name}.")
+        else:
+            types[prefix + field.name] = hint
+    return types
+
+
+def _parser(
+    config_class: type, types: dict[str, Any], prog: str, positionals: tuple[str, ...], aliases: Mapping[str, str]
+) -> jsonargparse.ArgumentParser:
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    shown = [name.upper() + ("..." if _is_sequence(types[name]) else "") for name in positionals]
+    notes = [f"{name.upper()} may also be written --{name} {name.upper()}." for name in positionals]
+    notes += [f"{short} is short for --{name}." for short, name in aliases.items()]
+    parser = jsonargparse.ArgumentParser(
+        prog=prog, usage=" ".join([prog, *shown, "[--option value ...]"]), epilog=" ".join(notes), exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", metavar="FILE.yaml", help="recipe: a YAML file with any of these")
+    parser.add_class_arguments(config_class, None)
+    return parser
+
+
+def _help(parser: jsonargparse.ArgumentParser) -> str:
+    """jsonargparse's help, without what this module replaces: whole groups as files, flags with a value."""
+    text = re.sub(r"^ +--\S+ CONFIG\s+Path to a configuration file\.\n", "", parser.format_help(), flags=re.MULTILINE)
+    return re.sub(r"(--\S+) \{true,false\}", r"\1             ", text)
+
+
+def _split(
+    arguments: list[str], types: dict[str, Any], aliases: Mapping[str, str]
+) -> tuple[list[str], list[str], bool]:
+    """Sort arguments into options, each as one `--name=value`, bare words, and whether help was asked for."""
+    options: list[str] = []
+    words: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if word == "--":
+            return options, words + left, False
+        if word in ("-h", "--help"):
+            return [], [], True
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            continue
+        spelled, given, value = word.partition("=")
+        name = _option_name(spelled, types, aliases)
+        flag = name == PRINT_CONFIG or types.get(name) is bool
+        if flag and not given:
+            takes_next = name != PRINT_CONFIG and left[:1] in (["true"], ["false"])
+            value = left.pop(0) if takes_next else "true"
+        elif not given:
+            if not left:
+                raise ValueError(f"{spelled}: expected a value after it")
+            value = left.pop(0)
+        options.append(f"--{name}" if name == PRINT_CONFIG else f"--{name}={value}")
+    return options, words, False
+
+
+def _option_name(spelled: str, types: dict[str, Any], aliases: Mapping[str, str]) -> str:
+    """The field that an option means; hyphens count as underscores. Refuse what does not exist."""
+    if spelled in aliases:
+        return aliases[spelled]
+    name = spelled[2:].replace("-", "_") if spelled.startswith("--") else ""
+    table, _, key = spelled[2:].partition(".")
+    if name in types or name in ("config", PRINT_CONFIG):
+        return name
+    if key and typing.get_origin(types.get(table.replace("-", "_"))) is dict:
+        return f"{table.replace('-', '_')}.{key}"
+    raise ValueError(f"unknown option {spelled}{nearest(spelled, [*(f'--{known}' for known in types), *aliases])}")
+
+
+def _name_positionals(
+    words: list[str], types: dict[str, Any], positionals: tuple[str, ...]
+) -> dict[str, str | list[str]]:
+    """Field -> its bare word, or its words if it is a sequence."""
+    spare = len(words) - len(positionals)
+    given: dict[str, str | list[str]] = {}
+    left = list(words)
+    for name in positionals:
+        if left and _is_sequence(types[name]):
+            given[name], left = left[: max(1, spare + 1)], left[max(1, spare + 1) :]
+        elif left:
+            given[name] = left.pop(0)
+    if left:
+        expected = " ".join(name.upper() for name in positionals) or "none"
+        raise ValueError(f"unexpected argument {left[0]!r}, expected are: {expected}")
+    return given
+
+
+def _as_yaml(words: list[str]) -> str:
+    """A list in one line; YAML's escapes cover all of Unicode, but not the bytes of a file name that is no UTF-8."""
+    clean = [word.encode("utf-8", "replace").decode("utf-8") for word in words]
+    return yaml.safe_dump(clean, default_flow_style=True, default_style='"', width=math.inf).strip()
+
+
+def _is_sequence(hint: Any) -> bool:
+    return typing.get_origin(hint) in (tuple, list)
+
+
+def _build(config_class: type[Config], values: Any, prefix: str) -> Config:
+    """Construct a config and the configs in it from plain values; the errors of `__post_init__` name the option."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{prefix.rstrip('.')}: got {values!r}, expected a table of options")
+    hints = typing.get_type_hints(config_class)
+    arguments = {}
+    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        hint, value = hints[field.name], values[field.name]
+        nested = dataclasses.is_dataclass(hint)
+        arguments[field.name] = _build(hint, value, f"{prefix}{field.name}.") if nested else value
+    return config_class(**arguments)
+
+
+def _shorten(message: str, types: dict[str, Any], positionals: tuple[str, ...]) -> str:
+    """One short line from a message of jsonargparse."""
+    if match := re.fullmatch(r"(?:Option|Group) '(.*?)' (?:is not accepted|does not accept option '(.*?)')", message):
+        name = ".".join(part for part in match.groups() if part)
+        return f"unknown option {name!r} in the recipe{nearest(name, list(types))}"
+    if match := re.match(r"the following arguments are required: (.*)", message):
+        missing = [name.strip() for name in match[1].split(",")]
+        return f"missing {', '.join(name.upper() if name in positionals else f'--{name}' for name in missing)}"
+    if match := re.match(r"Parser key \"(.*?)\":\s*(.*)", message, re.DOTALL):
+        return f"--{match[1]}: {_expectation(match[2], types.get(match[1]))}"
+    if match := re.match(r"(?:Problems parsing config|Unexpected config):(.*)", message, re.DOTALL):
+        return "--config: not a recipe (a YAML table of options): " + (" ".join(match[1].split()) or "empty")
+    return " ".join(message.split())
+
+
+def _expectation(text: str, hint: Any) -> str:
+    """'got V, expected T' where the text says which value was refused, else the text in one line."""
+    if match := re.search(r"(?:Got|Given) value: (.*)", text, re.DOTALL):
+        return f"got {' '.join(match[1].split())}, expected {_type_name(hint)}"
+    return " ".join(text.split())
+
+
+def _type_name(hint: Any) -> str:
+    """A type in words: the values of a Literal, 'text' for str, the alternatives of a union joined by 'or'."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return ("one of " if len(inner) > 1 else "") + ", ".join(str(value) for value in inner)
+    if origin in (UnionType, typing.Union):
+        return " or ".join(_type_name(member) for member in inner)
+    if origin in (tuple, list):
+        return f"[{', '.join('...' if member is Ellipsis else _type_name(member) for member in inner)}]"
+    if origin is dict:
+        return f"a table with {_type_name(inner[1])} for each name"
+    return TYPE_NAMES.get(hint, str(hint))

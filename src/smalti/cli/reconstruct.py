@@ -1,0 +1,19 @@
+"""`smalti reconstruct RUN IMAGE OUT`: one image through a tokenizer and back, its price and its PSNR in one line."""
+
+from smalti.cli.encode import price
+from smalti.cli.parsing import parse_config
+from smalti.jobs.reconstruct import ReconstructConfig, reconstruct
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, reconstruct, print; returns the exit code."""
+    config = parse_config(
+        ReconstructConfig,
+        arguments,
+        prog="smalti reconstruct",
+        positionals=("run", "image", "out"),
+        aliases={"-o": "out"},
+    )
+    result = reconstruct(config)
+    print(f"{price(result.encoded)}, PSNR {result.psnr:.2f} dB -> {config.out}")
+    return 0

@@ -1,0 +1,34 @@
+"""`smalti train DATA --out RUN`, or `smalti train --config RECIPE.yaml` with any field overridden."""
+
+import shlex
+import sys
+
+from smalti.cli import INTERRUPTED
+from smalti.cli.parsing import parse_config
+from smalti.jobs.train import TrainConfig, TrainResult, train
+from smalti.training import console_reporter
+
+
+def run(arguments: list[str]) -> int:
+    """Train, and say what came of it and what to do next."""
+    config = parse_config(TrainConfig, arguments, prog="smalti train", positionals=("data",), aliases={"-o": "out"})
+    result = train(config, console_reporter())
+    if result.unreadable:
+        print(f"smalti train: {result.unreadable}", file=sys.stderr)
+    print(summary(result, config.data))
+    return INTERRUPTED if result.interrupted else 0
+
+
+def summary(result: TrainResult, data: str) -> str:
+    """What a person needs to know after a run, and the command that comes next."""
+    run = shlex.quote(result.run)
+    if result.interrupted:
+        return (
+            f"stopped after step {result.step} of {result.steps}; {run} can be used as it is\n"
+            f"go on with: smalti train --config {shlex.quote(f'{result.run}/train.yaml')} --resume"
+        )
+    return (
+        f"trained {result.step} steps: {run}\n"
+        f"look at:    {shlex.quote(f'{result.run}/samples')}, tensorboard --logdir {run}\n"
+        f"measure it: smalti eval {run} {shlex.quote(data)}"
+    )

@@ -1,0 +1,142 @@
+"""A token file to images: the inverse of `encode.py`."""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from smalti.data import save_image
+from smalti.data.decode import IMAGE_SUFFIXES
+from smalti.formats import TokenFile, TokenFileError, TokenImage, check_replaceable, read_token_file, replace_folder
+from smalti.tokenizers import Tokenizer, Tokens
+from smalti.training.runtime import find_device
+from smalti.zoo import load
+
+__all__ = ["DecodeConfig", "DecodedImage", "decode", "file_names", "to_tokens"]
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Turn a token file back into its images, with the model that made it."""
+
+    run: str
+    """Folder of the tokenizer that made the tokens, or its name on the hub."""
+    tokens: Path
+    """The token file."""
+    out: Path
+    """The image to write, of the format that its suffix names; or a folder, which gets one PNG an image."""
+    force: bool = False
+    """Replace existing images."""
+    device: str = "auto"
+    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image that was written."""
+
+    name: str
+    """Its name in the token file."""
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    path: Path
+    """Where it is."""
+
+
+def decode(config: DecodeConfig, on_image: Callable[[DecodedImage], None] | None = None) -> tuple[DecodedImage, ...]:
+    """Decode every image of a token file.
+
+    One image goes to `out`, or into `out` if that is an existing folder. Several go into the folder `out`: a new one
+    appears when it is complete; in an existing one, files of other names are left alone.
+
+    Args:
+        config: which model, which tokens, where to.
+        on_image: told about each image as soon as it is written.
+
+    Raises:
+        FileNotFoundError: no such run, token file, or folder to write to.
+        FileExistsError: an image exists and `force` is off; found before anything is written.
+        TokenFileError: not a token file, truncated, altered, or made with another model.
+        ValueError: several images but `out` is named like one, or a suffix that is no image format.
+    """
+    tokenizer = load(config.run)
+    token_file = read_token_file(config.tokens, tokenizer.fingerprint)
+    folder, names = _destination(config, token_file)
+    tokenizer = tokenizer.to(find_device(config.device))
+    decoded = []
+    with nullcontext(folder) if folder.is_dir() else replace_folder(folder) as target:
+        for image, name in zip(token_file.images, names, strict=True):
+            pixels = _decode_image(tokenizer, image, token_file.vocab_size)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            save_image(target / name, pixels[0], force=config.force)
+            decoded.append(DecodedImage(image.name, image.image_size, folder / name))
+            if on_image is not None:
+                on_image(decoded[-1])
+    return tuple(decoded)
+
+
+def to_tokens(image: TokenImage, vocab_size: int) -> Tokens:
+    """An image of a token file as tokens of a batch of one, to be decoded to uint8.
+
+    `smalti.jobs.encode.to_token_image` is the inverse.
+    """
+    sequence = torch.tensor(image.indices)[None]
+    return Tokens.unflatten(sequence, image.grids, image.image_size, vocab_size, torch.uint8)
+
+
+def file_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """PNG files to decode to: the images' names with a new suffix, and a number where two would be the same.
+
+    >>> file_names(("cat.jpg", "cat.png", "v1.2"))
+    ('cat.png', 'cat-2.png', 'v1.2.png')
+    """
+    taken: set[str] = set()
+    numbers: Counter[str] = Counter()
+    chosen = []
+    for name in names:
+        suffix = PurePosixPath(name).suffix
+        stem = name[: -len(suffix)] if suffix.lower() in IMAGE_SUFFIXES else name
+        file_name = f"{stem}.png"
+        while file_name.casefold() in taken:  # some file systems do not tell "A" from "a"
+            numbers[stem] += 1
+            file_name = f"{stem}-{numbers[stem] + 1}.png"
+        taken.add(file_name.casefold())
+        chosen.append(file_name)
+    return tuple(chosen)
+
+
+def _destination(config: DecodeConfig, token_file: TokenFile) -> tuple[Path, tuple[str, ...]]:
+    """A folder, which may not exist yet, and the files to write there; refuses what may not be written."""
+    images = token_file.images
+    if not images:
+        raise TokenFileError(f"{config.tokens}: holds no image")
+    if not config.out.is_dir():
+        check_replaceable(config.out, config.force)
+        if len(images) == 1:
+            return config.out.parent, (config.out.name,)
+        if config.out.exists() or config.out.suffix.lower() in IMAGE_SUFFIXES:
+            raise ValueError(
+                f"out: got {config.out}, expected a folder for the {len(images)} images of {config.tokens}"
+            )
+    names = file_names(tuple(image.name for image in images))
+    for path in (config.out / name for name in names):
+        if not path.resolve().is_relative_to(config.out.resolve()):  # through a link, or a drive on Windows
+            raise ValueError(f"{config.tokens}: {path} is not inside {config.out}")
+        if path.exists():
+            check_replaceable(path, config.force)
+    return config.out, names
+
+
+def _decode_image(tokenizer: Tokenizer, image: TokenImage, vocab_size: int) -> UInt8[Tensor, "1 c h w"]:
+    if image.channels != tokenizer.image_channels:
+        raise TokenFileError(
+            f"malformed: {image.name} has {image.channels} channels, its model makes {tokenizer.image_channels}"
+        )
+    tokens = to_tokens(image, vocab_size)
+    device = next(tokenizer.parameters()).device
+    return tokenizer.decode(replace(tokens, indices=tuple(scale.to(device) for scale in tokens.indices)))

@@ -1,0 +1,231 @@
+"""The whole way in two minutes: train a multi-scale tokenizer on embedded photographs, measure it, use it, show it.
+
+Everything is done by the same jobs that the other commands call; this file only chooses small settings and gathers
+what a person wants to look at.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smalti.data import TransformConfig, load_image, open_images, save_image
+from smalti.jobs.decode import DecodeConfig, decode
+from smalti.jobs.encode import EncodeConfig, encode
+from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
+from smalti.jobs.report import Curve, Picture, Report, write_report
+from smalti.jobs.train import TrainConfig, train
+from smalti.metrics import psnr
+from smalti.ops.pixels import to_float
+from smalti.quantizers import VectorQuantizer
+from smalti.tokenizers import SimpleVQVAE, Tokenizer
+from smalti.training import OptimizationConfig, Reporter, Silent, read_log
+from smalti.zoo import load
+
+TRAINING: dict[str, Any] = {
+    "data": "embedded",
+    "model": "multi-scale",
+    "model_args": {"vocab_size": 512, "num_stages": 2, "hidden_dim": 64, "patch_nums": [1, 2, 4, 8, 16, 24, 32]},
+    "input": TransformConfig(size=128, crop="random", zoom=2.0, flip=True),
+    "loss_weights": {"l2": 1.0, "commitment": 0.1},
+    "log_every": 5,
+    "sample_every": 10**9,
+    "checkpoint_every": 10**9,
+}
+"""What differs from the defaults of `smalti train`."""
+
+CONTENTS = ("tokenizer", "report.html", "photographs")
+"""What the demonstration leaves in its folder, and what --force replaces."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Train, evaluate and use a small tokenizer, and leave a report."""
+
+    out: Path = Path("demo")
+    """Folder to make: the trained tokenizer, the photographs, the report."""
+    optimization: OptimizationConfig = field(
+        default_factory=lambda: OptimizationConfig(
+            steps=700, batch_size=5, lr=4e-3, warmup_steps=30, ema_decay=0.99, weight_decay=1e-4
+        )
+    )
+    """How long and how fast to learn; the defaults take about two minutes on two CPU cores."""
+    seed: int = 0
+    """Decides initial weights, order of the images and augmentation."""
+    device: str = "auto"
+    """cpu, cuda, …; auto: cuda if there is one."""
+    force: bool = False
+    """Replace what a former demonstration left in the folder."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What came of the demonstration."""
+
+    report: Path
+    """The page to open."""
+    run: Path
+    """The trained tokenizer."""
+    train_set: EvaluationResult
+    """Measured on the photographs it was trained on."""
+    held_out: EvaluationResult
+    """Measured on the two photographs it has never seen."""
+    seconds: float
+    """How long everything took."""
+
+
+def demo(
+    config: DemoConfig, reporter: Reporter | None = None, say: Callable[[str], None] = lambda line: None
+) -> DemoResult:
+    """Run the demonstration.
+
+    Args:
+        config: where to, how long.
+        reporter: hears of the training's progress.
+        say: hears one line at a time of what a person should read.
+
+    Raises:
+        FileExistsError: the folder holds something and `force` is off.
+        ValueError: the embedded photographs are not installed.
+    """
+    begun = time.monotonic()
+    _clear(config.out, config.force)
+    transcript = classic_demonstrations()
+    for line in transcript:
+        say(line)
+    run = config.out / "tokenizer"
+    train(
+        TrainConfig(out=str(run), optimization=config.optimization, seed=config.seed, device=config.device, **TRAINING),
+        reporter or Silent(),
+    )
+    train_set, held_out = (
+        evaluate(EvaluateConfig(str(run), data, device=config.device)) for data in ("embedded", "embedded:test")
+    )
+    tokenizer = load(run)
+    pictures = [_use(config, run, tokenizer, index) for index in range(2)]
+    seconds = time.monotonic() - begun
+    report = Report(
+        title="smalti: a multi-scale tokenizer, trained in two minutes",
+        introduction=(
+            f"Trained for {config.optimization.steps} steps on crops of the photographs that scikit-image and "
+            "scikit-learn carry; the two below were never trained on."
+        ),
+        numbers=_numbers(train_set, held_out, seconds),
+        pictures=pictures,
+        charts=_charts(read_log(run), [f"{a}×{b}" for a, b in train_set.usage.grids]),
+        tables={"Codebook usage on the training photographs, per scale 各尺度码本使用率": _usage_table(train_set)},
+        transcript="\n".join(transcript),
+        next_steps=next_steps(config.out),
+    )
+    write_report(config.out / "report.html", report, force=config.force)
+    return DemoResult(config.out / "report.html", run, train_set, held_out, seconds)
+
+
+def classic_demonstrations() -> list[str]:
+    """A `VectorQuantizer` and a `SimpleVQVAE` on random input, in words (English / Chinese)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        z = torch.randn(1, 64, 8, 8)
+        quantized, loss, indices = VectorQuantizer(16, 64)(z)
+        image = torch.randn(1, 3, 64, 64)
+        reconstruction, vq_loss, tokens = SimpleVQVAE(16, 64).eval()(image)
+    return [
+        "VectorQuantizer(16, 64)",
+        f"  latent 潜变量                 {tuple(z.shape)}",
+        f"  quantized 量化结果            {tuple(quantized.shape)}",
+        f"  indices 码字索引              {tuple(indices.shape)}",
+        f"  loss 量化损失                 {loss.item():.4f}",
+        "SimpleVQVAE(16, 64)",
+        f"  image 图像                    {tuple(image.shape)}",
+        f"  reconstruction 重建图像       {tuple(reconstruction.shape)}",
+        f"  indices 词元索引              {tuple(tokens.shape)}",
+        f"  vq_loss 量化损失              {vq_loss.item():.4f}",
+    ]
+
+
+def next_steps(out: Path) -> list[str]:
+    """Commands to try after the demonstration."""
+    return [
+        f"smalti eval {out}/tokenizer embedded:test          # the numbers again",
+        f"smalti encode {out}/tokenizer PHOTO.jpg -o photo.tokens",
+        f"smalti decode {out}/tokenizer photo.tokens -o photo.png",
+        f"smalti reconstruct {out}/tokenizer PHOTO.jpg photo.png",
+        "smalti train FOLDER_OF_PHOTOS --out my-tokenizer   # your own images",
+    ]
+
+
+def _clear(out: Path, force: bool) -> None:
+    taken = [out / name for name in CONTENTS if (out / name).exists()]
+    if taken and not force:
+        raise FileExistsError(f"out: {taken[0]} exists; --force replaces what a former demonstration left")
+    for path in taken:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _use(config: DemoConfig, run: Path, tokenizer: Tokenizer, index: int) -> Picture:
+    """Write one held-out photograph to a token file, decode it back, and look at it scale by scale."""
+    source = open_images("embedded:test", channels=tokenizer.image_channels)
+    name = Path(source.key(index)).stem
+    folder = config.out / "photographs"
+    folder.mkdir(parents=True, exist_ok=True)
+    photograph = torch.tensor(source.load(index)).permute(2, 0, 1)
+    original, token_file, decoded = (folder / f"{name}{end}" for end in (".png", ".tokens", "-decoded.png"))
+    save_image(original, photograph)
+    encode(EncodeConfig(str(run), (str(original),), token_file, device=config.device))
+    decode(DecodeConfig(str(run), token_file, decoded, device=config.device))
+    reconstruction = torch.tensor(load_image(decoded, tokenizer.image_channels)).permute(2, 0, 1)
+    # The trained size, where the coarsest scale is one token, shows the scales best.
+    small = TRAINING["input"].centered().apply(source.load(index))[None]
+    tokens = tokenizer.encode(small)
+    height, width = photograph.shape[1:]
+    decibels = psnr(to_float(reconstruction[None]), to_float(photograph[None])).item()
+    return Picture(
+        name=name,
+        original=photograph,
+        reconstruction=reconstruction,
+        progressive=[image[0] for image in tokenizer.progressive(tokens)],
+        maps=[scale[0] for scale in tokens.indices],
+        caption=(
+            f"{width}×{height} pixels, {token_file.stat().st_size:,} bytes as tokens "
+            f"({8 * token_file.stat().st_size / (height * width):.2f} bits a pixel), PSNR {decibels:.2f} dB. "
+            f"Below, scale by scale, at {small.shape[3]}×{small.shape[2]}."
+        ),
+    )
+
+
+def _numbers(train_set: EvaluationResult, held_out: EvaluationResult, seconds: float) -> dict[str, str]:
+    quality, size = held_out.quality, held_out.size
+    assert size is not None
+    return {
+        f"PSNR on the two held-out photographs at {size[1]}×{size[0]}": f"{quality['psnr']:.2f} dB",
+        "… of painting each in its mean colour": f"{quality['psnr_mean_color']:.2f} dB",
+        "SSIM on the two held-out photographs": f"{quality['ssim']:.3f}",
+        "codes used on the training photographs": f"{train_set.usage.total.usage:.1%} of {train_set.usage.vocab_size}",
+        "perplexity of the codebook there": f"{train_set.usage.total.perplexity:.0f}",
+        "tokens an image": f"{held_out.tokens_per_image:.0f}",
+        "bits a pixel": f"{held_out.bits_per_pixel:.3f}",
+        "time for everything": f"{seconds:.0f} s",
+    }
+
+
+def _usage_table(result: EvaluationResult) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("scale", "grid", "tokens", "codes used", "usage", "perplexity")]
+    for k, (grid, scale) in enumerate(zip(result.usage.grids, result.usage.scales, strict=True)):
+        counts = (str(scale.tokens), str(scale.used_codes), f"{scale.usage:.1%}", f"{scale.perplexity:.1f}")
+        rows.append((str(k), "×".join(map(str, grid)), *counts))
+    return rows
+
+
+def _charts(log: list[dict[str, Any]], scales: list[str]) -> dict[str, list[Curve]]:
+    steps = [line["step"] for line in log]
+    usage = [Curve(side, steps, [line["usage_per_scale"][k] for line in log]) for k, side in enumerate(scales)]
+    return {
+        "Loss": [Curve("total", steps, [line["loss"] for line in log])]
+        + [Curve(name, steps, [line["terms"][name] for line in log]) for name in log[0]["terms"]],
+        "PSNR of the batch, dB": [Curve("PSNR", steps, [line["psnr"] for line in log])],
+        "Share of the codes that a batch uses": [Curve("all", steps, [line["usage"] for line in log]), *usage],
+    }

@@ -1,0 +1,55 @@
+"""Averaged weights: a second copy of the model that follows the trained one slowly and is better than it.
+
+Source: Polyak and Juditsky 1992; the exponential form with a decay that rises, min(decay, (1 + t) / (10 + t)), as in
+TensorFlow's ExponentialMovingAverage. The average is what a run saves; the trained weights live on in checkpoints.
+"""
+
+import copy
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from smalti.training.optimization import codebook_parameters
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class AveragedModel(Generic[Model]):
+    """A copy of a model whose weights are exponential moving averages of the original's.
+
+    Codebooks and buffers are copied, not averaged. A code is not only moved by gradients: initialisation and the
+    revival of dead codes replace it at once by a vector of the batch, and the average of a dead code and its successor
+    lies where there is no data, so averaging would bring back dead codes. Nor is there noise to remove: a
+    moving-average codebook is an average over batches already, and its counts and sums fit no other codebook. What
+    remains is that the averaged encoder lags behind the codebook; as the learning rate falls, so does the lag.
+    """
+
+    def __init__(self, model: Model, decay: float):
+        """Start from a copy of `model`.
+
+        Args:
+            model: what to follow; it stays untouched.
+            decay: share of the average that a step keeps, 0 (always the last weights) to below 1.
+        """
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema_decay: got {decay}, expected at least 0 and below 1")
+        self.decay = decay
+        self.model: Model = copy.deepcopy(model).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, model: Model, step: int) -> None:
+        """Take in the weights of `model` after `step` (1, 2, ...) steps."""
+        new_weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        copied = codebook_parameters(model)
+        for average, parameter in zip(self.model.parameters(), model.parameters(), strict=True):
+            if id(parameter) in copied or not parameter.requires_grad:
+                average.copy_(parameter)
+            else:
+                average.lerp_(parameter, new_weight)
+        for copied_buffer, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            copied_buffer.copy_(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and buffers of the averaged copy."""
+        return self.model.state_dict()

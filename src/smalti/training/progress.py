@@ -1,0 +1,156 @@
+"""What a person sees while a run goes on: a bar on a terminal, now and then a line elsewhere, or nothing.
+
+A job is handed one of the three and never prints by itself.
+"""
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import IO, Any, Protocol, cast, final, runtime_checkable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What is needed of a text file to print on, such as stderr."""
+
+    def write(self, text: str, /) -> int:
+        """Write some text."""
+        ...
+
+    def flush(self) -> None:
+        """Let it be seen now."""
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        ...
+
+
+class Reporter(ABC):
+    """Hears of a run's progress. The job calls `start`, then `step` and `measured`, and `close` in any case."""
+
+    @abstractmethod
+    def start(self, steps: int, done: int) -> None:
+        """A run of `steps` steps begins, `done` of which were completed before."""
+
+    @abstractmethod
+    def step(self, step: int) -> None:
+        """Step number `step` is complete."""
+
+    @abstractmethod
+    def measured(self, line: Mapping[str, Any]) -> None:
+        """The numbers of the latest step, as `record.measure` returns them."""
+
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """Something worth a line of its own."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """The run ends, in whatever way."""
+
+
+@final
+class Silent(Reporter):
+    """Says nothing: for tests and programs."""
+
+    def start(self, steps: int, done: int) -> None: ...
+    def step(self, step: int) -> None: ...
+    def measured(self, line: Mapping[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+@final
+class Bar(Reporter):
+    """A progress bar with loss, PSNR, usage, images/s and remaining time."""
+
+    def __init__(self, stream: Stream):
+        columns = (
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+        )
+        self._progress = Progress(*columns, console=Console(file=cast(IO[str], stream)), speed_estimate_period=60.0)
+
+    def start(self, steps: int, done: int) -> None:
+        self._task = self._progress.add_task("", total=steps, completed=done, numbers="")
+        self._progress.start()
+
+    def step(self, step: int) -> None:
+        self._progress.update(self._task, completed=step)
+
+    def measured(self, line: Mapping[str, Any]) -> None:
+        self._progress.update(self._task, numbers=summary(line))
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+@final
+class Lines(Reporter):
+    """A plain line at the first measured step, then at most one every ten seconds, and one at the end."""
+
+    def __init__(self, stream: Stream):
+        self._stream = stream
+        self._held = ""
+
+    def start(self, steps: int, done: int) -> None:
+        self._steps, self._done, self._began = steps, done, time.monotonic()
+        self._printed = -SECONDS_BETWEEN_LINES
+
+    def step(self, step: int) -> None: ...
+
+    def measured(self, line: Mapping[str, Any]) -> None:
+        elapsed = time.monotonic() - self._began
+        left = elapsed / (line["step"] - self._done) * (self._steps - line["step"])
+        self._held = f"step {line['step']}/{self._steps}  {summary(line)}  {duration(left)} left"
+        if elapsed - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = elapsed
+            self._release()
+
+    def note(self, text: str) -> None:
+        self._release()
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._held:
+            print(self._held, file=self._stream, flush=True)
+        self._held = ""
+
+
+def console_reporter(stream: Stream | None = None) -> Reporter:
+    """A bar if the stream (default: stderr) is a terminal, lines otherwise."""
+    stream = sys.stderr if stream is None else stream
+    return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+def summary(line: Mapping[str, Any]) -> str:
+    """The numbers of a step in a few words."""
+    decibels = "exact" if line["psnr"] is None else f"{line['psnr']:.2f} dB"
+    return (
+        f"loss {line['loss']:.4f}  PSNR {decibels}  usage {line['usage']:.0%}  {line['images_per_second']:.0f} images/s"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss.
+
+    >>> duration(3725.4)
+    '1:02:05'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

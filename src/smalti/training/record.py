@@ -1,0 +1,100 @@
+"""What is written down of a step: one line of numbers, in log.jsonl for programs and in TensorBoard for eyes.
+
+A line speaks of its own step only, so a resumed run writes the same lines as one that never stopped, but for the speed.
+Usage is that of one batch: good for seeing a collapse early, not for comparing tokenizers (`smalti eval` counts over a
+whole set).
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from smalti.metrics import CodeUsage, psnr
+from smalti.training.loop import StepResult
+
+LOG = "log.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+def measure(result: StepResult, vocab_size: int, images_per_second: float) -> dict[str, Any]:
+    """The numbers of one step.
+
+    Returns:
+        step; loss: the weighted total; terms: every loss term by name, unweighted; lr; grad_norm: before clipping;
+        psnr: dB, mean over the batch, of the trained (not the averaged) weights; usage: share of all codes that the
+        batch used; usage_per_scale: the same for each scale, coarse to fine; images_per_second.
+    """
+    indices = result.output.quantizer_output.indices
+    scales = (indices,) if isinstance(indices, Tensor) else indices
+    counter = CodeUsage(vocab_size, len(scales))
+    counter.update(scales)
+    usage = counter.compute()
+    decibels = psnr(result.output.reconstruction.detach(), result.image)
+    return {
+        "step": result.step,
+        "loss": float(result.loss.total.detach()),
+        "terms": {name: float(term.detach()) for name, term in result.loss.terms.items()},
+        "lr": result.lr,
+        "grad_norm": result.grad_norm,
+        "psnr": float(decibels[decibels.isfinite()].mean()) if decibels.isfinite().any() else None,
+        "usage": usage.total.usage,
+        "usage_per_scale": [scale.usage for scale in usage.scales],
+        "images_per_second": images_per_second,
+    }
+
+
+class RunRecord:
+    """The log of a run; use as a context manager."""
+
+    def __init__(self, run: str | Path, step: int = 0):
+        """Open RUN/log.jsonl and RUN/tensorboard.
+
+        Args:
+            run: the run folder.
+            step: completed steps of the checkpoint that the run goes on from; lines of later steps, written by a run
+                that was killed after its last checkpoint, are dropped.
+        """
+        path = Path(run) / LOG
+        kept = [line for line in read_log(run) if line["step"] <= step] if path.exists() else []
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(Path(run) / TENSORBOARD), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> "RunRecord":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self._board.close()
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Write the numbers of one step, as `measure` returns them."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for tag, value in _flatten(line):
+            self._board.add_scalar(tag, value, line["step"])
+
+    def add_picture(self, image: UInt8[Tensor, "3 h w"] | UInt8[Tensor, "1 h w"], step: int) -> None:
+        """Show a picture, uint8 (C, H, W), in TensorBoard."""
+        self._board.add_image("samples", image, step)
+
+
+def read_log(run: str | Path) -> list[dict[str, Any]]:
+    """The lines of RUN/log.jsonl, oldest first; a last line cut off by a kill is left out."""
+    lines = (Path(run) / LOG).read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _flatten(line: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """TensorBoard's tags and values of a line: terms and scales become tags of their own."""
+    named = {"loss/total": line["loss"], **{f"loss/{name}": value for name, value in line["terms"].items()}}
+    named |= {name: line[name] for name in ("lr", "grad_norm", "psnr", "images_per_second")}
+    named |= {"usage/all": line["usage"]}
+    named |= {f"usage/scale_{k}": value for k, value in enumerate(line["usage_per_scale"])}
+    return [(tag, value) for tag, value in named.items() if value is not None and math.isfinite(value)]

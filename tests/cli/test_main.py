@@ -1,0 +1,125 @@
+"""`smalti` itself: what it imports, what it says about mistakes, and how it ends."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from smalti import __version__
+from smalti.cli import COMMANDS, main
+
+HEAVY = {"torch", "numpy", "jsonargparse", "rich", "yaml", "PIL", "tensorboard", "huggingface_hub"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], [], ["--version"], ["trian"]])
+def test_nothing_heavy_is_imported_before_a_command_is_chosen(arguments):
+    code = f"import sys; from smalti.cli import main; main({arguments!r}); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_help_lists_every_command(arguments, capsys):
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    for verb, line in COMMANDS.items():
+        assert f"  {verb} " in text
+        assert line in text
+
+
+def test_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"smalti {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argument", "suggestion"),
+    [("trian", "'train'"), ("Eval", "'eval'"), ("reconstrcut", "'reconstruct'"), ("--hlep", "'--help'"), ("zzz", None)],
+)
+def test_unknown_commands_are_one_line_with_the_nearest_one(argument, suggestion, capsys):
+    assert main([argument]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert argument in err
+    assert ("did you mean" in err) is (suggestion is not None)
+    assert suggestion is None or suggestion in err
+
+
+class DivergedError(ValueError):
+    exit_code = 4
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """Let `smalti train` do what a test wants."""
+
+    def install(run):
+        monkeypatch.setitem(sys.modules, "smalti.cli.train", types.SimpleNamespace(run=run))
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("size: got 0,\n  expected at least 1"), 2, "smalti train: error: size: got 0, expected at least 1"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.png"),
+            2,
+            "smalti train: error: a.png: No such file or directory",
+        ),
+        (FileExistsError("out: runs/a holds a run"), 2, "smalti train: error: out: runs/a holds a run"),
+        (OSError(28, "No space left on device"), 2, "smalti train: error: [Errno 28] No space left on device"),
+        (DivergedError("l1 became nan"), 4, "smalti train: error: l1 became nan"),
+        (ValueError(), 2, "smalti train: error: ValueError"),
+        (KeyboardInterrupt(), 130, "smalti train: interrupted"),
+    ],
+)
+def test_errors_of_a_command_are_one_line_and_an_exit_code(verb, capsys, error, code, line):
+    def run(arguments):
+        raise error
+
+    verb(run)
+    assert main(["train"]) == code
+    assert capsys.readouterr() == ("", line + "\n")
+
+
+def test_a_bug_of_ours_is_not_hidden(verb):
+    def run(arguments):
+        raise TypeError("bug")
+
+    verb(run)
+    with pytest.raises(TypeError, match="bug"):
+        main(["train"])
+
+
+def test_arguments_and_exit_code_pass_through(verb):
+    seen = []
+
+    def run(arguments):
+        seen.extend(arguments)
+        return 7
+
+    verb(run)
+    assert main(["train", "a", "--b=c"]) == 7
+    assert seen == ["a", "--b=c"]
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = "from smalti.cli import main; import sys; sys.exit(main(['train', '--help']))"
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    writer.stdout.close()
+    error = writer.stderr.read()
+    writer.stderr.close()
+    assert writer.wait() == 0
+    assert error == ""
+
+
+def test_every_command_has_its_module():
+    from importlib.util import find_spec
+
+    for verb in COMMANDS:
+        assert find_spec(f"smalti.cli.{verb}"), verb

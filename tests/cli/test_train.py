@@ -1,0 +1,200 @@
+"""`smalti train` as a person runs it: a process, a terminal's Ctrl-C, exit codes."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from smalti.cli import main
+from smalti.cli.parsing import parse_config
+from smalti.jobs.train import TrainConfig, plain_settings
+from smalti.training import read_log
+from smalti.zoo import load
+
+RECIPE = {
+    "model": "simple",
+    "model_args": {"hidden_dim": 8, "vocab_size": 16},
+    "input": {"size": 16},
+    "optimization": {"steps": 3, "batch_size": 2, "warmup_steps": 1},
+    "precision": "fp32",
+    "log_every": 1,
+}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for n in range(3):
+        Image.fromarray(np.random.default_rng(n).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(
+            folder / f"{n}.png"
+        )
+    (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def test_from_photos_to_a_model_that_loads(photos, recipe, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", str(photos), "--out", str(run), "--config", str(recipe), "--optimization.lr", "1e-3"]) == 0
+    out, err = capsys.readouterr()
+    assert f"smalti eval {run} {shlex.quote(str(photos))}" in out
+    assert "skipped 1 of 4 images: bad.jpg" in err
+    assert "step 3/3" in err
+    assert load(run).vocab_size == 16
+    settings = yaml.safe_load((run / "train.yaml").read_text())
+    assert settings["optimization"]["lr"] == 1e-3
+    assert settings["optimization"]["steps"] == 3
+
+
+def test_the_recorded_settings_are_a_recipe(photos, recipe, tmp_path):
+    run = tmp_path / "run"
+    main(["train", str(photos), "-o", str(run), "--config", str(recipe)])
+    config = parse_config(TrainConfig, ["--config", f"{run}/train.yaml"], prog="x")
+    assert plain_settings(config) == yaml.safe_load((run / "train.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "missing DATA, --out"),
+        (["photos"], "missing --out"),
+        (["nowhere", "--out", "run"], "nowhere"),
+        (["photos", "--out", "run", "--optimisation.lr", "1"], "did you mean '--optimization.lr'?"),
+        (["photos", "--out", "run", "--optimization.lr", "fast"], "--optimization.lr: got fast, expected a number"),
+        (["photos", "--out", "run", "--optimization.lr", "-1"], "lr: got -1.0"),
+        (["photos", "--out", "run", "--input.crop", "middle"], "expected one of random, center"),
+        (["photos", "--out", "run", "--precision", "fp16"], "expected one of auto, fp32, bf16"),
+        (["photos", "--out", "run", "--loss_weights.l3", "1"], "l3"),
+        (["photos", "--out", "photos"], "not a run folder"),
+        (["photos", "--out", "photos", "--force"], "not a run folder"),
+        (["photos", "--out", "run", "--resume"], "no run to resume"),
+        (["photos", "--out", "run", "--resume", "--force"], "expected one"),
+        (["photos", "--out", "run", "--device", "toaster"], "device: got 'toaster'"),
+        (["empty", "--out", "run"], "empty"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(photos, tmp_path, monkeypatch, capsys, arguments, part):
+    photos.rename(tmp_path / "photos")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("smalti train: error: ")
+    assert err.count("\n") == 1
+    assert part in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverging_loss_has_its_own_exit_code(photos, recipe, tmp_path, capsys):
+    wild = ["--optimization.lr", "1e30", "--optimization.grad_clip", "1e30", "--optimization.steps", "50"]
+    assert main(["train", str(photos), "-o", str(tmp_path / "run"), "--config", str(recipe), *wild]) == 4
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("smalti train: error: ")
+    assert " at step " in last
+    assert ".png" in last
+
+
+def test_ctrl_c_leaves_a_usable_run_and_says_how_to_go_on(photos, recipe, tmp_path):
+    run = tmp_path / "my run"
+    command = [sys.executable, "-m", "smalti.cli", "train", str(photos), "-o", str(run), "--config", str(recipe)]
+    process = subprocess.Popen(
+        [*command, "--optimization.steps", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 100
+    while not (run / "log.jsonl").exists() or len(read_log(run)) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    step = int(sorted(path.name for path in os.scandir(run / "checkpoints"))[-1])
+    assert f"stopped after step {step} of 100000" in out
+    load(run)
+    told = shlex.split(out.splitlines()[-1].partition("go on with: ")[2])
+    assert told[0] == "smalti"
+    assert main([*told[1:], "--optimization.steps", str(step + 2)]) == 0
+    steps = [line["step"] for line in read_log(run)]
+    assert steps == list(range(1, step + 3))
+
+
+def test_terminal_gets_a_bar(photos, recipe, tmp_path):
+    """Through a pseudo-terminal, where the system has one."""
+    pty = pytest.importorskip("pty")
+    controller, terminal = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "smalti.cli",
+        "train",
+        str(photos),
+        "-o",
+        str(tmp_path / "r"),
+        "--config",
+        str(recipe),
+    ]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal, env=environment)
+    os.close(terminal)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(controller, 4096)
+        except OSError:  # Linux's way to say that the other side has closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(controller)
+    assert process.wait() == 0
+    text = seen.decode()
+    for part in ("3/3", "loss ", "PSNR ", "usage ", "images/s", "left"):
+        assert part in text, part
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_parses_and_its_model_fits_its_images(path):
+    import torch
+
+    from smalti.losses import LossTable
+    from smalti.quantizers import MultiScaleQuantizer
+    from smalti.zoo import build
+
+    config = parse_config(TrainConfig, ["--data=x", "--out=y", f"--config={path}"], prog="smalti train")
+    changed = yaml.safe_load(path.read_text())
+    recorded = plain_settings(config)
+    for key, value in changed.items():
+        kept = recorded[key] if not isinstance(value, dict) else {k: recorded[key][k] for k in value}
+        assert kept == value or key == "data"
+    model = build(config.model, **config.model_args).eval()
+    height, width = config.input.height_width
+    image = torch.zeros(1, model.image_channels, height, width)
+    with torch.no_grad():
+        output = model(image)
+    assert LossTable(config.loss_weights)(image, output).total.isfinite()
+    if isinstance(model.quantizer, MultiScaleQuantizer):
+        assert height == width == model.quantizer.patch_nums[-1] * model.stride
+
+
+def test_there_are_recipes():
+    assert {"simple-64", "multi-scale-64", "multi-scale-128", "fashion-mnist"} <= {path.stem for path in RECIPES}

@@ -1,0 +1,38 @@
+"""What all tests share: the seed, the golden folder, hypothesis without a clock, and a way to see what users see."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# No deadline (nothing here is timed) and no randomness between two runs.
+settings.register_profile("house", deadline=None, derandomize=True, database=None)
+settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of golden vectors: `../shared/golden` beside the repository, or where SMALTI_GOLDEN says."""
+    folder = Path(os.environ.get("SMALTI_GOLDEN", ROOT.parent / "shared" / "golden"))
+    if not folder.is_dir():
+        pytest.skip(f"no golden vectors at {folder}: set SMALTI_GOLDEN to their folder")
+    return folder
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switch the run-time type check off, so that a wrong argument meets our own checks, as it does for users."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,64 @@
+"""The demonstration: what it leaves, that the page needs nothing from outside, and what it refuses."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from smalti.jobs.demo import DemoConfig, DemoResult, classic_demonstrations, demo
+from smalti.jobs.report import token_colours
+from smalti.training import OptimizationConfig
+from smalti.zoo import load
+
+pytest.importorskip("skimage", reason="the embedded photographs are in the wheels of smalti[demo]")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return demo(DemoConfig(out, OptimizationConfig(steps=2, batch_size=2)))
+
+
+def test_everything_promised_is_there(result: DemoResult) -> None:
+    folder = result.report.parent
+    assert load(result.run).vocab_size == result.train_set.usage.vocab_size
+    for name in ("astronaut", "flower"):
+        for end in (".png", ".tokens", "-decoded.png"):
+            assert (folder / "photographs" / (name + end)).stat().st_size > 0
+
+
+def test_the_page_opens_offline_and_shows_every_scale(result: DemoResult) -> None:
+    page = result.report.read_text(encoding="utf-8")
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+    assert "<script" not in page
+    scales = len(result.train_set.usage.scales)
+    assert page.count("data:image/png;base64,") == 2 * (2 + 2 * scales)
+    assert page.count("<polyline") >= 4 + scales  # losses, PSNR, usage of all and of each scale
+    assert f"{result.held_out.quality['psnr']:.2f} dB" in page
+
+
+def test_a_former_demonstration_is_replaced_only_by_force(result: DemoResult, tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="--force"):
+        demo(DemoConfig(result.report.parent))
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "report.html").write_text("old")
+    with pytest.raises(FileExistsError, match=r"report\.html"):
+        demo(DemoConfig(tmp_path))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_classic_demonstrations_speak_both_languages_and_leave_the_seed_alone() -> None:
+    state = torch.get_rng_state()
+    text = "\n".join(classic_demonstrations())
+    assert torch.equal(state, torch.get_rng_state())
+    for expected in ("(1, 64, 8, 8)", "(1, 8, 8)", "(1, 3, 64, 64)", "(1, 16, 16)", "量化损失", "reconstruction"):
+        assert expected in text
+
+
+def test_token_colours_depend_on_the_code_alone() -> None:
+    once = token_colours(torch.tensor([[0, 5], [7, 5]]))
+    again = token_colours(torch.tensor([[5, 0]]))
+    assert torch.equal(once[:, 0, 1], again[:, 0, 0])
+    assert torch.equal(once[:, 0, 0], again[:, 0, 1])
+    assert len({tuple(once[:, y, x].tolist()) for y in range(2) for x in range(2)}) == 3

@@ -1,0 +1,337 @@
+"""`train` from files to a run folder: exact repetition, exact resume, interruption, refusals."""
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from smalti.data import TransformConfig, load_image
+from smalti.jobs.train import TrainConfig, TrainResult, plain_settings, train
+from smalti.training import NonFiniteLossError, OptimizationConfig, Silent, read_log
+from smalti.zoo import load
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Eleven small smooth pictures and one file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for n in range(11):
+        small = generator.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((40, 28)).save(folder / f"{n:02d}.png")
+    (folder / "broken.png").write_bytes(b"not a picture")
+    return folder
+
+
+def config_for(photos, out, **changes):
+    steps = changes.pop("steps", STEPS)
+    config = TrainConfig(
+        data=str(photos),
+        out=str(out),
+        model="multi-scale",
+        model_args={"hidden_dim": 8, "vocab_size": 16, "embedding_dim": 4, "num_stages": 2, "patch_nums": [1, 2, 4]},
+        input=TransformConfig(size=16, crop="random", zoom=2.0, flip=True),
+        optimization=OptimizationConfig(steps=steps, batch_size=4, lr=2e-3, warmup_steps=5),
+        precision="fp32",
+        log_every=3,
+        sample_every=8,
+        checkpoint_every=6,
+    )
+    return replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(photos, tmp_path_factory):
+    """A run of 20 steps without interruption."""
+    config = config_for(photos, tmp_path_factory.mktemp("runs") / "whole")
+    return config, train(config)
+
+
+class StopAt(Silent.__bases__[0]):
+    """Presses Ctrl-C during a given step."""
+
+    def __init__(self, at):
+        self.at, self.heard, self.notes, self.closed = at, [], [], False
+
+    def start(self, steps, done):
+        self.heard.append(("start", steps, done))
+
+    def step(self, step):
+        self.heard.append(step)
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def measured(self, line): ...
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def close(self):
+        self.closed = True
+
+
+def log_without_speed(run):
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_log(run)]
+
+
+def final_state(run, step=STEPS):
+    folder = f"{run}/checkpoints/{step:06d}"
+    rest = torch.load(f"{folder}/training.pt", weights_only=True)
+    files = json.loads(Path(folder, "checkpoint.json").read_text())["sha256"]
+    return files, rest
+
+
+def assert_same(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def assert_same_run(one, other):
+    (files, rest), (other_files, other_rest) = final_state(one), final_state(other)
+    for name in ("model.safetensors", "averaged.safetensors"):
+        assert files[name] == other_files[name], name
+    assert_same(rest, other_rest)
+    assert log_without_speed(one) == log_without_speed(other)
+    assert load(one).fingerprint == load(other).fingerprint
+    for name in ("000008.png", "000016.png", "000020.png"):
+        assert np.array_equal(load_image(f"{one}/samples/{name}"), load_image(f"{other}/samples/{name}"))
+
+
+def test_the_run_folder_holds_what_is_promised(whole, photos):
+    config, result = whole
+    names = {path.name for path in os.scandir(config.out)}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "train.yaml",
+        "log.jsonl",
+        "tensorboard",
+        "samples",
+        "checkpoints",
+    }
+    assert sorted(path.name for path in os.scandir(f"{config.out}/samples")) == [
+        "000008.png",
+        "000016.png",
+        "000020.png",
+    ]
+    assert sorted(path.name for path in os.scandir(f"{config.out}/checkpoints")) == ["000018", "000020"]
+    assert [line["step"] for line in read_log(config.out)] == [1, 3, 6, 9, 12, 15, 18, 20]
+    assert isinstance(result, TrainResult)
+    assert (result.step, result.steps, result.interrupted) == (STEPS, STEPS, False)
+    assert result.last == read_log(config.out)[-1]
+    assert "broken.png" in result.unreadable
+    assert "skipped 1 of 12" in result.unreadable
+
+
+def test_log_lines_show_the_schedule_and_every_term(whole):
+    config, _ = whole
+    for line in read_log(config.out):
+        assert set(line["terms"]) == {"l1", "codebook", "commitment"}
+        assert len(line["usage_per_scale"]) == 3
+        expected = line["terms"]["l1"] + line["terms"]["codebook"] + 0.25 * line["terms"]["commitment"]
+        assert line["loss"] == pytest.approx(expected, rel=1e-5)
+    assert read_log(config.out)[0]["lr"] == pytest.approx(2e-3 / 5)
+    assert read_log(config.out)[-1]["lr"] == pytest.approx(2e-3 * 0.02)
+
+
+def test_the_delivered_model_is_the_averaged_one(whole):
+    config, _ = whole
+    model = load(config.out)
+    from safetensors.torch import load_file
+
+    averaged = load_file(f"{config.out}/checkpoints/000020/averaged.safetensors")
+    trained = load_file(f"{config.out}/checkpoints/000020/model.safetensors")
+    delivered = model.state_dict()
+    assert all(torch.equal(delivered[name], averaged[name]) for name in averaged)
+    assert any(not torch.equal(averaged[name], trained[name]) for name in averaged)
+
+
+def test_the_sample_picture_shows_originals_over_reconstructions(whole, photos):
+    config, _ = whole
+    grid = load_image(f"{config.out}/samples/000020.png")
+    assert grid.shape == (16 + 2 + 16, 8 * 16 + 7 * 2, 3)
+    model, transform = load(config.out), TransformConfig(size=16)
+    for n in range(8):
+        original = transform.apply(load_image(photos / f"{n:02d}.png"))
+        assert np.array_equal(grid[:16, 18 * n : 18 * n + 16], original.permute(1, 2, 0).numpy())
+        lower = grid[18:, 18 * n : 18 * n + 16].astype(int)
+        reconstruction = model.decode(model.encode(original[None]))[0].permute(1, 2, 0).numpy().astype(int)
+        assert abs(lower - reconstruction).max() <= 1  # one image at a time or eight may round differently
+
+
+def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(whole, photos, tmp_path):
+    config, _ = whole
+    train(replace(config, out=str(tmp_path / "again")))
+    assert_same_run(config.out, str(tmp_path / "again"))
+    train(replace(config, out=str(tmp_path / "other"), seed=1))
+    assert load(config.out).fingerprint != load(str(tmp_path / "other")).fingerprint
+
+
+def test_ten_steps_and_ten_resumed_equal_twenty(whole, photos, tmp_path):
+    config, _ = whole
+    parted = replace(config, out=str(tmp_path / "parted"))
+    reporter = StopAt(10)
+    first = train(parted, reporter)
+    assert first.interrupted
+    assert (first.step, first.steps) == (10, STEPS)
+    assert reporter.closed
+    assert sorted(path.name for path in os.scandir(f"{parted.out}/checkpoints")) == ["000006", "000010"]
+    load(parted.out)  # usable as it is
+    torch.rand(7)  # random numbers drawn by whoever comes between must not matter
+    reporter = StopAt(None)
+    second = train(replace(parted, resume=True), reporter)
+    assert not second.interrupted
+    assert reporter.heard == [("start", STEPS, 10), *range(11, STEPS + 1)]
+    assert "after step 10" in reporter.notes[0]
+    assert_same_run(config.out, parted.out)
+
+
+def test_resume_after_a_kill_goes_back_to_the_last_checkpoint(whole, photos, tmp_path):
+    config, _ = whole
+    killed = replace(config, out=str(tmp_path / "killed"))
+
+    class Killed(StopAt):
+        def step(self, step):
+            if step == self.at:
+                raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(killed, Killed(11))
+    assert [path.name for path in os.scandir(f"{killed.out}/checkpoints")] == ["000006"]
+    assert [line["step"] for line in read_log(killed.out)] == [1, 3, 6, 9]
+    train(replace(killed, resume=True))
+    assert_same_run(config.out, killed.out)
+
+
+def test_resuming_a_finished_run_with_more_steps_goes_on(photos, tmp_path):
+    config = config_for(photos, tmp_path / "run", steps=2)
+    train(config)
+    same = train(replace(config, resume=True))
+    assert (same.step, same.interrupted, dict(same.last)) == (2, False, {})
+    longer = replace(config, resume=True, optimization=replace(config.optimization, steps=4))
+    assert train(longer).step == 4
+    assert [line["step"] for line in read_log(config.out)] == [1, 2, 3, 4]
+    assert yaml.safe_load(Path(config.out, "train.yaml").read_text())["optimization"]["steps"] == 4
+
+
+def test_callers_random_state_and_signal_handlers_are_left_alone(photos, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    handler = signal.getsignal(signal.SIGINT)
+    torch.manual_seed(5)
+    train(config_for(photos, tmp_path / "run", steps=1))
+    assert torch.equal(torch.rand(1), expected)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_it_runs_in_a_thread_too(photos, tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(config_for(photos, tmp_path / "run", steps=1))))
+    thread.start()
+    thread.join()
+    assert results[0].step == 1
+
+
+def test_the_recorded_settings_are_the_config(whole):
+    config, _ = whole
+    settings = yaml.safe_load(Path(config.out, "train.yaml").read_text())
+    assert settings == plain_settings(config)
+    assert settings["input"]["size"] == 16
+    assert not {"resume", "force"} & settings.keys()
+
+
+def test_a_run_is_not_replaced_unless_forced(whole, photos, tmp_path):
+    config = config_for(photos, tmp_path / "run", steps=2)
+    train(config)
+    with pytest.raises(FileExistsError, match=r"--resume goes on with it, --force replaces it"):
+        train(config)
+    train(replace(config, force=True, optimization=replace(config.optimization, steps=1)))
+    assert [path.name for path in os.scandir(f"{config.out}/checkpoints")] == ["000001"]
+    assert [line["step"] for line in read_log(config.out)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "/nowhere"}, "nowhere"),
+        ({"model": "nope"}, "model: got 'nope'"),
+        ({"model_args": {"vocab": 3}}, "vocab"),
+        ({"model_args": {"norm": "loud"}}, "norm: got 'loud'"),
+        ({"loss_weights": {"l3": 1.0}}, "l3"),
+        ({"device": "toaster"}, "device: got 'toaster'"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_written(photos, tmp_path, changes, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        train(config_for(photos, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("log_every", 0),
+        ("sample_every", 0),
+        ("checkpoint_every", -1),
+        ("seed", -1),
+        ("workers", -1),
+        ("precision", "fp8"),
+        ("channels_last", "maybe"),
+        ("loss_weights", {"l1": float("nan")}),
+    ],
+)
+def test_impossible_settings_are_refused_when_the_config_is_built(unchecked, photos, tmp_path, field, value):
+    with pytest.raises(ValueError, match=field.split("_")[0]):
+        config_for(photos, tmp_path, **{field: value})
+
+
+def test_resume_and_force_exclude_each_other(photos, tmp_path):
+    with pytest.raises(ValueError, match="resume, force"):
+        config_for(photos, tmp_path, resume=True, force=True)
+
+
+def test_a_diverging_loss_names_term_step_and_files_and_keeps_the_last_checkpoint(photos, tmp_path):
+    config = config_for(photos, tmp_path / "run", loss_weights={"l2": 1.0})
+    wild = OptimizationConfig(
+        steps=200, batch_size=4, lr=1e18, warmup_steps=0, grad_clip=float("inf"), weight_decay=0.0
+    )
+    with pytest.raises(NonFiniteLossError, match=r"became (nan|inf) at step \d+, on \d\d\.png"):
+        train(replace(config, optimization=wild, checkpoint_every=1))
+    for path in os.scandir(config.out):
+        assert not path.name.startswith(".")
+
+
+def test_workers_change_nothing(whole, photos, tmp_path):
+    config, _ = whole
+    parallel = replace(config, out=str(tmp_path / "parallel"), workers=1)
+    train(parallel)
+    assert_same_run(config.out, parallel.out)
+
+
+def test_grey_models_are_trained_on_grey_pictures(photos, tmp_path):
+    config = config_for(photos, tmp_path / "run", steps=1)
+    train(replace(config, model="simple", model_args={"hidden_dim": 8, "vocab_size": 16, "image_channels": 1}))
+    assert load(config.out).image_channels == 1
+    with Image.open(f"{config.out}/samples/000001.png") as picture:
+        assert picture.mode == "L"

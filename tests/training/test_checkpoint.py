@@ -1,0 +1,167 @@
+"""Checkpoints: what is read is what was written, to the bit, and nothing damaged is ever taken."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+
+from smalti.data import Batch
+from smalti.losses import LossTable
+from smalti.tokenizers import SimpleVQVAE
+from smalti.training import (
+    OptimizationConfig,
+    choose_runtime,
+    list_checkpoints,
+    load_checkpoint,
+    restore_random_state,
+    save_checkpoint,
+    start_state,
+    train_steps,
+)
+from smalti.training import checkpoint as module
+
+CONFIG = OptimizationConfig(steps=100, lr=1e-3)
+RUNTIME = choose_runtime("cpu", "fp32")
+
+
+def state_after(steps, seed=0, **model):
+    torch.manual_seed(seed)
+    state = start_state(SimpleVQVAE(16, 4, **{"hidden_dim": 8, **model}), CONFIG, RUNTIME)
+    advance(state, steps)
+    return state
+
+
+def advance(state, steps):
+    generator = torch.Generator().manual_seed(state.step)
+    stream = (Batch(torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1, ("a", "b"), (None,) * 2) for _ in range(steps))
+    training = train_steps(state, stream, LossTable({"l1": 1.0}), CONFIG, RUNTIME)
+    for _ in range(steps):
+        next(training)
+
+
+def everything(state):
+    """All tensors of a state, by name."""
+    tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
+    tensors |= {f"averaged.{k}": v for k, v in state.averaged.model.state_dict().items()}
+    for index, entry in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in entry.items()}
+    return tensors
+
+
+def test_round_trip_is_exact_and_so_is_what_follows(tmp_path):
+    state = state_after(5)
+    path = save_checkpoint(tmp_path, state)
+    assert path == tmp_path / "000005"
+    drawn = torch.rand(3)
+    other = state_after(1, seed=9)
+    random = load_checkpoint(path, other)
+    restore_random_state(random)
+    assert torch.equal(torch.rand(3), drawn)
+    assert other.step == 5
+    for name, value in everything(state).items():
+        assert torch.equal(everything(other)[name], value), name
+    for one in (state, other):
+        torch.manual_seed(3)
+        advance(one, 3)
+    for name, value in everything(state).items():
+        assert torch.equal(everything(other)[name], value), name
+
+
+def test_only_the_newest_are_kept_and_sorted_as_numbers(tmp_path):
+    state = state_after(1)
+    for step in (7, 999999, 1000000):
+        state.step = step
+        save_checkpoint(tmp_path, state, keep=2)
+    (tmp_path / "notes").mkdir()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["999999", "1000000"]
+    assert list_checkpoints(tmp_path / "nothing") == []
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path):
+    state = state_after(1)
+    save_checkpoint(tmp_path, state)
+    with torch.no_grad():
+        next(state.model.parameters()).fill_(7.0)
+    path = save_checkpoint(tmp_path, state)
+    other = state_after(1, seed=5)
+    load_checkpoint(path, other)
+    assert (next(other.model.parameters()) == 7.0).all()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "averaged.safetensors", "training.pt"])
+@pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "delete"])
+def test_a_damaged_file_is_refused_by_name(tmp_path, file, harm):
+    state = state_after(1)
+    path = save_checkpoint(tmp_path, state)
+    data = bytearray((path / file).read_bytes())
+    if harm == "delete":
+        (path / file).unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        (path / file).write_bytes({"flip": data, "truncate": data[:-1], "empty": b""}[harm])
+    with pytest.raises((ValueError, FileNotFoundError), match=file) as caught:
+        load_checkpoint(path, state)
+    if harm != "delete":
+        assert "delete" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ("{}", "damaged"),
+        (json.dumps({"format": "other", "version": 1, "step": 1, "sha256": {}}), "got other version 1"),
+        (json.dumps({"format": "smalti checkpoint", "version": 2, "step": 1, "sha256": {}}), "version 2"),
+    ],
+)
+def test_a_foreign_or_damaged_manifest_is_refused(tmp_path, text, message):
+    path = save_checkpoint(tmp_path, state_after(1))
+    (path / "checkpoint.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(path, state_after(1))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    path = save_checkpoint(tmp_path, state_after(1))
+    with pytest.raises(ValueError, match="does not fit this model") as caught:
+        load_checkpoint(path, state_after(1, hidden_dim=16))
+    assert "\n" not in str(caught.value)
+
+
+class Exploit:
+    def __reduce__(self):
+        return (os.mkdir, ("/tmp/smalti-test-exploit",))
+
+
+def test_code_in_a_pickle_is_never_run(tmp_path):
+    path = save_checkpoint(tmp_path, state_after(1))
+    with (path / "training.pt").open("wb") as file:
+        torch.save({"optimizer": Exploit(), "random": {}}, file, pickle_module=pickle)
+    manifest = json.loads((path / "checkpoint.json").read_text())
+    manifest["sha256"]["training.pt"] = module._sha256(path / "training.pt")
+    (path / "checkpoint.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="does not fit"):
+        load_checkpoint(path, state_after(1))
+    assert not os.path.exists("/tmp/smalti-test-exploit")  # noqa: PTH110
+
+
+def test_a_write_that_is_cut_off_leaves_the_former_checkpoint_alone(tmp_path, monkeypatch):
+    state = state_after(1)
+    save_checkpoint(tmp_path, state)
+
+    def cut_off(value, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.torch, "save", cut_off)
+    state.step = 2
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, state)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["000001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["000001"]
+    load_checkpoint(tmp_path / "000001", state)
+    assert state.step == 1

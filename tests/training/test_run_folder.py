@@ -1,0 +1,116 @@
+"""When a run folder may be made, replaced or resumed, and that nothing foreign is ever deleted."""
+
+import pytest
+import torch
+
+from smalti.tokenizers import SimpleVQVAE
+from smalti.training import OptimizationConfig, RunFolder, choose_runtime, deliver, start_state
+
+SETTINGS = {
+    "model": "simple",
+    "model_args": {},
+    "input": {"size": 8},
+    "seed": 0,
+    "optimization": {"batch_size": 4, "lr": 1},
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with one checkpoint."""
+    torch.manual_seed(0)
+    folder = RunFolder(tmp_path / "deep" / "run")
+    folder.clear()
+    folder.write_settings(SETTINGS)
+    state = start_state(SimpleVQVAE(16, 4, 8), OptimizationConfig(), choose_runtime("cpu", "fp32"))
+    folder.save(state)
+    return folder
+
+
+def test_a_free_or_empty_place_is_taken_without_force(tmp_path):
+    RunFolder(tmp_path / "new").check_new(force=False)
+    RunFolder(tmp_path).check_new(force=False)
+
+
+def test_a_run_is_replaced_only_by_force(run):
+    with pytest.raises(FileExistsError, match=r"--resume .*--force"):
+        run.check_new(force=False)
+    run.check_new(force=True)
+
+
+def test_what_is_no_run_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for path in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(FileExistsError, match="not a run"):
+            RunFolder(path).check_new(force=True)
+
+
+def test_clearing_deletes_the_run_and_leaves_the_users_own_files(run):
+    (run.path / "notes.txt").write_text("mine")
+    (run.path / "samples").mkdir()
+    (run.path / "samples" / "000001.png").write_bytes(b"x")
+    run.clear()
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
+
+
+def test_clearing_does_not_follow_links(run, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("x")
+    (run.path / "samples").symlink_to(outside)
+    run.clear()
+    assert (outside / "keep").exists()
+    assert not (run.path / "samples").exists()
+
+
+def test_resuming_finds_the_newest_checkpoint(run):
+    assert run.check_resumable(SETTINGS) == run.path / "checkpoints" / "000000"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": "simple-f8"}, "model: got simple-f8"),
+        ({"model_args": {"vocab_size": 3}}, "model_args"),
+        ({"input": {"size": 16}}, "input"),
+        ({"seed": 1}, "seed: got 1"),
+        ({"optimization": {"batch_size": 8, "lr": 1}}, "optimization.batch_size: got 8, .* has 4"),
+    ],
+)
+def test_resuming_with_what_would_be_another_run_is_refused(run, change, named):
+    with pytest.raises(ValueError, match=named):
+        run.check_resumable(SETTINGS | change)
+
+
+def test_resuming_may_change_the_rest(run):
+    run.check_resumable(SETTINGS | {"optimization": {"batch_size": 4, "lr": 2}, "log_every": 3})
+
+
+def test_there_must_be_something_to_resume(tmp_path, run):
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        RunFolder(tmp_path / "nowhere").check_resumable(SETTINGS)
+    (run.path / "checkpoints" / "000000").rename(run.path / "checkpoints" / ".000000.tmp")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        run.check_resumable(SETTINGS)
+
+
+def test_delivering_again_replaces_the_model_and_adds_no_other_file(run):
+    model = SimpleVQVAE(8, 4, 8)
+    deliver(model, run.path)
+    assert SimpleVQVAE.from_pretrained(str(run.path)).fingerprint == model.fingerprint
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {"train.yaml", "config.json", "model.safetensors", "checkpoints"}
+
+
+def test_a_delivery_that_fails_leaves_the_former_model(run, monkeypatch):
+    before = SimpleVQVAE.from_pretrained(str(run.path)).fingerprint
+    broken = SimpleVQVAE(8, 4, 8)
+
+    def full_disk(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(broken, "save_pretrained", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        deliver(broken, run.path)
+    assert SimpleVQVAE.from_pretrained(str(run.path)).fingerprint == before
+    assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
