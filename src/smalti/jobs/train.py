@@ -9,6 +9,7 @@ RUN/checkpoints/NNNNNN/               everything to go on from there
 The loop itself is `smalti.training.loop`; here is what goes on around it.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from smalti.training import (
     choose_runtime,
     load_checkpoint,
     measure,
+    read_notes,
     reconstruction_grid,
     restore_random_state,
     start_state,
@@ -46,7 +48,11 @@ SAMPLES = 8
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a tokenizer on images."""
+    """Train a tokenizer on images.
+
+    It has many fields, because it is the one page that says everything about a run; those that belong together are
+    configs of their own.
+    """
 
     data: str
     """Images: a folder, searched through; a file; or a name: embedded, fashion-mnist."""
@@ -149,12 +155,16 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
         losses = LossTable(config.loss_weights)
         state = start_state(model, config.optimization, runtime)
         _rehearse(state.averaged.model, losses, runtime.place(samples[:1]))
-        # Up to here nothing was written: a mistake in the settings leaves no trace.
         random = load_checkpoint(checkpoint, state) if checkpoint else None
+        # Up to here nothing was written: a mistake in the settings leaves no trace.
         if checkpoint is None:
             folder.clear()
         folder.write_settings(settings)
         reporter.note(_introduction(config, runtime, model, source, state.step))
+        if checkpoint and read_notes(checkpoint) != _notes(source):
+            reporter.note(
+                "the images are not those of the first part of the run: their order is a new one from here on"
+            )
         job = _Run(config, reporter, runtime, folder, source, samples)
         return job.go(state, losses, random)
 
@@ -192,7 +202,7 @@ class _Run:
                     if last or result.step % config.sample_every == 0:
                         self._sample(state, record)
                     if last or stop.requested or result.step % config.checkpoint_every == 0:
-                        self.folder.save(state)
+                        self.folder.save(state, _notes(self.source))
                     if stop.requested:
                         break
         finally:
@@ -241,6 +251,12 @@ def _plain(value: Any) -> Any:
 def _rehearse(model: Tokenizer, losses: LossTable, image: Tensor) -> None:
     """One image through model and losses: what does not fit together is refused before the run folder is made."""
     losses(image, model(image))
+
+
+def _notes(source: ImageSource) -> dict[str, Any]:
+    """What tells whether a resumed run sees the same images: the order of an epoch depends on them."""
+    keys = "\n".join(source.key(index) for index in range(len(source)))
+    return {"images": len(source), "images_sha256": hashlib.sha256(keys.encode()).hexdigest()}
 
 
 def _introduction(config: TrainConfig, runtime: Runtime, model: Tokenizer, source: ImageSource, step: int) -> str:

@@ -1,7 +1,13 @@
 """Training: the loop, and what it stands on. Readable in one sitting; begin with `loop.py`."""
 
 from smalti.training.averaging import AveragedModel
-from smalti.training.checkpoint import list_checkpoints, load_checkpoint, restore_random_state, save_checkpoint
+from smalti.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    read_notes,
+    restore_random_state,
+    save_checkpoint,
+)
 from smalti.training.interruption import StopRequest
 from smalti.training.loop import NonFiniteLossError, StepResult, TrainingState, start_state, train_steps
 from smalti.training.optimization import OptimizationConfig, build_optimizer, learning_rate, parameter_groups
@@ -39,6 +45,7 @@ __all__ = [
     "parameter_groups",
     "picture_grid",
     "read_log",
+    "read_notes",
     "reconstruction_grid",
     "restore_random_state",
     "save_checkpoint",

@@ -5,7 +5,7 @@ RUN/checkpoints/NNNNNN/ (NNNNNN: completed steps) holds
     model.safetensors       the trained weights and buffers
     averaged.safetensors    the averaged ones
     training.pt             optimizer state and random states; tensors and plain containers, read with weights_only=True
-    checkpoint.json         format and version, step, a SHA-256 of each file above
+    checkpoint.json         format and version, step, notes, a SHA-256 of each file above
 
 A checkpoint is written under a hidden name and renamed when complete, so a folder with a number for a name is whole.
 The position in the data is the step: batch number n of a run is a function of the seed and n alone.
@@ -15,6 +15,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,15 @@ VERSION = 1
 MODEL, AVERAGED, TRAINING, MANIFEST = "model.safetensors", "averaged.safetensors", "training.pt", "checkpoint.json"
 
 
-def save_checkpoint(folder: str | Path, state: TrainingState, *, keep: int = 2) -> Path:
+def save_checkpoint(
+    folder: str | Path, state: TrainingState, *, notes: Mapping[str, Any] | None = None, keep: int = 2
+) -> Path:
     """Write `folder`/NNNNNN, replacing one of the same step, and delete all but the newest `keep`.
 
     Args:
         folder: RUN/checkpoints; created if it does not exist.
         state: what to write, together with torch's random state.
+        notes: whatever else should be known when it is read, plain JSON types; see `read_notes`.
         keep: how many checkpoints to leave, this one included.
 
     Returns:
@@ -50,7 +54,13 @@ def save_checkpoint(folder: str | Path, state: TrainingState, *, keep: int = 2) 
         rest = {"optimizer": state.optimizer.state_dict(), "random": _random_state(state)}
         torch.save(rest, temporary / TRAINING)
         files = {name: _sha256(temporary / name) for name in (MODEL, AVERAGED, TRAINING)}
-        manifest = {"format": FORMAT, "version": VERSION, "step": state.step, "sha256": files}
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "step": state.step,
+            "notes": dict(notes or {}),
+            "sha256": files,
+        }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -81,6 +91,11 @@ def load_checkpoint(path: str | Path, state: TrainingState) -> dict[str, Any]:
         raise ValueError(f"{path}: does not fit this model ({reason})") from error
     state.step = step
     return rest["random"]
+
+
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """The notes of a checkpoint that `load_checkpoint` has read without complaint."""
+    return json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))["notes"]
 
 
 def restore_random_state(random: dict[str, Any]) -> None:

@@ -100,9 +100,9 @@ class RunFolder:
             text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
             temporary.write_text(text, encoding="utf-8")
 
-    def save(self, state: TrainingState) -> None:
-        """Write a checkpoint, and the averaged model as config.json and model.safetensors."""
-        save_checkpoint(self.checkpoints, state)
+    def save(self, state: TrainingState, notes: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint with its notes, and the averaged model as config.json and model.safetensors."""
+        save_checkpoint(self.checkpoints, state, notes=notes)
         deliver(state.averaged.model, self.path)
 
 
