@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -222,6 +223,20 @@ def test_resume_after_a_kill_goes_back_to_the_last_checkpoint(whole, photos, tmp
     assert [line["step"] for line in read_log(killed.out)] == [1, 3, 6, 9]
     train(replace(killed, resume=True))
     assert_same_run(config.out, killed.out)
+
+
+def test_resuming_on_other_images_says_so(photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    config = config_for(folder, tmp_path / "run", steps=2)
+    train(config)
+    same, other = StopAt(None), StopAt(None)
+    train(replace(config, resume=True), same)
+    (folder / "00.png").rename(folder / "99.png")
+    train(replace(config, resume=True), other)
+    assert len(same.notes) == 1
+    assert len(other.notes) == 2
+    assert "not those of the first part" in other.notes[1]
 
 
 def test_resuming_a_finished_run_with_more_steps_goes_on(photos, tmp_path):

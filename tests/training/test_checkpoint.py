@@ -15,6 +15,7 @@ from smalti.training import (
     choose_runtime,
     list_checkpoints,
     load_checkpoint,
+    read_notes,
     restore_random_state,
     save_checkpoint,
     start_state,
@@ -77,6 +78,15 @@ def test_only_the_newest_are_kept_and_sorted_as_numbers(tmp_path):
     (tmp_path / "notes").mkdir()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["999999", "1000000"]
     assert list_checkpoints(tmp_path / "nothing") == []
+
+
+def test_notes_come_back(tmp_path):
+    state = state_after(1)
+    assert read_notes(save_checkpoint(tmp_path, state, notes={"images": 3, "names": ["a"]})) == {
+        "images": 3,
+        "names": ["a"],
+    }
+    assert read_notes(save_checkpoint(tmp_path, state)) == {}
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path):

@@ -28,7 +28,17 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run `smalti` with these arguments (those of the process if None) and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = choose(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `smalti --help | head -1`: the reader left, which is its right
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def choose(arguments: list[str]) -> int:
+    """Answer what concerns no verb, or run the verb."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0
@@ -50,9 +60,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"smalti {verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `smalti eval ... | head`: the reader left, which is its right
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise  # an OSError, but not the user's mistake: `main` knows what to do
     except (ValueError, OSError) as error:
         return complain(f"smalti {verb}", describe(error), getattr(error, "exit_code", USER_ERROR))
     except SystemExit as end:  # argparse ends this way after --help

@@ -222,7 +222,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         try:
             model = cls(**options)
         except TypeError as error:
-            raise ValueError(f"{folder}: no {cls.__name__} can be built from {options}: {error}") from error
+            raise ValueError(f"{folder}/config.json does not describe a {cls.__name__}: {error}") from error
         try:
             load_model(model, path, strict=strict)
         except SafetensorError as error:

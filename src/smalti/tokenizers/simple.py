@@ -98,7 +98,7 @@ class SimpleVQVAE(Tokenizer):
 
 
 def default_quantizer(vocab_size: int, embedding_dim: int, patch_nums: Sequence[int] | None) -> Quantizer:
-    """The quantizer that learnt best in our comparison: see LOG.md."""
+    """A codebook that starts at the data and revives dead codes: by moving average, or by gradient under a pyramid."""
     if patch_nums is None:
         return EMAVectorQuantizer(vocab_size, embedding_dim, init=KMeansInit(), revival=DeadCodeRevival())
     codebook = VectorQuantizer(vocab_size, embedding_dim, init=KMeansInit(), revival=DeadCodeRevival())

@@ -60,7 +60,7 @@ class StepResult:
     output: TokenizerOutput
     """What the model made of it, before the step changed the weights."""
     loss: LossResult
-    """The total and every unweighted term."""
+    """The total and every unweighted term, without gradient."""
     lr: float
     """Learning rate of the step."""
     grad_norm: float
@@ -112,13 +112,20 @@ def train_steps(
         # 6. The average follows the new weights; codebook and buffers are copied / 平均权重跟随;码本与缓冲区直接复制
         state.step += 1
         state.averaged.update(state.model, state.step)
-        yield StepResult(state.step, image_BCHW, output, loss, lr, float(grad_norm), time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        yield StepResult(state.step, image_BCHW, output, _detached(loss), lr, float(grad_norm), seconds)
 
 
 def start_state(model: Tokenizer, config: OptimizationConfig, runtime: Runtime) -> TrainingState:
     """The state before the first step: the model on its device, its copy to average into, a fresh optimizer."""
     runtime.prepare(model)
     return TrainingState(model, AveragedModel(model, config.ema_decay), build_optimizer(model, config))
+
+
+def _detached(loss: LossResult) -> LossResult:
+    """The same numbers without the graph that led to them, which would hold memory for as long as they are kept."""
+    terms = {name: term.detach() for name, term in loss.terms.items()}
+    return LossResult(loss.total.detach(), terms, loss.weights)
 
 
 def _refuse_non_finite(values: dict[str, Tensor], step: int, batch: Batch) -> None:

@@ -3,6 +3,7 @@
 A job is handed one of the three and never prints by itself.
 """
 
+import math
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -106,17 +107,22 @@ class Lines(Reporter):
         self._held = ""
 
     def start(self, steps: int, done: int) -> None:
-        self._steps, self._done, self._began = steps, done, time.monotonic()
-        self._printed = -SECONDS_BETWEEN_LINES
+        self._steps = steps
+        self._first: tuple[int, float] | None = None
+        self._printed = -math.inf
 
     def step(self, step: int) -> None: ...
 
     def measured(self, line: Mapping[str, Any]) -> None:
-        elapsed = time.monotonic() - self._began
-        left = elapsed / (line["step"] - self._done) * (self._steps - line["step"])
-        self._held = f"step {line['step']}/{self._steps}  {summary(line)}  {duration(left)} left"
-        if elapsed - self._printed >= SECONDS_BETWEEN_LINES:
-            self._printed = elapsed
+        now, step = time.monotonic(), line["step"]
+        self._held = f"step {step}/{self._steps}  {summary(line)}"
+        if self._first is None:  # no forecast from the first step, which starts codebook and workers
+            self._first = (step, now)
+        else:
+            left = (now - self._first[1]) / (step - self._first[0]) * (self._steps - step)
+            self._held += f"  {duration(left)} left"
+        if now - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = now
             self._release()
 
     def note(self, text: str) -> None:

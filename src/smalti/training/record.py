@@ -38,8 +38,8 @@ def measure(result: StepResult, vocab_size: int, images_per_second: float) -> di
     decibels = psnr(result.output.reconstruction.detach(), result.image)
     return {
         "step": result.step,
-        "loss": float(result.loss.total.detach()),
-        "terms": {name: float(term.detach()) for name, term in result.loss.terms.items()},
+        "loss": float(result.loss.total),
+        "terms": {name: float(term) for name, term in result.loss.terms.items()},
         "lr": result.lr,
         "grad_norm": result.grad_norm,
         "psnr": float(decibels[decibels.isfinite()].mean()) if decibels.isfinite().any() else None,
