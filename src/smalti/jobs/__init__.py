@@ -1,1 +1,1 @@
-"""One verb a file: train, evaluate, encode, decode, reconstruct, demonstrate. Config in, result out, nothing printed."""
+"""One verb a file: train, evaluate, encode, decode, reconstruct, demonstrate. Config in, result out, no printing."""
