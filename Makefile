@@ -6,7 +6,7 @@ BIN := .venv/bin
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt CMakeLists.txt
 	$(PYTHON) -c 'import sys; sys.exit("smalti needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
@@ -25,7 +25,11 @@ check: setup  ## ruff and the type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench-search: setup  ## time code search against its peers, write benchmarks/search.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt faiss-cpu vector-quantize-pytorch
+	$(BIN)/python benchmarks/search.py --out benchmarks/search.json
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check bench-search clean

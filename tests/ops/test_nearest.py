@@ -1,13 +1,25 @@
 """nearest_code against a float64 brute force over the full distance matrix."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smalti.ops import nearest as front
 from smalti.ops import nearest_code
-from smalti.ops.nearest import TILE_CODES, TILE_ROWS
+from smalti.ops.portable import TILE_CODES, TILE_ROWS
+
+
+@pytest.fixture(scope="module", autouse=True, params=["auto", "portable"])
+def _back_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test with the best back end of this machine, and with the one that runs everywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "portable":
+            patch.setattr(front, "_use_native", lambda z, codebook, backend: False)
+        yield
 
 
 def scores(z: torch.Tensor, codebook: torch.Tensor, metric: str) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""What every quantizer promises: masks, freezing, dtypes, refusals, saving, repeatability."""
+"""What every quantizer promises: masks, freezing, dtypes, refusals, saving, repeatability.
+
+Longer than 400 lines because every promise is put to the same table of quantizers, `MAKERS`.
+"""
 
 import copy
 import io

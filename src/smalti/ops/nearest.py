@@ -1,82 +1,89 @@
 """Nearest-code search: which row of the codebook is closest to each vector.
 
-The textbook writes the N x K matrix of all distances and takes its arg-min. Here that matrix exists only a tile at a
-time: a running minimum per vector is kept while tiles of the codebook pass by, so memory does not grow with N * K.
+The textbook writes the N x K matrix of all distances and takes its arg-min. No back end here does: tiles of the
+codebook pass by a running minimum, so memory does not grow with N * K. `native.py` is a compiled kernel for CPUs,
+`portable.py` is plain torch for everything else.
 
 Legend: N vectors, K codes, D components.
 """
 
+import warnings
+from functools import cache
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-Metric = Literal["euclidean", "cosine", "dot"]
+from smalti.ops import native, portable
 
-TILE_ROWS = 2048  # vectors a tile
-TILE_CODES = 4096  # codes a tile: a tile of scores is 2048 x 4096 x 4 bytes = 32 MiB
+Metric = Literal["euclidean", "cosine", "dot"]
+Backend = Literal["auto", "native", "portable"]
 
 
 @torch.no_grad()
 def nearest_code(
-    z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metric: Metric = "euclidean"
+    z_ND: Float[Tensor, "n d"],
+    codebook_KD: Float[Tensor, "k d"],
+    metric: Metric = "euclidean",
+    *,
+    backend: Backend = "auto",
+    check_finite: bool = False,
 ) -> Int64[Tensor, " n"]:
     """Index of the nearest code of every vector; ties go to the lowest index.
 
     Args:
-        z_ND: vectors (N, D), any float dtype (computed in fp32), N may be 0.
+        z_ND: vectors (N, D), any float dtype (computed in fp32), any strides, N may be 0.
         codebook_KD: codes (K, D), K >= 1.
         metric: "euclidean" (smallest distance), "cosine" (largest cosine), "dot" (largest dot product).
+        backend: "native" (compiled, CPU), "portable" (torch, any device), or "auto": the fastest that can serve.
+        check_finite: refuse NaN and infinities; otherwise such vectors get an arbitrary valid index.
 
     Raises:
-        ValueError: unknown metric, no codes, or vectors and codes of different dimension.
+        ValueError: unknown metric or backend, no codes, vectors and codes of different dimension, a back end that
+            cannot serve, numbers that are not finite where that was asked.
     """
-    if metric not in get_args(Metric):
-        raise ValueError(f"metric: got {metric!r}, expected one of {get_args(Metric)}")
+    for name, value, allowed in (("metric", metric, get_args(Metric)), ("backend", backend, get_args(Backend))):
+        if value not in allowed:
+            raise ValueError(f"{name}: got {value!r}, expected one of {allowed}")
     if codebook_KD.shape[0] == 0:
         raise ValueError("codebook_KD: got 0 codes, expected at least 1")
     if z_ND.shape[1] != codebook_KD.shape[1]:
         raise ValueError(f"z_ND: got vectors of dimension {z_ND.shape[1]}, the codes have {codebook_KD.shape[1]}")
-
-    offset_D = _origin(codebook_KD) if metric == "euclidean" else torch.zeros_like(codebook_KD[0], dtype=torch.float32)
-    codes_KD, bias_K = _linear_form(codebook_KD.float() - offset_D, metric)
-    indices_N = torch.empty(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
-    for start in range(0, z_ND.shape[0], TILE_ROWS):
-        tile_ND = z_ND[start : start + TILE_ROWS].float() - offset_D
-        indices_N[start : start + TILE_ROWS] = _search_tile(tile_ND, codes_KD, bias_K)
-    return indices_N
-
-
-def _origin(codebook_KD: Tensor) -> Tensor:
-    """Where to put the origin: distances stay, and numbers near zero lose fewer digits in |e|^2 / 2 - z.e.
-
-    The mean of the codes, rounded to 1/128 of the largest component, so that subtracting it from small whole numbers
-    stays exact and ties stay ties.
-    """
-    step = torch.exp2(codebook_KD.float().abs().max().clamp(min=1e-30).log2().floor() - 7)
-    return (codebook_KD.float().mean(dim=0) / step).round() * step
+    if check_finite:
+        for name, tensor in (("z_ND", z_ND), ("codebook_KD", codebook_KD)):
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name}: holds NaN or infinite values")
+    if _use_native(z_ND, codebook_KD, backend):
+        return native.nearest(_at_most_fp32(z_ND), _at_most_fp32(codebook_KD), metric)
+    return portable.nearest(z_ND, codebook_KD, metric)
 
 
-def _linear_form(codebook_KD: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
-    """Codes e' and biases b such that the nearest code has the smallest score b - z.e'."""
-    if metric == "cosine":
-        codebook_KD = torch.nn.functional.normalize(codebook_KD, dim=1)
-    if metric == "euclidean":
-        # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2), and |z|^2 is the same for every code.
-        return codebook_KD, codebook_KD.square().sum(dim=1) / 2
-    return codebook_KD, codebook_KD.new_zeros(codebook_KD.shape[0])
+def _use_native(z_ND: Tensor, codebook_KD: Tensor, backend: Backend) -> bool:
+    fits = z_ND.device.type == codebook_KD.device.type == "cpu" and 1 <= z_ND.shape[1] <= native.MAX_DIM
+    if backend == "native" and not (fits and native.available()):
+        why = (
+            "smalti was installed without a compiler"
+            if fits
+            else f"it takes 1 to {native.MAX_DIM} components on the CPU"
+        )
+        raise ValueError(f"backend: got 'native', but {why}")
+    if backend == "portable" or not fits or torch.compiler.is_compiling():  # a graph cannot hold a foreign call
+        return False
+    if not native.available():
+        _say_once_that_there_is_no_kernel()
+    return native.available()
 
 
-def _search_tile(z_ND: Tensor, codes_KD: Tensor, bias_K: Tensor) -> Tensor:
-    best_N = torch.full((z_ND.shape[0],), torch.inf, device=z_ND.device)
-    index_N = torch.zeros(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
-    with torch.autocast(z_ND.device.type, enabled=False):
-        for start in range(0, codes_KD.shape[0], TILE_CODES):
-            codes = slice(start, start + TILE_CODES)
-            score_NK = torch.addmm(bias_K[codes], z_ND, codes_KD[codes].T, alpha=-1)
-            score_N, offset_N = score_NK.min(dim=1)
-            better_N = score_N < best_N  # strictly: on a tie the earlier tile keeps the vector
-            best_N = torch.where(better_N, score_N, best_N)
-            index_N = torch.where(better_N, offset_N + start, index_N)
-    return index_N
+@cache
+def _say_once_that_there_is_no_kernel() -> None:
+    warnings.warn(
+        "smalti was installed without a compiler: code search uses plain torch, which is slower. "
+        "Install a C++ compiler and reinstall smalti for the native kernel.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _at_most_fp32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
