@@ -148,7 +148,7 @@ class MultiScaleQuantizer(Quantizer):
             if self.training and not self.frozen:
                 self._learn(residuals)
         return QuantizerOutput(
-            quantized=from_rows(quantized_ND, (z.shape[0], *z.shape[2:])).to(z.dtype).contiguous(),
+            quantized=_from_rows(quantized_ND, z).to(z.dtype),
             indices=tuple(scale.indices for scale in scales),
             terms=terms,
             weights=self.quantizer.weights() | {"codebook": 1.0, "commitment": self.beta},
@@ -285,8 +285,7 @@ class MultiScaleQuantizer(Quantizer):
         """The latent in fp32, where the codes live."""
         # Padding may hold anything, NaN included, and φ looks at neighbours / 填充位置置零,避免污染邻域
         f_BCHW = z.float() if mask is None else z.float().masked_fill(~mask.unsqueeze(1), 0)
-        # The layout decoding has, too: a decoder behind gives the same image to the last bit / 与解码时内存布局一致
-        return from_rows(self.quantizer.project(to_rows(f_BCHW)), (z.shape[0], *z.shape[2:])).contiguous()
+        return _from_rows(self.quantizer.project(to_rows(f_BCHW)), z)
 
     def _codes(self, indices: Tensor) -> Tensor:
         """Codes (B, C, h, w) of indices (B, h, w, *code_shape)."""
@@ -373,3 +372,13 @@ class _Residuals:
     def _maps(self, indices: Tensor, codes_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
         grid = (self.f_BCHW.shape[0], *self.grids[k])
         return indices.reshape(*grid, *indices.shape[1:]), from_rows(codes_ND, grid)
+
+
+def _from_rows(z_ND: Tensor, like_BCHW: Tensor) -> Tensor:
+    """Rows (N, C) as a map (B, C, H, W), stored in this order as f_hat is.
+
+    The decoder behind then gives the same image to the last bit after `forward` and after `decode`; a clone, because
+    `contiguous` leaves the strides of axes of length 1 as they are.
+    """
+    z_BCHW = from_rows(z_ND, (like_BCHW.shape[0], *like_BCHW.shape[2:]))
+    return z_BCHW.clone(memory_format=torch.contiguous_format)
