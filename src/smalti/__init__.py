@@ -9,12 +9,21 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BinarySphericalQuantizer": "smalti.quantizers",
     "DeadCodeRevival": "smalti.quantizers",
     "EMAVectorQuantizer": "smalti.quantizers",
+    "FiniteScalarQuantizer": "smalti.quantizers",
+    "GroupedQuantizer": "smalti.quantizers",
+    "GumbelQuantizer": "smalti.quantizers",
+    "IndexBackpropagationQuantizer": "smalti.quantizers",
     "KMeansInit": "smalti.quantizers",
+    "LookupFreeQuantizer": "smalti.quantizers",
     "MultiScaleQuantizer": "smalti.quantizers",
+    "ProjectedQuantizer": "smalti.quantizers",
     "Quantizer": "smalti.quantizers",
     "QuantizerOutput": "smalti.quantizers",
+    "ResidualQuantizer": "smalti.quantizers",
+    "SimVQ": "smalti.quantizers",
     "SimpleVQVAE": "smalti.tokenizers",
     "Tokenizer": "smalti.tokenizers",
     "Tokens": "smalti.tokenizers",

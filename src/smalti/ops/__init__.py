@@ -1,19 +1,29 @@
 """Pure tensor functions: no `nn.Module`, no state, no files. Every other room stands on these."""
 
+from smalti.ops.entropy import bit_entropy, divergence_from_uniform, mean_bit_code_distribution
+from smalti.ops.index_backpropagation import index_backpropagation
 from smalti.ops.kmeans import kmeans
 from smalti.ops.multi_scale import add_scale, proportional_grids, to_grid
 from smalti.ops.nearest import nearest_code
+from smalti.ops.rotation import rotation_trick
 from smalti.ops.straight_through import straight_through
+from smalti.ops.tiles import map_tiles
 from smalti.ops.usage import UsageStatistics, code_sums, count_codes, usage_statistics
 
 __all__ = [
     "UsageStatistics",
     "add_scale",
+    "bit_entropy",
     "code_sums",
     "count_codes",
+    "divergence_from_uniform",
+    "index_backpropagation",
     "kmeans",
+    "map_tiles",
+    "mean_bit_code_distribution",
     "nearest_code",
     "proportional_grids",
+    "rotation_trick",
     "straight_through",
     "to_grid",
     "usage_statistics",

@@ -8,11 +8,12 @@ and carries its loss terms by name, unweighted, so that a training script can we
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -30,9 +31,10 @@ class QuantizerOutput:
     quantized: Float[Tensor, "b c *spatial"]
     """The latent with every vector replaced by its code; the gradient passes straight through to the input."""
     indices: Indices
-    """Which codes: int64 (B, *spatial), or a tuple of one (B, h_k, w_k) per scale, coarse to fine."""
+    """Which codes: int64 (B, *spatial); (B, *spatial, Q) where Q codes make one vector (residual levels, groups); a
+    tuple of one (B, h_k, w_k) per scale, coarse to fine, of a multi-scale quantizer."""
     terms: dict[str, Float[Tensor, ""]]
-    """Loss terms by name, unweighted (means over vectors and components)."""
+    """Loss terms by name, unweighted, each the smaller the better (distances: means over vectors and components)."""
     weights: dict[str, float]
     """The weight that the quantizer's paper gives each term."""
 
@@ -56,7 +58,7 @@ class Quantizer(nn.Module, ABC):
     """
 
     num_embeddings: int
-    """Number of codes; indices lie in [0, num_embeddings)."""
+    """Number of codes; indices lie in [0, num_embeddings). Of each level or group where several make one vector."""
     embedding_dim: int
     """Number of components of a code, the C of the latent."""
     frozen: bool = False
@@ -88,19 +90,29 @@ class Quantizer(nn.Module, ABC):
 
     def var_input(self, indices: Indices) -> Float[Tensor, "b l c"]:
         """Input that an autoregressive generator is trained on: here the code vectors in raster order (B, L, C)."""
-        return self.decode(indices).flatten(2).transpose(1, 2)
+        z_q = self.decode(indices)
+        return z_q.reshape(*z_q.shape[:2], -1).transpose(1, 2)
 
     @abstractmethod
-    def get_codebook(self) -> Float[Tensor, "k c"]:
-        """The codes (num_embeddings, embedding_dim)."""
+    def get_codebook(self) -> Float[Tensor, "*parts k d"]:
+        """The codes (num_embeddings, embedding_dim), or one such table for each level or group.
+
+        Raises:
+            ValueError: an implicit codebook too large to be listed.
+        """
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Constructor arguments and the class name under "type", in plain JSON types."""
 
     def freeze(self) -> None:
-        """Hold the codebook fixed: no gradient, no moving average, no initialisation, no revival."""
-        self.frozen = True
+        """Hold the codebook fixed: no gradient, no moving average, no initialisation, no revival.
+
+        Everything that turns indices into vectors is held with it: projections, φ, and the quantizers inside.
+        """
+        for module in self.modules():
+            if isinstance(module, Quantizer):
+                module.frozen = True
         self.requires_grad_(False)
         for parameter in self.parameters():
             parameter.grad = None  # or the next optimizer step would still move it
@@ -128,10 +140,13 @@ class Quantizer(nn.Module, ABC):
 
 
 def check_indices(indices: Any, num_embeddings: int, name: str = "indices") -> None:
-    """Refuse what cannot be looked up: another dtype than int64, or values outside [0, num_embeddings)."""
+    """Refuse what cannot be looked up: another dtype than int64, or values outside [0, num_embeddings).
+
+    Inside a compiled or exported graph values are not looked at: that would break the graph.
+    """
     if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
         raise ValueError(f"{name}: got {getattr(indices, 'dtype', type(indices).__name__)}, expected an int64 tensor")
-    if indices.numel() == 0:
+    if indices.numel() == 0 or torch.compiler.is_compiling():
         return
     low, high = (int(value) for value in indices.aminmax())
     if low < 0 or high >= num_embeddings:
@@ -147,6 +162,31 @@ def to_rows(z: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "n c"]:
 def from_rows(z_ND: Float[Tensor, "n c"], batch_and_grid: tuple[int, ...]) -> Float[Tensor, "b c *spatial"]:
     """Inverse of `to_rows`: rows (N, C) to (B, C, *spatial), given (B, *spatial)."""
     return z_ND.reshape(*batch_and_grid, z_ND.shape[1]).movedim(-1, 1)
+
+
+DISTANCE_TERMS = frozenset({"codebook", "commitment", "double_quantization"})
+"""Loss terms that are squared distances between latents and codes; the others are entropies, in nats."""
+
+
+def average_terms(parts: Iterable[dict[str, Float[Tensor, ""]]]) -> dict[str, Float[Tensor, ""]]:
+    """Mean of each term over the parts (levels, groups, scales) that have it."""
+    collected: dict[str, list[Tensor]] = {}
+    for terms in parts:
+        for name, term in terms.items():
+            collected.setdefault(name, []).append(term)
+    return {name: torch.stack(values).mean() for name, values in collected.items()}
+
+
+def mean_square(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Mean squared difference; 0, not NaN, when there is nothing to compare (everything masked)."""
+    return F.mse_loss(a, b) if a.numel() else (a.sum() + b.sum()) * 0.0
+
+
+def not_negative(**values: int | float) -> None:
+    """Refuse arguments that must be at least 0."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name}: got {value}, expected at least 0")
 
 
 def positive(**values: int) -> None:

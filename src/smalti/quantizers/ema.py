@@ -11,19 +11,20 @@ smoothing of N that many implementations add is not in the paper, pulls codes aw
 a code that is not chosen keeps its ratio, hence its place.
 """
 
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.ops import code_sums
-from smalti.quantizers.codebook import CodebookQuantizer, mean_square
+from smalti.quantizers.base import mean_square
+from smalti.quantizers.placed import PlacedCodebookQuantizer
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 
 
 @final
-class EMAVectorQuantizer(CodebookQuantizer):
+class EMAVectorQuantizer(PlacedCodebookQuantizer):
     """Codebook learned by exponential moving average: loss = beta · ‖z − sg[e]‖².
 
     >>> vq = EMAVectorQuantizer(num_embeddings=16, embedding_dim=64, decay=0.99)
@@ -40,30 +41,51 @@ class EMAVectorQuantizer(CodebookQuantizer):
         beta: float = 0.25,
         *,
         metric: str = "euclidean",
+        gradient: str = "straight_through",
         init: KMeansInit | None = None,
         revival: DeadCodeRevival | None = None,
         decay: float = 0.99,
+        swap_beta: bool = False,
     ):
-        """Arguments as in `CodebookQuantizer`; `decay` is the paper's γ."""
-        super().__init__(num_embeddings, embedding_dim, beta, metric=metric, init=init, revival=revival, decay=decay)
+        """Arguments as in `PlacedCodebookQuantizer`; `decay` is the paper's γ.
+
+        There is no codebook term that `swap_beta` could weigh, so only False is allowed.
+        """
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            beta,
+            metric=metric,
+            gradient=gradient,
+            init=init,
+            revival=revival,
+            decay=decay,
+        )
+        if swap_beta:
+            raise ValueError("swap_beta: got True, but a codebook learned by moving average has no codebook term")
         self.embedding.weight.requires_grad_(False)
         self.register_buffer("embedding_sum", self.embedding.weight.detach().clone())
 
-    def loss_terms(self, z_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
+    def loss_terms(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
         """Only the commitment term: the codebook follows by itself."""
-        return {"commitment": mean_square(z_ND, codes_ND.detach())}
+        return {"commitment": mean_square(u_ND, codes_ND.detach())}
+
+    def weights(self) -> dict[str, float]:
+        """Commitment beta."""
+        return {"commitment": self.beta}
 
     def update_averages(
-        self, z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], counts_K: Float[Tensor, " k"]
+        self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], counts_K: Float[Tensor, " k"]
     ) -> None:
         """One step of the three formulas above."""
-        super().update_averages(z_ND, indices_N, counts_K)
-        self.embedding_sum.lerp_(code_sums(z_ND, indices_N, self.num_embeddings), 1 - self.decay)
+        super().update_averages(u_ND, indices_N, counts_K)
+        self.embedding_sum.lerp_(code_sums(u_ND, indices_N, self.num_embeddings), 1 - self.decay)
         # A code unused for very long decays to 0 / 0: it keeps its last place / 长期未用的码字保持原位,避免 0 / 0
         alive_K1 = (self.cluster_size > torch.finfo(torch.float32).tiny * 1e6).unsqueeze(1)
         mean_KD = self.embedding_sum / self.cluster_size.unsqueeze(1)
         self.embedding.weight.data.copy_(torch.where(alive_K1, self.project(mean_KD), self.embedding.weight))
 
-    def _set_codes(self, rows: Any, codes: Tensor, cluster_size: Tensor) -> None:
-        super()._set_codes(rows, codes, cluster_size)
-        self.embedding_sum[rows] = codes.float() * cluster_size.unsqueeze(1)
+    def _place(self, chosen_K: Tensor, codes_KD: Tensor, cluster_size_K: Tensor) -> None:
+        super()._place(chosen_K, codes_KD, cluster_size_K)
+        sums_KD = self.embedding.weight.float() * self.cluster_size.unsqueeze(1)
+        self.embedding_sum.copy_(torch.where(chosen_K.unsqueeze(1), sums_KD, self.embedding_sum))

@@ -5,7 +5,8 @@ codebook. Each scale looks at what the coarser ones left over:
 
     residual -> area-downsample -> nearest code -> bicubic-upsample -> convolve with φ -> add to f_hat
 
-It wraps a codebook quantizer (`vector.py`, `ema.py`), which searches and learns; this file only walks over the scales.
+It wraps any quantizer of rows (`rows.py`), which searches and learns; this file only walks over the scales.
+`residual.py` refines in value what this one refines in space: with equal sides and `phi_ratio=0` they are the same.
 The step itself is `ops.add_scale`, and the one loop over it is `_walk`: training, encoding, decoding and the input of
 a next-scale generator all go through it, so they cannot disagree.
 
@@ -16,37 +17,38 @@ Legend: B images, C channels, H x W latent, K scales, h_k x w_k grid of scale k,
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, final
 
-import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from smalti.ops import add_scale, count_codes, proportional_grids, straight_through, to_grid
-from smalti.quantizers.base import Indices, Quantizer, QuantizerOutput, check_indices, from_rows, positive, to_rows
-from smalti.quantizers.codebook import CodebookQuantizer, mean_square
+from smalti.ops import add_scale, count_codes, proportional_grids, to_grid
+from smalti.quantizers.base import (
+    DISTANCE_TERMS,
+    Indices,
+    Quantizer,
+    QuantizerOutput,
+    average_terms,
+    check_indices,
+    from_rows,
+    mean_square,
+    not_negative,
+    positive,
+    to_rows,
+)
+from smalti.quantizers.phi import Phi, shared_phi
+from smalti.quantizers.rows import LARGEST_LISTED_CODEBOOK, RowQuantizer, select
 from smalti.quantizers.vector import VectorQuantizer
 
 Grids = tuple[tuple[int, int], ...]
-
-
-class Phi(nn.Module):
-    """φ: a 3×3 convolution mixed with the identity, (1 - ratio) · h + ratio · conv(h)."""
-
-    def __init__(self, channels: int, ratio: float):
-        super().__init__()
-        self.ratio = ratio
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-
-    def forward(self, h_BCHW: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """(B, C, H, W) to the same shape."""
-        return h_BCHW * (1 - self.ratio) + self.conv(h_BCHW) * self.ratio
+Choose = Callable[[int, Tensor], tuple[Tensor, Tensor]]
+"""Given the scale k and f_hat before it: indices (B, h_k, w_k, *code_shape) and codes (B, C, h_k, w_k)."""
 
 
 class Scale(NamedTuple):
     """One scale of the walk."""
 
-    indices_Bhw: Tensor
-    """Codes chosen at this scale."""
+    indices: Tensor
+    """Codes chosen at this scale, (B, h_k, w_k, *code_shape)."""
     f_hat_BCHW: Tensor
     """Latent accumulated up to and including this scale."""
 
@@ -61,8 +63,9 @@ class MultiScaleQuantizer(Quantizer):
     [(2, 1, 1), (2, 2, 2), (2, 4, 4), (2, 8, 8)]
     """
 
-    scale_usage: Float[Tensor, "scales k"]
-    """Moving average of how often each code is chosen at each scale, per training batch."""
+    scale_usage: Float[Tensor, "scales *code k"] | None
+    """Moving average of how often each code is chosen at each scale, per training batch; None of a codebook too large
+    to be listed."""
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class MultiScaleQuantizer(Quantizer):
         *,
         num_phi: int = 4,
         phi_ratio: float = 0.5,
-        quantizer: CodebookQuantizer | None = None,
+        quantizer: RowQuantizer | None = None,
     ):
         """
         Args:
@@ -81,10 +84,10 @@ class MultiScaleQuantizer(Quantizer):
             embedding_dim: channels C of the latent.
             patch_nums: side lengths of the scales for the square latent of training, coarse to fine; the last is the
                 latent's own side. Latents of other sizes get scales in proportion (`ops.proportional_grids`).
-            beta: weight of the commitment term.
+            beta: weight of the commitment term; the quantizer's own beta has no effect here.
             num_phi: 1: all scales share one φ; len(patch_nums): one per scale; between: neighbours share (VAR: 4).
             phi_ratio: share of the convolution in φ, 0 (no convolution at all) to 1.
-            quantizer: the codebook that searches and learns; default `VectorQuantizer(num_embeddings, embedding_dim)`.
+            quantizer: what searches and learns at every scale; None: `VectorQuantizer(num_embeddings, embedding_dim)`.
         """
         super().__init__()
         positive(num_embeddings=num_embeddings, embedding_dim=embedding_dim, num_phi=num_phi)
@@ -95,8 +98,7 @@ class MultiScaleQuantizer(Quantizer):
             raise ValueError(f"num_phi: got {num_phi}, expected 1 to {len(sides)}, the number of scales")
         if not 0 <= phi_ratio <= 1:
             raise ValueError(f"phi_ratio: got {phi_ratio}, expected 0 to 1")
-        if not beta >= 0:
-            raise ValueError(f"beta: got {beta}, expected at least 0")
+        not_negative(beta=beta)
         quantizer = quantizer or VectorQuantizer(num_embeddings, embedding_dim)
         if (quantizer.num_embeddings, quantizer.embedding_dim) != (num_embeddings, embedding_dim):
             raise ValueError(
@@ -107,7 +109,10 @@ class MultiScaleQuantizer(Quantizer):
         self.beta, self.phi_ratio = beta, phi_ratio
         self.quantizer = quantizer
         self.phis = nn.ModuleList(Phi(embedding_dim, phi_ratio) for _ in range(num_phi if phi_ratio > 0 else 0))
-        self.register_buffer("scale_usage", torch.zeros(len(sides), num_embeddings))
+        self.phi_of_scale = [shared_phi(k, len(sides), num_phi) for k in range(len(sides))]
+        usage_shape = (len(sides), *quantizer.code_shape, num_embeddings)
+        listed = num_embeddings <= LARGEST_LISTED_CODEBOOK
+        self.register_buffer("scale_usage", torch.zeros(usage_shape) if listed else None)
 
     # ---- the contract -------------------------------------------------------------------------------------------
 
@@ -117,10 +122,12 @@ class MultiScaleQuantizer(Quantizer):
         mask: Shaped[Tensor, "b ..."] | None = None,
         grids: Sequence[Sequence[int]] | None = None,
     ) -> QuantizerOutput:
-        """See `Quantizer.forward`; indices are one (B, h_k, w_k) per scale, coarse to fine.
+        """See `Quantizer.forward`; indices are one (B, h_k, w_k, *code_shape) per scale, coarse to fine.
 
         The terms compare the latent with f_hat after every scale and average over scales, as in VAR's code:
-        codebook = mean_k ‖f_hat_k − sg[z]‖² (it trains codes and φ), commitment = mean_k ‖sg[f_hat_k] − z‖².
+        codebook = mean_k ‖f_hat_k − sg[z]‖² (it trains codes and φ), commitment = mean_k ‖sg[f_hat_k] − z‖². They take
+        the place of the quantizer's own distances; its entropies are kept, as means over scales. A soft quantizer
+        (`RowQuantizer.soft`) keeps its distances, too, added to these: nothing else would train what lies inside it.
 
         Args:
             z: latent (B, C, H, W).
@@ -130,38 +137,31 @@ class MultiScaleQuantizer(Quantizer):
         self._check_latent(z, mask)
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
-            # Padding may hold anything, NaN included, and φ looks at neighbours / 填充位置置零,避免污染邻域
-            f_BCHW = z.float() if mask is None else z.float().masked_fill(~mask.unsqueeze(1), 0)
+            f_BCHW = self._project(z, mask)
             if self.training and self.quantizer.initialising:
-                residuals = _Residuals(self.quantizer, f_BCHW.detach(), grids, mask)
-                list(self._walk(residuals.choose, f_BCHW.shape[0], grids))
-                self.quantizer.initialise(residuals.rows()[0])
-            residuals = _Residuals(self.quantizer, f_BCHW.detach(), grids, mask)
-            scales = list(self._walk(residuals.choose, f_BCHW.shape[0], grids))
+                self._initialise(f_BCHW, grids, mask)
+            residuals = _Residuals(self.quantizer, f_BCHW, grids, mask)
+            scales = list(self._walk(residuals.quantize, z.shape[0], grids, z.device))
             # Losses after every scale, over valid positions / 每个尺度之后都计算损失,仅限有效位置
-            f_valid, *f_hat_valid = (_valid(f, mask) for f in (f_BCHW, *(scale.f_hat_BCHW for scale in scales)))
-            terms = {
-                "codebook": torch.stack([mean_square(f_hat, f_valid.detach()) for f_hat in f_hat_valid]).mean(),
-                "commitment": torch.stack([mean_square(f_hat.detach(), f_valid) for f_hat in f_hat_valid]).mean(),
-            }
-            quantized = straight_through(f_BCHW, scales[-1].f_hat_BCHW)
+            terms = self._terms(f_BCHW, [scale.f_hat_BCHW for scale in scales], residuals.terms, mask)
+            quantized_ND = self.quantizer.estimate(to_rows(f_BCHW), to_rows(scales[-1].f_hat_BCHW))
             if self.training and not self.frozen:
                 self._learn(residuals)
         return QuantizerOutput(
-            quantized=quantized.to(z.dtype),
-            indices=tuple(scale.indices_Bhw for scale in scales),
+            quantized=_from_rows(quantized_ND, z).to(z.dtype),
+            indices=tuple(scale.indices for scale in scales),
             terms=terms,
-            weights={"codebook": 1.0, "commitment": self.beta},
+            weights=self.quantizer.weights() | {"codebook": 1.0, "commitment": self.beta},
         )
 
     @torch.no_grad()
     def encode(self, z: Shaped[Tensor, "b *c_h_w"], grids: Sequence[Sequence[int]] | None = None) -> Indices:
-        """Indices of a latent (B, C, H, W): one (B, h_k, w_k) per scale, coarse to fine."""
+        """Indices of a latent (B, C, H, W): one (B, h_k, w_k, *code_shape) per scale, coarse to fine."""
         self._check_latent(z, None)
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
-            residuals = _Residuals(self.quantizer, z.float(), grids, None)
-            return tuple(scale.indices_Bhw for scale in self._walk(residuals.choose, z.shape[0], grids))
+            residuals = _Residuals(self.quantizer, self._project(z), grids, None)
+            return tuple(scale.indices for scale in self._walk(residuals.search, z.shape[0], grids, z.device))
 
     def decode(self, indices: Indices) -> Float[Tensor, "b c h w"]:
         """f_hat (B, C, H, W) in fp32 of the indices of all scales."""
@@ -171,7 +171,10 @@ class MultiScaleQuantizer(Quantizer):
         """f_hat (B, C, H, W) after each scale, coarse to fine."""
         scales, grids = self._check_scales(indices)
         with torch.autocast(scales[0].device.type, enabled=False):
-            return [scale.f_hat_BCHW for scale in self._walk(lambda k, _: scales[k], scales[0].shape[0], grids)]
+            walk = self._walk(
+                lambda k, _: (scales[k], self._codes(scales[k])), scales[0].shape[0], grids, scales[0].device
+            )
+            return [scale.f_hat_BCHW for scale in walk]
 
     def next_scale_input(
         self, k: int, f_hat_BCHW: Float[Tensor, "b c h w"], codes_BChw: Float[Tensor, "b c hk wk"], grids: Grids
@@ -203,34 +206,21 @@ class MultiScaleQuantizer(Quantizer):
         scales, grids = self._check_scales(indices)
         if len(scales) == 1:
             return super().var_input(scales)
-        f_hat_BCHW = self._zeros(scales[0].shape[0], grids)
         rows = []
-        for k in range(len(scales) - 1):
-            f_hat_BCHW, input_BChw = self.next_scale_input(k, f_hat_BCHW, self._codes(scales[k]), grids)
-            rows.append(input_BChw.flatten(2).transpose(1, 2))
+        with torch.autocast(scales[0].device.type, enabled=False):
+            f_hat_BCHW = self._zeros(scales[0].shape[0], grids, scales[0].device)
+            for k in range(len(scales) - 1):
+                f_hat_BCHW, input_BChw = self.next_scale_input(k, f_hat_BCHW, self._codes(scales[k]), grids)
+                rows.append(input_BChw.flatten(2).transpose(1, 2))
         return torch.cat(rows, dim=1)
 
     def phi(self, k: int) -> nn.Module:
-        """φ of scale `k`: with fewer φ than scales, the one whose tick lies nearest to k / (K - 1) in [0, 1].
+        """φ of scale `k`; the identity with `phi_ratio=0`."""
+        return self.phis[self.phi_of_scale[k]] if len(self.phis) else nn.Identity()
 
-        The ticks are those of VAR's published code, which its checkpoints depend on.
-        """
-        if len(self.phis) == 0:
-            return nn.Identity()
-        count = len(self.phis)
-        margin = 1 / 3 / count if count == 4 else 1 / 2 / count
-        ticks = np.linspace(margin, 1 - margin, count)
-        at = k / max(1, len(self.patch_nums) - 1)
-        return self.phis[int(np.argmin(np.abs(ticks - at)))]
-
-    def get_codebook(self) -> Float[Tensor, "k d"]:
+    def get_codebook(self) -> Float[Tensor, "*parts k d"]:
         """The codes (num_embeddings, embedding_dim), shared by all scales."""
         return self.quantizer.get_codebook()
-
-    def freeze(self) -> None:
-        """See `Quantizer.freeze`; φ is part of what is held fixed."""
-        super().freeze()
-        self.quantizer.freeze()
 
     def config(self) -> dict[str, Any]:
         """See `Quantizer.config`."""
@@ -247,28 +237,62 @@ class MultiScaleQuantizer(Quantizer):
 
     # ---- the one loop over scales -------------------------------------------------------------------------------
 
-    def _walk(self, choose: Callable[[int, Tensor], Tensor], batch: int, grids: Grids) -> Iterator[Scale]:
-        """Coarse to fine: `choose(k, f_hat)` names the codes of scale k, then they are added to f_hat."""
-        f_hat_BCHW = self._zeros(batch, grids)
+    def _walk(self, choose: Choose, batch: int, grids: Grids, device: torch.device) -> Iterator[Scale]:
+        """Coarse to fine: `choose(k, f_hat)` gives indices and codes of scale k, which are added to f_hat."""
+        f_hat_BCHW = self._zeros(batch, grids, device)
         for k in range(len(grids)):
             # Codes of this scale: searched when encoding, given when decoding / 编码时查找,解码时直接给出
-            indices_Bhw = choose(k, f_hat_BCHW)
+            indices, codes_BChw = choose(k, f_hat_BCHW)
             # Enlarge, φ, accumulate / 放大、φ 卷积、累加: (B, C, h_k, w_k) -> (B, C, H, W)
-            f_hat_BCHW = add_scale(f_hat_BCHW, self._codes(indices_Bhw), self.phi(k))
-            yield Scale(indices_Bhw, f_hat_BCHW)
+            f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k))
+            yield Scale(indices, f_hat_BCHW)
+
+    def _terms(
+        self, f_BCHW: Tensor, f_hats: list[Tensor], inner: list[dict[str, Tensor]], mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        """This quantizer's distances, and what it keeps of the inner quantizer's terms."""
+        valid_N = None if mask is None else mask.reshape(-1)
+        f_ND, *f_hats_ND = (select(to_rows(f), valid_N) for f in (f_BCHW, *f_hats))
+        terms = average_terms(
+            {"codebook": mean_square(f_hat, f_ND.detach()), "commitment": mean_square(f_hat.detach(), f_ND)}
+            for f_hat in f_hats_ND
+        )
+        for name, term in average_terms(inner).items():
+            if self.quantizer.soft or name not in DISTANCE_TERMS:
+                terms[name] = terms.get(name, 0) + term
+        return terms
+
+    @torch.no_grad()
+    def _initialise(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> None:
+        """Start the codebook from the residuals that it leaves as it is now."""
+        residuals = _Residuals(self.quantizer, f_BCHW, grids, mask)
+        list(self._walk(residuals.quantize, f_BCHW.shape[0], grids, f_BCHW.device))
+        self.quantizer.initialise(residuals.rows()[0])
 
     def _learn(self, residuals: "_Residuals") -> None:
         """Let the codebook learn from all scales at once, and keep the usage of each."""
         self.quantizer.learn(*residuals.rows())
-        decay = self.quantizer.decay
-        for k, indices_N in enumerate(residuals.indices):
-            self.scale_usage[k].lerp_(count_codes(indices_N, self.num_embeddings).float(), 1 - decay)
+        if self.scale_usage is None:
+            return
+        for usage, indices in zip(self.scale_usage, residuals.indices, strict=True):
+            # One count over all codes of all levels or groups: each gets a range of its own / 每层(组)各占一段计数
+            parts = usage.reshape(-1, self.num_embeddings)
+            offsets = torch.arange(parts.shape[0], device=indices.device) * self.num_embeddings
+            counts = count_codes(indices.reshape(-1, parts.shape[0]) + offsets, parts.numel())
+            usage.lerp_(counts.reshape(usage.shape).float(), 1 - self.quantizer.decay)
 
-    def _codes(self, indices_Bhw: Tensor) -> Tensor:
-        return from_rows(self.quantizer.lookup(indices_Bhw.reshape(-1)), tuple(indices_Bhw.shape))
+    def _project(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The latent in fp32, where the codes live."""
+        # Padding may hold anything, NaN included, and φ looks at neighbours / 填充位置置零,避免污染邻域
+        f_BCHW = z.float() if mask is None else z.float().masked_fill(~mask.unsqueeze(1), 0)
+        return _from_rows(self.quantizer.project(to_rows(f_BCHW)), z)
 
-    def _zeros(self, batch: int, grids: Grids) -> Tensor:
-        return torch.zeros(batch, self.embedding_dim, *grids[-1], device=self.scale_usage.device)
+    def _codes(self, indices: Tensor) -> Tensor:
+        """Codes (B, C, h, w) of indices (B, h, w, *code_shape)."""
+        return from_rows(self.quantizer.lookup(indices.flatten(0, 2)), tuple(indices.shape[:3]))
+
+    def _zeros(self, batch: int, grids: Grids, device: torch.device) -> Tensor:
+        return torch.zeros(batch, self.embedding_dim, *grids[-1], device=device)
 
     # ---- checks -------------------------------------------------------------------------------------------------
 
@@ -289,54 +313,72 @@ class MultiScaleQuantizer(Quantizer):
         return sides
 
     def _check_scales(self, indices: Indices) -> tuple[tuple[Tensor, ...], Grids]:
-        """Refuse indices that are not one (B, h_k, w_k) per scale in range; return them with their grids."""
+        """Refuse what is not one (B, h_k, w_k, *code_shape) per scale in range; return it with its grids."""
         scales = (indices,) if isinstance(indices, Tensor) else tuple(indices)
         if len(scales) != len(self.patch_nums):
             raise ValueError(f"indices: got {len(scales)} scales, expected {len(self.patch_nums)}")
+        expected = ", ".join(["B", "h_k", "w_k", *map(str, self.quantizer.code_shape)])
         for k, scale in enumerate(scales):
             check_indices(scale, self.num_embeddings, f"indices[{k}]")
-            if scale.dim() != 3 or scale.shape[0] != scales[0].shape[0] or min(scale.shape[1:]) < 1:
-                raise ValueError(
-                    f"indices[{k}]: got shape {tuple(scale.shape)}, expected (B, h_k, w_k) with equal B and sides >= 1"
-                )
+            shape = tuple(scale.shape)
+            fits = len(shape) >= 3 and shape[0] == scales[0].shape[0] and min(shape[1:3]) >= 1
+            if not fits or not self.quantizer.accepts(shape[3:]):
+                raise ValueError(f"indices[{k}]: got shape {shape}, expected ({expected}) with equal B and sides >= 1")
         return scales, tuple((scale.shape[1], scale.shape[2]) for scale in scales)
 
 
 class _Residuals:
     """Chooses codes by quantizing what the coarser scales left over, and remembers what it saw for learning."""
 
-    def __init__(self, quantizer: CodebookQuantizer, f_BCHW: Tensor, grids: Grids, mask_BHW: Tensor | None):
+    def __init__(self, quantizer: RowQuantizer, f_BCHW: Tensor, grids: Grids, mask_BHW: Tensor | None):
         self.quantizer, self.f_BCHW, self.grids = quantizer, f_BCHW, grids
-        self.valid_B1HW = None if mask_BHW is None else mask_BHW.unsqueeze(1).to(f_BCHW.dtype)
+        self.mask_B1HW = None if mask_BHW is None else mask_BHW.unsqueeze(1)
         self.vectors: list[Tensor] = []
-        """Projected residual vectors of valid cells, one (n_k, C) a scale."""
+        """Residual vectors of valid cells, one (n_k, C) a scale."""
         self.indices: list[Tensor] = []
-        """The codes they chose, one (n_k,) a scale."""
+        """The codes they chose, one (n_k, *code_shape) a scale."""
+        self.terms: list[dict[str, Tensor]] = []
+        """The quantizer's loss terms, one dictionary a scale."""
 
-    @torch.no_grad()
-    def choose(self, k: int, f_hat_BCHW: Tensor) -> Tensor:
-        """Indices (B, h_k, w_k) of the residual seen at scale k."""
-        residual_BCHW = self.f_BCHW - f_hat_BCHW
-        if self.valid_B1HW is None:
-            z_BChw = to_grid(residual_BCHW, self.grids[k])
-            valid_N = torch.ones(z_BChw[:, 0].numel(), dtype=torch.bool, device=z_BChw.device)
-        else:
-            # The mean over valid positions only; a cell without any is not valid itself / 只对有效位置取平均
-            share_B1hw = to_grid(self.valid_B1HW, self.grids[k])
-            z_BChw = to_grid(residual_BCHW * self.valid_B1HW, self.grids[k]) / share_B1hw.clamp(min=1e-12)
-            valid_N = share_B1hw.reshape(-1) > 0
-        z_ND = self.quantizer.project(to_rows(z_BChw))
-        indices_N = self.quantizer.search(z_ND)
-        self.vectors.append(z_ND[valid_N])
-        self.indices.append(indices_N[valid_N])
-        return indices_N.reshape(z_BChw.shape[0], *self.grids[k])
+    def search(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices and codes of the residual seen at scale k, and nothing else."""
+        u_ND, _ = self._look(k, f_hat_BCHW)
+        indices = self.quantizer.search(u_ND)
+        return self._maps(indices, self.quantizer.lookup(indices), k)
+
+    def quantize(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices and codes of the residual seen at scale k, with gradients and loss terms."""
+        u_ND, valid_N = self._look(k, f_hat_BCHW if self.quantizer.soft else f_hat_BCHW.detach())
+        rows = self.quantizer.quantize_valid(u_ND, valid_N)
+        self.vectors.append(select(u_ND, valid_N).detach())
+        self.indices.append(select(rows.indices, valid_N))
+        self.terms.append(rows.terms)
+        return self._maps(rows.indices, rows.codes, k)
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """All vectors (N, C) and indices (N,) of all scales."""
+        """All vectors (N, C) and indices (N, *code_shape) of all scales."""
         return torch.cat(self.vectors), torch.cat(self.indices)
 
+    def _look(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The residual at scale k, one cell a row, and which cells are valid."""
+        residual_BCHW = self.f_BCHW - f_hat_BCHW
+        if self.mask_B1HW is None:
+            return to_rows(to_grid(residual_BCHW, self.grids[k])), None
+        # The mean over valid positions only; a cell without any is not valid itself / 只对有效位置取平均
+        share_B1hw = to_grid(self.mask_B1HW.to(residual_BCHW.dtype), self.grids[k])
+        sum_BChw = to_grid(residual_BCHW.masked_fill(~self.mask_B1HW, 0), self.grids[k])
+        return to_rows(sum_BChw / share_B1hw.clamp(min=1e-12)), share_B1hw.reshape(-1) > 0
 
-def _valid(f_BCHW: Tensor, mask_BHW: Tensor | None) -> Tensor:
-    """Vectors at valid positions, one a row."""
-    rows_ND = to_rows(f_BCHW)
-    return rows_ND if mask_BHW is None else rows_ND[mask_BHW.reshape(-1)]
+    def _maps(self, indices: Tensor, codes_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        grid = (self.f_BCHW.shape[0], *self.grids[k])
+        return indices.reshape(*grid, *indices.shape[1:]), from_rows(codes_ND, grid)
+
+
+def _from_rows(z_ND: Tensor, like_BCHW: Tensor) -> Tensor:
+    """Rows (N, C) as a map (B, C, H, W), stored in this order as f_hat is.
+
+    The decoder behind then gives the same image to the last bit after `forward` and after `decode`; a clone, because
+    `contiguous` leaves the strides of axes of length 1 as they are.
+    """
+    z_BCHW = from_rows(z_ND, (like_BCHW.shape[0], *like_BCHW.shape[2:]))
+    return z_BCHW.clone(memory_format=torch.contiguous_format)

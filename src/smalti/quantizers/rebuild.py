@@ -1,17 +1,35 @@
 """From the plain dictionary in a saved model's config.json back to the quantizer it describes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smalti.quantizers.base import Quantizer
+from smalti.quantizers.binary_spherical import BinarySphericalQuantizer
 from smalti.quantizers.ema import EMAVectorQuantizer
+from smalti.quantizers.finite_scalar import FiniteScalarQuantizer
+from smalti.quantizers.grouped import GroupedQuantizer
+from smalti.quantizers.gumbel import GumbelQuantizer
+from smalti.quantizers.index_backpropagation import IndexBackpropagationQuantizer
+from smalti.quantizers.lookup_free import LookupFreeQuantizer
 from smalti.quantizers.multi_scale import MultiScaleQuantizer
+from smalti.quantizers.projected import ProjectedQuantizer
+from smalti.quantizers.residual import ResidualQuantizer
+from smalti.quantizers.sim_vq import SimVQ
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 from smalti.quantizers.vector import VectorQuantizer
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "VectorQuantizer": VectorQuantizer,
     "EMAVectorQuantizer": EMAVectorQuantizer,
+    "SimVQ": SimVQ,
+    "IndexBackpropagationQuantizer": IndexBackpropagationQuantizer,
+    "GumbelQuantizer": GumbelQuantizer,
+    "FiniteScalarQuantizer": FiniteScalarQuantizer,
+    "LookupFreeQuantizer": LookupFreeQuantizer,
+    "BinarySphericalQuantizer": BinarySphericalQuantizer,
+    "ProjectedQuantizer": ProjectedQuantizer,
+    "ResidualQuantizer": ResidualQuantizer,
+    "GroupedQuantizer": GroupedQuantizer,
     "MultiScaleQuantizer": MultiScaleQuantizer,
 }
 
@@ -37,6 +55,8 @@ def _part(name: str, value: Any) -> Any:
         return None
     if name == "quantizer":
         return quantizer_from_config(value)
+    if name == "quantizers" and isinstance(value, Sequence):
+        return [quantizer_from_config(part) for part in value]
     if name == "init":
         return _construct(KMeansInit, value)
     if name == "revival":

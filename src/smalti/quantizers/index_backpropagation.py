@@ -1,0 +1,103 @@
+"""IBQ: the gradient goes through the choice of the code, to all codes at once.
+
+Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation Quantization" (arXiv 2412.02692). The
+choice is the largest dot product; its gradient is that of the softmax (`ops/index_backpropagation.py`). It differs
+from `gumbel.py` in that nothing is drawn at random and the logits are the dot products with the codes themselves, and
+from `vector.py` in that every code moves at every step. The price is arithmetic of N x K x D also in the backward
+pass; memory does not grow with N x K, because it is done in tiles.
+"""
+
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from smalti.ops import divergence_from_uniform, index_backpropagation, map_tiles
+from smalti.quantizers.base import mean_square, not_negative
+from smalti.quantizers.codebook import CodebookQuantizer
+from smalti.quantizers.rows import Rows
+from smalti.quantizers.vector import vq_terms
+
+JOINS = (torch.cat, torch.cat, torch.stack, torch.stack)
+"""How the results of tiles become one: indices and codes row after row, sums beside each other."""
+
+
+@final
+class IndexBackpropagationQuantizer(CodebookQuantizer):
+    """Codebook learned through the soft choice: loss = ‖z_q − z‖² + ‖sg[z] − e‖² + beta · ‖z − sg[e]‖² + entropies.
+
+    >>> vq = IndexBackpropagationQuantizer(num_embeddings=1024, embedding_dim=64)
+    >>> quantized, loss, indices = vq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8)
+    """
+
+    soft = True
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        beta: float = 0.25,
+        *,
+        entropy_weight: float = 0.05,
+        entropy_temperature: float = 0.01,
+        decay: float = 0.99,
+        swap_beta: bool = False,
+    ):
+        """
+        Args:
+            num_embeddings: number of codes K.
+            embedding_dim: components of a code D, the channels of the latent.
+            beta: weight of the commitment term.
+            entropy_weight: weight of the two entropy terms.
+            entropy_temperature: divides the dot products before the softmax whose entropies are taken.
+            decay: of the moving average of usage, per training batch.
+            swap_beta: as in `CodebookQuantizer`; the publisher's code trains with it.
+        """
+        not_negative(entropy_weight=entropy_weight)
+        if not entropy_temperature > 0:
+            raise ValueError(f"entropy_temperature: got {entropy_temperature}, expected more than 0")
+        super().__init__(num_embeddings, embedding_dim, beta, metric="dot", decay=decay, swap_beta=swap_beta)
+        self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
+        nn.init.normal_(self.embedding.weight)
+
+    def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
+        """The code with the largest dot product, and the gradient of the softmax over all."""
+        table_KD = self.table()
+
+        def tile(u_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            logits_NK = u_ND @ table_KD.T
+            indices_N = self.search(u_ND)
+            codes_ND = index_backpropagation(logits_NK.softmax(dim=1), indices_N, table_KD)
+            log_p_NK = F.log_softmax(logits_NK / self.entropy_temperature, dim=1)
+            p_NK = log_p_NK.exp()
+            return indices_N, codes_ND, -(p_NK * log_p_NK).sum(), p_NK.sum(dim=0)
+
+        tiles = zip(*map_tiles(tile, u_ND, self.num_embeddings), strict=True)
+        indices_N, codes_ND, entropy_T, sums_TK = (join(parts) for join, parts in zip(JOINS, tiles, strict=True))
+        count = max(1, u_ND.shape[0])
+        terms = self.loss_terms(u_ND, self.lookup(indices_N)) | {
+            "double_quantization": mean_square(codes_ND, u_ND),
+            "sample_entropy": entropy_T.sum() / count,
+            "codebook_divergence": divergence_from_uniform(sums_TK.sum(dim=0) / count) * min(1, u_ND.shape[0]),
+        }
+        return Rows(indices_N, codes_ND, terms)
+
+    def loss_terms(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
+        """The two terms of `VectorQuantizer`, on the codes alone; the double quantization loss adds a third."""
+        return vq_terms(u_ND, codes_ND)
+
+    def weights(self) -> dict[str, float]:
+        """Distances as in `CodebookQuantizer`, the double one 1; both entropies `entropy_weight`."""
+        return super().weights() | {
+            "double_quantization": 1.0,
+            "sample_entropy": self.entropy_weight,
+            "codebook_divergence": self.entropy_weight,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """See `Quantizer.config`."""
+        config = super().config()
+        del config["metric"], config["gradient"]
+        return config | {"entropy_weight": self.entropy_weight, "entropy_temperature": self.entropy_temperature}

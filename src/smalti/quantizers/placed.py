@@ -1,0 +1,118 @@
+"""Tables whose codes can be put where the data is: k-means at the start, revival of dead codes later.
+
+Shared by `vector.py` and `ema.py`; the strategies themselves are described in `strategies.py`. A code is always placed
+together with its statistics (`_place`), so that nothing learned before pulls it back.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.ops import kmeans
+from smalti.ops.kmeans import sample_vectors
+from smalti.quantizers.codebook import CodebookQuantizer
+from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
+
+
+class PlacedCodebookQuantizer(CodebookQuantizer):
+    """A codebook that is initialised from the data and whose dead codes are revived."""
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        beta: float = 0.25,
+        *,
+        metric: str = "euclidean",
+        gradient: str = "straight_through",
+        init: KMeansInit | None = None,
+        revival: DeadCodeRevival | None = None,
+        decay: float = 0.99,
+        swap_beta: bool = False,
+    ):
+        """
+        Args:
+            num_embeddings: number of codes K.
+            embedding_dim: components of a code D, the channels of the latent.
+            beta: weight of the commitment term.
+            init: start from the data; None keeps the random start, uniform in [-1/K, 1/K].
+            revival: replace dead codes; None lets them lie.
+            metric, gradient, decay, swap_beta: as in `CodebookQuantizer`.
+        """
+        super().__init__(
+            num_embeddings, embedding_dim, beta, metric=metric, gradient=gradient, decay=decay, swap_beta=swap_beta
+        )
+        self.init, self.revival = init, revival
+
+    def config(self) -> dict[str, Any]:
+        """See `Quantizer.config`."""
+        return super().config() | {
+            "init": self.init and asdict(self.init),
+            "revival": self.revival and asdict(self.revival),
+        }
+
+    @property
+    def initialising(self) -> bool:
+        """Whether the next training batch still serves to initialise the codebook."""
+        return self.init is not None and not self.frozen and int(self.batches_seen) < self.init.batches
+
+    @torch.no_grad()
+    def initialise(self, u_ND: Float[Tensor, "n d"]) -> None:
+        """Run k-means on this batch while initialisation lasts; afterwards do nothing."""
+        if not self.initialising or u_ND.shape[0] == 0:
+            return
+        assert self.init is not None
+        u_ND = self.project(u_ND.detach())
+        first = int(self.batches_seen) == 0
+        centres_KD = sample_vectors(u_ND, self.num_embeddings) if first else self.table()
+        centres_KD, counts_K = kmeans(u_ND, centres_KD, self.init.iterations)
+        self._place(self._all_codes(), self.project(centres_KD), counts_K.float())
+
+    @torch.no_grad()
+    def learn(self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
+        """Learn from one batch: update the moving averages, then revive the dead, in this order.
+
+        The other way round the moving average would overwrite a revived code in the same step.
+        先更新滑动平均,再复活死码;顺序颠倒会立即覆盖被复活的码字。
+        """
+        if self.frozen or u_ND.shape[0] == 0:
+            return
+        u_ND = self.project(u_ND)
+        super().learn(u_ND, indices_N)
+        if self.revival is not None:
+            self._revive(self.revival.dead(self.cluster_size), u_ND)
+
+    def start_averages(self, vectors: int) -> None:
+        """See `CodebookQuantizer.start_averages`; initialisation has counted its own vectors."""
+        if self.init is None:
+            uniform_K = torch.full_like(self.cluster_size, vectors / self.num_embeddings)
+            self._place(self._all_codes(), self.table(), uniform_K)
+
+    def _revive(self, dead_K: Tensor, u_ND: Tensor) -> None:
+        """Put random vectors of the batch in place of dead codes, with the count of an average code.
+
+        No vector serves twice: of more dead codes than vectors the rest waits for the next batch.
+        """
+        if not dead_K.any():
+            return
+        turn_K = dead_K.cumsum(0) - 1
+        dead_K = dead_K & (turn_K < u_ND.shape[0])
+        order_N = torch.randperm(u_ND.shape[0], device=u_ND.device)
+        vectors_KD = u_ND[order_N[turn_K.clamp(0, u_ND.shape[0] - 1)]]
+        self._place(dead_K, vectors_KD, self.cluster_size.mean().expand_as(self.cluster_size))
+
+    def _all_codes(self) -> Tensor:
+        return torch.ones_like(self.cluster_size, dtype=torch.bool)
+
+    def _place(self, chosen_K: Tensor, codes_KD: Tensor, cluster_size_K: Tensor) -> None:
+        """Set the chosen codes by hand; a subclass with more state per code keeps it in agreement here.
+
+        `.data`: the step's backward pass must not see an in-place change of a tensor that it saved. The few vectors
+        that chose a revived code's predecessor still send their gradient here.
+        """
+        weight = self.embedding.weight.data
+        weight.copy_(torch.where(chosen_K.unsqueeze(1), codes_KD.to(weight.dtype), weight))
+        self.cluster_size.copy_(torch.where(chosen_K, cluster_size_K, self.cluster_size))

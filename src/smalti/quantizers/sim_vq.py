@@ -1,0 +1,61 @@
+"""SimVQ: a frozen random codebook behind one learned linear layer.
+
+Source: Zhu et al. 2024, "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (arXiv
+2411.02038). The codes are e = W c + b with c fixed at random, W and b learned.
+
+In `vector.py` only the codes that were chosen move; here every step turns the space of all codes, so none is left
+behind and dead codes need no revival.
+"""
+
+from typing import final
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from smalti.quantizers.codebook import CodebookQuantizer
+from smalti.quantizers.vector import vq_terms
+
+
+@final
+class SimVQ(CodebookQuantizer):
+    """Codebook W · C + b with C frozen: loss = ‖sg[z] − e‖² + beta · ‖z − sg[e]‖².
+
+    >>> vq = SimVQ(num_embeddings=1024, embedding_dim=64)
+    >>> quantized, loss, indices = vq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8)
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        beta: float = 0.25,
+        *,
+        metric: str = "euclidean",
+        gradient: str = "straight_through",
+        decay: float = 0.99,
+        swap_beta: bool = False,
+    ):
+        """Arguments as in `CodebookQuantizer`."""
+        super().__init__(
+            num_embeddings, embedding_dim, beta, metric=metric, gradient=gradient, decay=decay, swap_beta=swap_beta
+        )
+        nn.init.normal_(self.embedding.weight, std=embedding_dim**-0.5)
+        self.embedding.weight.requires_grad_(False)
+        self.embedding_proj = nn.Linear(embedding_dim, embedding_dim)
+
+    def table(self) -> Float[Tensor, "k d"]:
+        """All codes (K, D): the frozen ones behind the linear layer."""
+        return self._transform(self.embedding.weight)
+
+    def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """Codes of indices: gather the frozen ones, then transform only those."""
+        return self.project(self._transform(self.embedding(indices_N)))
+
+    def loss_terms(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
+        """As in `VectorQuantizer`; the codebook term moves the linear layer."""
+        return vq_terms(u_ND, codes_ND)
+
+    def _transform(self, latent_basis_KD: Tensor) -> Tensor:
+        layer = self.embedding_proj
+        return F.linear(latent_basis_KD.float(), layer.weight.float(), layer.bias.float())
