@@ -19,7 +19,7 @@ class OptimizationConfig:
     """Number of optimizer steps."""
     batch_size: int = 32
     """Images a step."""
-    lr: float = 4e-4
+    lr: float = 1e-3
     """Highest learning rate, reached at the end of the warm-up."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from 0."""
