@@ -5,14 +5,22 @@ from typing import Any
 
 from smalti.quantizers.base import Quantizer
 from smalti.quantizers.ema import EMAVectorQuantizer
+from smalti.quantizers.gumbel import GumbelQuantizer
+from smalti.quantizers.ibq import IndexBackpropagationQuantizer
+from smalti.quantizers.lookup_free import LookupFreeQuantizer
 from smalti.quantizers.multi_scale import MultiScaleQuantizer
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 from smalti.quantizers.vector import VectorQuantizer
+from smalti.quantizers.znorm import ZNormVectorQuantizer
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "VectorQuantizer": VectorQuantizer,
     "EMAVectorQuantizer": EMAVectorQuantizer,
+    "GumbelQuantizer": GumbelQuantizer,
+    "IndexBackpropagationQuantizer": IndexBackpropagationQuantizer,
+    "LookupFreeQuantizer": LookupFreeQuantizer,
     "MultiScaleQuantizer": MultiScaleQuantizer,
+    "ZNormVectorQuantizer": ZNormVectorQuantizer,
 }
 
 

@@ -9,9 +9,14 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from smalti.quantizers import quantizer_from_config
-from smalti.tokenizers import SimpleVQVAE, Tokenizer
+from smalti.tokenizers import VQGAN, Emu3VQ, SimpleVQVAE, TiTok, Tokenizer
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {"SimpleVQVAE": SimpleVQVAE}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "Emu3VQ": Emu3VQ,
+    "SimpleVQVAE": SimpleVQVAE,
+    "TiTok": TiTok,
+    "VQGAN": VQGAN,
+}
 """Class names as they stand in config.json."""
 
 MODELS: dict[str, dict[str, Any]] = {
