@@ -72,13 +72,12 @@ def test_diffusers_vqmodel(kind, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer = load_published(tmp_path)
     tokens = tokenizer.encode(image)
-    quantized, _, (_, _, expected) = model.quantize(latent)
+    expected = model.quantize(latent)[2][2]
     assert torch.equal(tokens.indices[0].flatten(), expected.flatten())
     assert len(expected.unique()) > 20
     reconstruction = model.decode(latent).sample
     assert (tokenizer.decode(tokens) - reconstruction.clamp(-1, 1)).abs().max() < TOLERANCE
     assert reconstruction.abs().max() > 0.1
-    assert torch.equal(tokenizer.quantizer.decode(tokens.indices[0]), quantized)
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 All are called as `norm(x, z_q)`, so that a block need not know which kind it holds:
 
     GroupNorm           ignores z_q (Wu & He 2018, arXiv 1803.08494)
-    SpatialNorm         scale and shift of each position from the latent there (MoVQ, Zheng et al. 2022, arXiv 2209.09002)
+    SpatialNorm         scale and shift of each position from the latent there (MoVQ, Zheng et al. 2022, arXiv
+                        2209.09002)
     AdaptiveGroupNorm   scale and shift of each image from the spread and mean of its latent (Open-MAGVIT2, Luo et al.
                         2024, arXiv 2409.04410)
 

@@ -10,7 +10,7 @@ Legend: B images, C image channels, D embedding_dim, L levels, s = 2 ** (L - 1) 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.blocks.norms import AdaptiveGroupNorm
-from smalti.blocks.resampling import Downsample, Upsample
+from smalti.blocks.resampling import Downsample, Upsample, downsample_kind, upsample_kind
 from smalti.blocks.resnet import AttentionBlock, BlockStyle, ResnetBlock
 
 MidBlock = Literal["residual", "attention"]
@@ -63,11 +63,13 @@ class PyramidConfig:
             raise ValueError(f"projection: got {self.projection}, expected an odd kernel size, or 0 for none")
 
     @classmethod
-    def of(cls, config: "Mapping[str, Any] | PyramidConfig") -> Self:
+    def of(cls, config: "Mapping[str, Any] | PyramidConfig") -> "PyramidConfig":
         """From the plain dictionary of a config.json, whose lists become tuples."""
         if isinstance(config, PyramidConfig):
-            return cls(**vars(config))
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+            return config
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+        }
         unknown = [key for key in values if key not in cls.__dataclass_fields__]
         if unknown:
             raise ValueError(f"{unknown[0]}: unknown, expected one of {', '.join(cls.__dataclass_fields__)}")
@@ -170,7 +172,7 @@ class PyramidEncoder(nn.Module):
                 (before, width),
                 config,
                 attention=config.has_attention(i),
-                resample=Downsample(width, config.resample) if i < len(widths) - 1 else None,
+                resample=Downsample(width, downsample_kind(config.resample)) if i < len(widths) - 1 else None,
             )
             for i, (before, width) in enumerate(pairwise((stem_width, *widths)))
         )
@@ -180,7 +182,7 @@ class PyramidEncoder(nn.Module):
             widths[-1], config.latent_channels, kernel_size=config.latent_kernel, padding=config.latent_kernel // 2
         )
         self.projection = make_projection(config, config.latent_channels, embedding_dim)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hs ws"]:
         """(B, C, H, W) to (B, D, H / s, W / s)."""
@@ -193,7 +195,7 @@ class PyramidEncoder(nn.Module):
 
 
 class PyramidDecoder(nn.Module):
-    """Quantized latent (B, D, h, w) to image (B, C, h * s, w * s), not clamped. Its levels are listed coarse to fine."""
+    """Quantized latent (B, D, h, w) to image (B, C, h * s, w * s), not clamped; its levels are listed as they run."""
 
     def __init__(self, config: PyramidConfig, image_channels: int, embedding_dim: int):
         super().__init__()
@@ -206,14 +208,14 @@ class PyramidDecoder(nn.Module):
                 (widths[min(i + 1, len(widths) - 1)], widths[i]),
                 config,
                 attention=config.has_attention(i),
-                resample=Upsample(widths[i], config.resample) if i > 0 else None,
+                resample=Upsample(widths[i], upsample_kind(config.resample)) if i > 0 else None,
                 latent_channels=embedding_dim,
             )
             for i in reversed(range(len(widths)))
         )
         self.norm_out = config.style.make_norm(widths[0], embedding_dim)
         self.conv_out = nn.Conv2d(widths[0], image_channels, kernel_size=3, padding=1)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         """(B, D, h, w) to (B, C, h * s, w * s)."""

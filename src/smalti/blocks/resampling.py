@@ -16,13 +16,27 @@ DownsampleKind = Literal["conv", "conv-symmetric", "pool"]
 UpsampleKind = Literal["conv", "nearest", "depth-to-space"]
 
 
+def downsample_kind(name: str) -> DownsampleKind:
+    """The name, if an encoder has that way of halving."""
+    for kind in get_args(DownsampleKind):
+        if name == kind:
+            return kind
+    raise ValueError(f"resample: got {name!r}, an encoder takes one of {', '.join(get_args(DownsampleKind))}")
+
+
+def upsample_kind(name: str) -> UpsampleKind:
+    """The name, if a decoder has that way of doubling."""
+    for kind in get_args(UpsampleKind):
+        if name == kind:
+            return kind
+    raise ValueError(f"resample: got {name!r}, a decoder takes one of {', '.join(get_args(UpsampleKind))}")
+
+
 class Downsample(nn.Module):
     """Features (B, C, H, W) to (B, C, H / 2, W / 2)."""
 
     def __init__(self, channels: int, kind: DownsampleKind = "conv"):
         super().__init__()
-        if kind not in get_args(DownsampleKind):
-            raise ValueError(f"resample: got {kind!r}, an encoder takes one of {get_args(DownsampleKind)}")
         self.kind = kind
         padding = 1 if kind == "conv-symmetric" else 0
         self.conv = None if kind == "pool" else nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=padding)
@@ -39,8 +53,6 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, kind: UpsampleKind = "conv"):
         super().__init__()
-        if kind not in get_args(UpsampleKind):
-            raise ValueError(f"resample: got {kind!r}, a decoder takes one of {get_args(UpsampleKind)}")
         self.kind = kind
         width = 4 * channels if kind == "depth-to-space" else channels
         self.conv = None if kind == "nearest" else nn.Conv2d(channels, width, kernel_size=3, padding=1)

@@ -1,8 +1,8 @@
 """The temporal part of a video tokenizer, applied to a single image: Emu3's.
 
-Source: Wang et al. 2024, "Emu3: Next-Token Prediction is All You Need" (arXiv 2409.18869). Convolutions over time are causal:
-a frame sees itself and earlier ones, and nothing lies before the first. An image counts as `factor` equal frames that
-become one latent frame; decoding needs only the first frame that comes out.
+Source: Wang et al. 2024, "Emu3: Next-Token Prediction is All You Need" (arXiv 2409.18869). Convolutions over time are
+causal: a frame sees itself and earlier ones, and nothing lies before the first. An image counts as `factor` equal
+frames that become one latent frame; decoding needs only the first frame that comes out.
 
 Legend: B images, C latent channels, T frames, h x w latent, s the stride of the pyramid.
 """
@@ -66,7 +66,9 @@ class ImageToFrameEncoder(nn.Module):
         super().__init__()
         channels = config.latent_channels
         self.pyramid = PyramidEncoder(config, image_channels, channels)
-        self.halvings = nn.ModuleList(CausalConv3d(channels, channels, (4, 3, 3), stride=2) for _ in range(num_halvings))
+        self.halvings = nn.ModuleList(
+            CausalConv3d(channels, channels, (4, 3, 3), stride=2) for _ in range(num_halvings)
+        )
         self.blocks = nn.ModuleList(TemporalBlock(channels) for _ in range(depth))
         self.projection = CausalConv3d(channels, embedding_dim, (3, 1, 1))
 

@@ -1,13 +1,15 @@
 """Encoder and decoder of TiTok: an image becomes a short row of latent tokens, without a grid.
 
-Source: Yu et al. 2024, "An Image is Worth 32 Tokens" (arXiv 2406.07550). The encoder is a vision transformer that reads
-patches and latent tokens together and keeps the latent tokens; the decoder reads the quantized tokens and as many copies of
-a mask token as there are patches, and keeps these. How patches become pixels is the business of a head:
+Source: Yu et al. 2024, "An Image is Worth 32 Tokens" (arXiv 2406.07550). The encoder is a vision transformer that
+reads patches and latent tokens together and keeps the latent tokens; the decoder reads the quantized tokens and as
+many copies of a mask token as there are patches, and keeps these. How patches become pixels is the business of a
+head:
 
     PixelHead   directly (the single-stage models BL and SL)
     CodeHead    through the codebook and decoder of a MaskGIT-VQGAN (the two-stage models S-128, B-64, L-32)
 
-Legend: B images, N latent tokens, D embedding_dim, W width, g patches a side, K codes of the CodeHead, C image channels.
+Legend: B images, N latent tokens, D embedding_dim, W width, g patches a side, K codes of the CodeHead, C image
+channels.
 """
 
 import torch
@@ -88,9 +90,7 @@ class TiTokEncoder(nn.Module):
 class TiTokDecoder(nn.Module):
     """Quantized tokens (B, D, 1, N) to images (B, C, S, S), not clamped."""
 
-    def __init__(
-        self, config: ViTConfig, image_size: int, num_latent_tokens: int, embedding_dim: int, head: nn.Module
-    ):
+    def __init__(self, config: ViTConfig, image_size: int, num_latent_tokens: int, embedding_dim: int, head: nn.Module):
         """
         Args:
             config: sizes of the transformer.

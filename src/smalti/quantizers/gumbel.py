@@ -1,8 +1,8 @@
 """Gumbel-softmax quantization: a linear layer scores every code, the best is taken.
 
-Source: Jang et al. 2016 (arXiv 1611.01144), as in the f8 model of Esser et al. 2021 (arXiv 2012.09841). It differs from a
-codebook search in that scores come from a layer of their own, not from the codes. Training draws Gumbel noise with the
-given temperature; evaluation takes the best score, so that tokens do not depend on chance.
+Source: Jang et al. 2016 (arXiv 1611.01144), as in the f8 model of Esser et al. 2021 (arXiv 2012.09841). It differs
+from a codebook search in that scores come from a layer of their own, not from the codes. Training draws Gumbel noise
+with the given temperature; evaluation takes the best score, so that tokens do not depend on chance.
 
 Legend: B images, K codes, D components.
 """
@@ -21,9 +21,7 @@ from smalti.quantizers.base import Indices, Quantizer, QuantizerOutput, check_in
 class GumbelQuantizer(Quantizer):
     """Scores by a linear layer, a hard Gumbel-softmax choice; loss = kl_weight · KL(softmax(scores) ‖ uniform)."""
 
-    def __init__(
-        self, num_embeddings: int, embedding_dim: int, *, temperature: float = 1.0, kl_weight: float = 5e-4
-    ):
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, temperature: float = 1.0, kl_weight: float = 5e-4):
         """
         Args:
             num_embeddings: number of codes K.

@@ -1,7 +1,7 @@
 """The z-norm variant of VAR's codebook: chosen by direction, used at full length.
 
-Source: the option `using_znorm` of VAR's code (Tian et al. 2024, arXiv 2404.02905). It differs from the cosine metric of
-`vector.py` in that codes come out as they are, not scaled to unit length.
+Source: the option `using_znorm` of VAR's code (Tian et al. 2024, arXiv 2404.02905). It differs from the cosine metric
+of `vector.py` in that codes come out as they are, not scaled to unit length.
 """
 
 from typing import final

@@ -7,4 +7,14 @@ from smalti.tokenizers.titok import TiTok
 from smalti.tokenizers.tokens import Tokens
 from smalti.tokenizers.vqgan import VQGAN
 
-__all__ = ["VQGAN", "Emu3VQ", "IdxBl", "SimpleVQVAE", "TiTok", "Tokenizer", "TokenizerOutput", "Tokens", "pad_to_multiple"]
+__all__ = [
+    "VQGAN",
+    "Emu3VQ",
+    "IdxBl",
+    "SimpleVQVAE",
+    "TiTok",
+    "Tokenizer",
+    "TokenizerOutput",
+    "Tokens",
+    "pad_to_multiple",
+]

@@ -127,9 +127,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         return VARQuantizer(self.quantizer)
 
     @torch.no_grad()
-    def img_to_idxBl(
-        self, inp_img_no_grad: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None
-    ) -> "IdxBl":
+    def img_to_idxBl(self, inp_img_no_grad: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None) -> "IdxBl":
         """Token indices of images (B, C, H, W) in [-1, 1]: a list of int64 (B, l_k), coarse to fine.
 
         图像 → 各尺度的词元索引列表,由粗到细。The list also remembers the grids and the image size (`IdxBl`), which
@@ -152,8 +150,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
     ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
         """Images in [-1, 1] of token indices: what the forward pass reconstructs in eval mode.
 
-        各尺度的词元索引 → 图像。`idxBl_to_img(indices)` is the final image. With VAR's arguments it is what VAR returns:
-        the list of images after each scale, or with `last_one` the last of them.
+        各尺度的词元索引 → 图像。`idxBl_to_img(indices)` is the final image. With VAR's arguments it is what VAR
+        returns: the list of images after each scale, or with `last_one` the last of them.
 
         Args:
             ms_idx_Bl: one (B, l_k) per scale, coarse to fine, as `img_to_idxBl` returns.
@@ -239,8 +237,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         latent = self.latent_grid(tokens.image_size)
         if tokens.grids[-1] != latent:
             raise ValueError(
-                f"tokens: the last grid is {tokens.grids[-1]}, "
-                f"an image of {tokens.image_size} has a latent of {latent}"
+                f"tokens: the last grid is {tokens.grids[-1]}, an image of {tokens.image_size} has a latent of {latent}"
             )
         return tokens.indices[0] if len(tokens.indices) == 1 else tokens.indices
 

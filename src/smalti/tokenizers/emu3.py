@@ -1,7 +1,7 @@
 """Emu3's tokenizer, for images: a VQGAN with a temporal part between pyramid and quantizer.
 
-Source: Wang et al. 2024, "Emu3" (arXiv 2409.18869). It is a video tokenizer; an image is a video that stands still, and gets
-the same tokens as in its publisher's code. It differs from `vqgan.py` in the temporal part alone.
+Source: Wang et al. 2024, "Emu3" (arXiv 2409.18869). It is a video tokenizer; an image is a video that stands still,
+and gets the same tokens as in its publisher's code. It differs from `vqgan.py` in the temporal part alone.
 """
 
 from collections.abc import Mapping, Sequence

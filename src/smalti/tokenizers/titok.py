@@ -1,8 +1,8 @@
 """TiTok: an image as a short row of tokens, 32 for 256 x 256 pixels.
 
-Source: Yu et al. 2024, "An Image is Worth 32 Tokens for Reconstruction and Generation" (arXiv 2406.07550). It differs from
-all others here in that a token does not stand for a place: each says something about the whole image. Positions are
-learned for one image size; smaller images are padded to it, larger ones are refused.
+Source: Yu et al. 2024, "An Image is Worth 32 Tokens for Reconstruction and Generation" (arXiv 2406.07550). It differs
+from all others here in that a token does not stand for a place: each says something about the whole image. Positions
+are learned for one image size; smaller images are padded to it, larger ones are refused.
 """
 
 from collections.abc import Mapping, Sequence

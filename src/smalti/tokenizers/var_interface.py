@@ -1,7 +1,8 @@
 """A multi-scale quantizer under the names that VAR's code calls it by, so that other people's VAR code runs unchanged.
 
-Source: the interface of `vae_local.quantize` in Tian et al. 2024 (arXiv 2404.02905): argument names and return values are
-VAR's, the work is done by `MultiScaleQuantizer`. Latents that are not square work too: the scales follow in proportion.
+Source: the interface of `vae_local.quantize` in Tian et al. 2024 (arXiv 2404.02905): argument names and return values
+are VAR's, the work is done by `MultiScaleQuantizer`. Latents that are not square work too: the scales follow in
+proportion.
 
 Legend: B images, C channels, H x W latent, h_k x w_k scale k, l_k = h_k * w_k, L the sum of all l_k.
 """
@@ -61,6 +62,7 @@ class VARQuantizer:
 
     @prog_si.setter
     def prog_si(self, value: int) -> None:
+        """Accept what VAR's trainer sets while it trains plainly."""
         if value >= 0:
             raise ValueError(f"prog_si: got {value}, progressive training is not supported (-1)")
 

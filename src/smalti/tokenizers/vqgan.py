@@ -1,9 +1,10 @@
 """The VQGAN family: a pyramid encoder, any quantizer, a pyramid decoder.
 
-Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). What the family's
-members do differently is in their `PyramidConfig`s and their quantizer: VAR (arXiv 2404.02905) has a multi-scale
-quantizer, LlamaGen (arXiv 2406.06525) a codebook of unit vectors, IBQ (arXiv 2412.02692) the largest dot product,
-Open-MAGVIT2 (arXiv 2409.04410) signs instead of codes, MaskGIT (arXiv 2202.04200) no attention. The zoo has their sizes.
+Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). What the
+family's members do differently is in their `PyramidConfig`s and their quantizer: VAR (arXiv 2404.02905) has a
+multi-scale quantizer, LlamaGen (arXiv 2406.06525) a codebook of unit vectors, IBQ (arXiv 2412.02692) the largest dot
+product, Open-MAGVIT2 (arXiv 2409.04410) signs instead of codes, MaskGIT (arXiv 2202.04200) no attention. The zoo has
+their sizes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Reading other people's checkpoint files: every container, every way of nesting, and never any code.
 
-A checkpoint may be a safetensors file, a pickle (.pth .pt .ckpt .bin) or a folder with one of them and a config.json. Its
-tensors may lie at the top or under "model", "state_dict", "ema" …, and their names may carry prefixes ("module.",
+A checkpoint may be a safetensors file, a pickle (.pth .pt .ckpt .bin) or a folder with one of them and a config.json.
+Its tensors may lie at the top or under "model", "state_dict", "ema" …, and their names may carry prefixes ("module.",
 "first_stage_model.", "_orig_mod."). `read_checkpoint` finds every table of tensors that could be a tokenizer.
 
 Pickles can hold programs. They are read with `weights_only=True`, which refuses everything but plain data.
@@ -120,9 +120,9 @@ def _refusal(file: Path, error: Exception) -> str:
     wanted = re.search(r"(?:Unsupported (?:global|class): GLOBAL |WeightsUnpickler error: )([^\n]*)", str(error))
     reason = wanted[1] if wanted else _one_line(error)
     return (
-        f"checkpoint: {file} was refused: it holds more than tensors and plain data ({reason.strip()[:200]}), and reading "
-        "that could run any program. If you trust its source, convert it once in a container without network or "
-        "files of value: python -c \"import torch, safetensors.torch as s; c = torch.load('IN', map_location='cpu', "
+        f"checkpoint: {file} was refused: it holds more than tensors and plain data ({reason.strip()[:200]}), and "
+        "reading that could run any program. If you trust its source, convert it once in a container without network "
+        "or files of value: python -c \"import torch, safetensors.torch as s; c = torch.load('IN', map_location='cpu', "
         "weights_only=False); c = c.get('state_dict', c); s.save_file({k: v.contiguous() for k, v in c.items() "
         "if torch.is_tensor(v)}, 'OUT.safetensors')\" and load OUT.safetensors"
     )
@@ -170,7 +170,11 @@ def _split(place: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> It
     found = {match[1] for name in tensors if (match := re.match(r"(|.*?\.)(?:encoder)\.", name))}
     halves = ("decoder.", "quantize.")
     prefixes = sorted(
-        (prefix for prefix in found if any(name.startswith((*(prefix + half for half in halves),)) for name in tensors)),
+        (
+            prefix
+            for prefix in found
+            if any(name.startswith((*(prefix + half for half in halves),)) for name in tensors)
+        ),
         key=len,
     )
     for prefix in prefixes or [""]:

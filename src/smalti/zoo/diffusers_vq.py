@@ -1,7 +1,8 @@
 """The `VQModel` of diffusers: aMUSEd, Kandinsky's MoVQ with its spatial norm, and converted latent-diffusion models.
 
-Source: Patil et al. 2024, aMUSEd (arXiv 2401.01808); Zheng et al. 2022, MoVQ (arXiv 2209.09002). taming's networks under
-diffusers' names, old ("query") and new ("to_q"). The config.json beside the weights says what the tensors do not.
+Source: Patil et al. 2024, aMUSEd (arXiv 2401.01808); Zheng et al. 2022, MoVQ (arXiv 2209.09002). taming's networks
+under diffusers' names, old ("query") and new ("to_q"). The config.json beside the weights says what the tensors do
+not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,8 +69,7 @@ def build(
     if image_range is None:
         image_range = (0.0, 1.0) if all(config.get(key) == value for key, value in AMUSED.items()) else (-1.0, 1.0)
     groups = norm_groups or int(config.get("norm_num_groups", 32))
-    model_options = {"image_range": image_range, "norm_groups": groups}
-    return build_vqgan(shapes, source, codebook(shapes, metric), **model_options)
+    return build_vqgan(shapes, source, codebook(shapes, metric), image_range=image_range, norm_groups=groups)
 
 
 def recognises(candidate: Candidate) -> bool:

@@ -1,7 +1,7 @@
 """Emu3's VQ-VAE as transformers has it, for images: each is a video of equal frames.
 
-Source: Wang et al. 2024, Emu3 (arXiv 2409.18869). taming's encoder, MoVQ's decoder, and convolutions over time between them and
-the codebook. Videos are not supported.
+Source: Wang et al. 2024, Emu3 (arXiv 2409.18869). taming's encoder, MoVQ's decoder, and convolutions over time
+between them and the codebook. Videos are not supported.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Putting published tensors into a model, all or none: every disagreement is found and said before anything is copied."""
+"""Putting published tensors into a model, all or none: what disagrees is found and said before anything is copied."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -58,10 +58,12 @@ def expected_shapes(model: nn.Module, *, split_qkv: bool) -> dict[str, tuple[int
     shapes |= {name: tuple(buffer.shape) for name, buffer in model.named_buffers() if STATISTICS.fullmatch(name)}
     if not split_qkv:
         return shapes
-    split = {}
+    split: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
-        thirds = [name.replace(".qkv.", f".{part}.") for part in "qkv"] if ".qkv." in name else [name]
-        split |= {third: (shape[0] // len(thirds), *shape[1:]) for third in thirds}
+        if ".qkv." in name:
+            split |= {name.replace(".qkv.", f".{part}."): (shape[0] // 3, *shape[1:]) for part in "qkv"}
+        else:
+            split[name] = shape
     return split
 
 
@@ -99,7 +101,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def reshaped(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Tensors with linear layers as the 1x1 convolutions that they are, or the other way round, as the model has them."""
+    """Tensors with linear layers as 1x1 convolutions, or the other way round, as the model has them."""
 
     def matched(tensor: Tensor, shape: tuple[int, ...] | None) -> Tensor:
         if shape is not None and (shape == (*tensor.shape, 1, 1) or tensor.shape == (*shape, 1, 1)):

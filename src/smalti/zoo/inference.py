@@ -31,7 +31,7 @@ def vote(shapes: Shapes, *axes: tuple[str, int], default: int) -> int:
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that the group in `pattern` (the start of names) takes; 0 if it never matches."""
+    """One more than the largest number that the group in `pattern` (the start of names) takes; 0 without a match."""
     return 1 + max((int(match[1]) for name in shapes if (match := re.match(pattern, name))), default=-1)
 
 
@@ -80,7 +80,11 @@ def infer_pyramid(shapes: Shapes, half: str, *, norm_groups: int = 32, num_heads
         "num_res_blocks": max(1, depths.most_common(1)[0][0]),
         "attention_levels": attention,
         "mid": _mid(shapes, base),
-        "projection": vote(shapes, (rf"{base}\.projection\.weight", 3), default=0),
+        "projection": vote(
+            shapes,
+            (r"(encoder|decoder)\.projection\.weight", 3),
+            default=int(any_name(shapes, r"(encoder|decoder)\.projection\.")),
+        ),
         "style": {
             "bias": any_name(shapes, rf"{base}\..*\.conv1\.bias$"),
             "shortcut": _shortcut(shapes, base),

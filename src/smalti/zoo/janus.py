@@ -1,8 +1,8 @@
 """Janus' VQ-VAE as transformers has it: LlamaGen's VQ-16 under taming's names.
 
-Source: Wu et al. 2024, Janus (arXiv 2410.13848). It differs from `llamagen.py` in two ways that its checkpoints show or imply:
-the decoder's levels are numbered from the coarsest, and codes are chosen by distance as they are but decoded at unit
-length, where LlamaGen compares directions. Original Janus checkpoints are of the family `llamagen`.
+Source: Wu et al. 2024, Janus (arXiv 2410.13848). It differs from `llamagen.py` in two ways that its checkpoints show
+or imply: the decoder's levels are numbered from the coarsest, and codes are chosen by distance as they are but
+decoded at unit length, where LlamaGen compares directions. Original Janus checkpoints are of the family `llamagen`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def build(
     norm_groups: int = 32,
 ) -> VQGAN:
     """A VQGAN of the checkpoint's sizes whose decoder sees unit codes."""
-    options = {"image_range": image_range, "norm_groups": norm_groups}
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups}
     return build_vqgan(shapes, source, codebook(shapes, metric), unit_codes=True, **options)
 
 

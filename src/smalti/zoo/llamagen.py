@@ -1,8 +1,8 @@
 """LlamaGen's VQ-16 and VQ-8, and Janus, which uses VQ-16 (`gen_vision_model.` in its checkpoints).
 
-Source: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (arXiv 2406.06525).
-taming's networks in other order: the middle blocks are a list, the decoder's levels run coarse to fine. Codes have eight
-components and unit length.
+Source: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (arXiv
+2406.06525). taming's networks in other order: the middle blocks are a list, the decoder's levels run coarse to fine.
+Codes have eight components and unit length.
 """
 
 from collections.abc import Mapping, Sequence

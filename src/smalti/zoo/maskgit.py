@@ -1,7 +1,8 @@
 """MaskGIT-VQGAN as 1d-tokenizer ships it: no bias, no attention, images in [0, 1].
 
-Source: Chang et al. 2022, "MaskGIT" (arXiv 2202.04200), in the PyTorch port of open-muse. Where a block changes its width
-the port adds a convolution of the block's result, not of its input; the published weights were converted for that.
+Source: Chang et al. 2022, "MaskGIT" (arXiv 2202.04200), in the PyTorch port of open-muse. Where a block changes its
+width the port adds a convolution of the block's result, not of its input; the published weights were converted for
+that.
 """
 
 from collections.abc import Mapping, Sequence

@@ -59,7 +59,7 @@ class NameTable:
 
 
 def _replace(leaf: str, leaves: Mapping[str, str]) -> str:
-    """".nin_shortcut.weight" to ".shortcut.weight": every part that the table knows, longer ones first."""
+    """ ".nin_shortcut.weight" to ".shortcut.weight": every part that the table knows, longer ones first."""
     if not leaves:
         return leaf
     known = "|".join(re.escape(source) for source in sorted(leaves, key=len, reverse=True))

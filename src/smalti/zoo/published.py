@@ -32,7 +32,7 @@ from smalti.zoo import (
 )
 from smalti.zoo.checkpoints import AVERAGES, Candidate, Checkpoint, read_checkpoint
 from smalti.zoo.family import Family
-from smalti.zoo.fitting import compare, expected_shapes, load_into, reshaped
+from smalti.zoo.fitting import Disagreement, compare, expected_shapes, load_into, reshaped
 from smalti.zoo.names import decoder_levels
 
 FAMILIES: dict[str, Family] = {
@@ -144,7 +144,9 @@ def _build(checkpoint: Checkpoint, name: str, candidate: Candidate, options: Map
     try:
         tokenizer = family.build(shapes, candidate.config, source, **options)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"checkpoint: {checkpoint.path} as {name}: {error}") from error
+        unknown = Disagreement(missing=(), surplus=tuple(key for key in used if key not in ours), shapes=())
+        reasons = f"{error}; {unknown}" if unknown else str(error)
+        raise ValueError(f"checkpoint: {checkpoint.path} as family {name!r}: {reasons}") from error
     originals = {ours.get(key, key): theirs[key] for key in used}
     _fit(checkpoint.path, name, tokenizer, tensors, originals, table)
     return Published(tokenizer.eval(), name, candidate.place, _ignored(checkpoint, candidate, skip, family))
@@ -161,8 +163,8 @@ def _fit(
     if difference := compare(expected, tensors, originals):
         fits = len(expected) - len(difference.missing) - len(difference.shapes)
         raise ValueError(
-            f"checkpoint: {path} does not fit the family {name!r}, the nearest "
-            f"({fits} of {len(expected)} tensors fit): {difference}"
+            f"checkpoint: {path} as family {name!r}, the nearest: "
+            f"only {fits} of {len(expected)} tensors fit; {difference}"
         )
     load_into(tokenizer, tensors)
 

@@ -1,13 +1,14 @@
 """taming-transformers: VQGAN f16 with 1024 or 16384 codes, f8, and the Gumbel f8 model.
 
 Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). Its training
-weighs the commitment term where the paper weighs the codebook term; trained on here, the paper's formula holds. Its Gumbel
-model draws noise even when it encodes; here a token is the best score, the same every time.
+weighs the commitment term where the paper weighs the codebook term; trained on here, the paper's formula holds. Its
+Gumbel model draws noise even when it encodes; here a token is the best score, the same every time.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smalti.quantizers import Quantizer
 from smalti.quantizers.gumbel import GumbelQuantizer
 from smalti.tokenizers import VQGAN
 from smalti.zoo.checkpoints import Candidate
@@ -37,7 +38,7 @@ def build(
     if any_name(shapes, r"quantizer\.scores\."):
         codes, dim = r"quantizer\.(embedding\.weight|scores\.weight|scores\.bias)", r"quantizer\.embedding\.weight"
         sizes = vote(shapes, (codes, 0), default=1), vote(shapes, (dim, 1), default=1)
-        quantizer = GumbelQuantizer(*sizes)
+        quantizer: Quantizer = GumbelQuantizer(*sizes)
     else:
         quantizer = codebook(shapes, metric)
     return build_vqgan(shapes, source, quantizer, image_range=image_range, norm_groups=norm_groups)

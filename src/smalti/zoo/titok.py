@@ -1,7 +1,8 @@
 """TiTok: S-128, B-64 and L-32 (two stages, with a pixel decoder), and the single-stage BL-64, BL-128, SL-256.
 
-Source: Yu et al. 2024, "An Image is Worth 32 Tokens" (arXiv 2406.07550). Images in [0, 1]. The number of heads does not
-show in the tensors: it is one for 64 components, as published, or what a config.json beside the file or `num_heads` says.
+Source: Yu et al. 2024, "An Image is Worth 32 Tokens" (arXiv 2406.07550). Images in [0, 1]. The number of heads does
+not show in the tensors: it is one for 64 components, as published, or what a config.json beside the file or
+`num_heads` says.
 """
 
 from collections.abc import Mapping, Sequence

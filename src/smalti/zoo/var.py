@@ -4,7 +4,6 @@ Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905). t
 values in one convolution, 3x3 convolutions around the quantizer, and the multi-scale quantizer.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from smalti.quantizers.znorm import ZNormVectorQuantizer
 from smalti.tokenizers import VQGAN
 from smalti.zoo.checkpoints import Candidate
 from smalti.zoo.family import Family, build_vqgan, has
-from smalti.zoo.inference import Shapes, any_name, codebook_shape, count, vote
+from smalti.zoo.inference import Shapes, codebook_shape, count
 from smalti.zoo.names import NameTable
 from smalti.zoo.vqgan_names import taming_names
 
