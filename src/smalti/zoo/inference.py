@@ -69,6 +69,7 @@ def infer_pyramid(shapes: Shapes, half: str, *, norm_groups: int = 32, num_heads
     """
     is_encoder = half.startswith("encoder")
     base = re.escape(half)
+    both = "(encoder|decoder)" if half in ("encoder", "decoder") else base
     levels = max(1, count(shapes, rf"{base}\.levels\.(\d+)\."))
     widths = [_width(shapes, rf"{base}\.levels\.{i}") for i in range(levels)]
     attention = [i for i in range(levels) if any_name(shapes, rf"{base}\.levels\.{i}\.attentions\.")]
@@ -82,8 +83,8 @@ def infer_pyramid(shapes: Shapes, half: str, *, norm_groups: int = 32, num_heads
         "mid": _mid(shapes, base),
         "projection": vote(
             shapes,
-            (r"(encoder|decoder)\.projection\.weight", 3),
-            default=int(any_name(shapes, r"(encoder|decoder)\.projection\.")),
+            (rf"{both}\.projection\.weight", 3),
+            default=int(any_name(shapes, rf"{both}\.projection\.")),
         ),
         "style": {
             "bias": any_name(shapes, rf"{base}\..*\.conv1\.bias$"),
