@@ -1,7 +1,6 @@
-"""`smalti import CHECKPOINT OUT`: a published tokenizer to a folder that every other command takes."""
+"""`smalti import CHECKPOINT OUT`: a published tokenizer to a folder that every other command takes."""  # noqa: N999
 
 from smalti.cli.parsing import parse_config
-
 from smalti.jobs.import_checkpoint import ImportConfig, ImportResult, import_checkpoint
 
 

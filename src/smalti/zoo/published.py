@@ -179,11 +179,12 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
 def _ignored(checkpoint: Checkpoint, candidate: Candidate, skip: re.Pattern[str], family: Family) -> tuple[str, ...]:
     """What was left out: top entries of the file, and groups of tensors with their number."""
     top = candidate.place.split(".")[0]
-    groups: dict[str, int] = {}
     names = [key for key in candidate.tensors if skip.match(key)] + list(candidate.rest)
     if not family.averaged:
         names += [AVERAGES + key for key in candidate.averages]
+    groups: dict[str, list[str]] = {}
     for key in names:
-        groups[key.split(".")[0]] = groups.get(key.split(".")[0], 0) + 1
+        groups.setdefault(key.split(".")[0], []).append(key)
+    groups = {group if len(keys) > 1 else keys[0]: keys for group, keys in groups.items()}
     entries = [entry for entry in checkpoint.entries if top and entry != top]
-    return (*entries, *(f"{group} ({number} tensors)" for group, number in groups.items()))
+    return (*entries, *(f"{group} ({len(keys)} tensors)" if len(keys) > 1 else group for group, keys in groups.items()))
