@@ -28,8 +28,11 @@ _HOMES = {
     "Tokenizer": "smalti.tokenizers",
     "Tokens": "smalti.tokenizers",
     "VectorQuantizer": "smalti.quantizers",
+    "VQGAN": "smalti.tokenizers",
+    "TiTok": "smalti.tokenizers",
     "build": "smalti.zoo",
     "load": "smalti.zoo",
+    "load_published": "smalti.zoo",
 }
 
 __all__ = sorted(_HOMES)

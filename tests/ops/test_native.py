@@ -44,13 +44,13 @@ def costs_in_float64(z, codebook, metric):
 
 
 def assert_nearest(indices, z, codebook, metric, tolerance=1e-13):
-    """The chosen cost is the smallest one, to float64 rounding; of equal costs the lowest index was taken."""
+    """The chosen cost is the smallest one, to float64 rounding; of equal codes the first was taken."""
     costs = costs_in_float64(z, codebook, metric)
     smallest, chosen = costs.min(1).values, costs.gather(1, indices[:, None])[:, 0]
     scale = smallest.abs() if metric == "euclidean" else z.double().norm(dim=1) * codebook.double().norm(dim=1).max()
     assert (chosen <= smallest + tolerance * scale + 1e-300).all()
-    lowest = (costs <= smallest[:, None]).double().argmax(1)  # of the first smallest cost
-    assert (indices[chosen == smallest] <= lowest[chosen == smallest]).all()
+    first_equal = (codebook[:, None] == codebook[indices]).all(2).double().argmax(0)
+    assert torch.equal(indices, first_equal)
 
 
 @pytest.fixture(params=native._native.kernels() if native.available() else [])
@@ -103,6 +103,16 @@ def test_two_distant_clusters(search):
     assert_nearest(search(z, codebook), z, codebook, "euclidean")
 
 
+@pytest.mark.parametrize("width", [0.3, 1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("metric", METRICS)
+def test_crowded_codes(search, width, metric):
+    """Codes closer than bfloat16 can tell, then closer than float32 scores can."""
+    centres = randn(16, 8)
+    codebook = centres.repeat(100, 1) + width * randn(1600, 8, seed=1)
+    z = centres.repeat(6, 1) + width * randn(96, 8, seed=2)
+    assert_nearest(search(z, codebook, metric), z, codebook, metric)
+
+
 @pytest.mark.parametrize("distance", [0.0, 1e-6, 1e-3])
 def test_codes_find_themselves(search, distance):
     codebook = randn(4096, 32)
@@ -110,7 +120,7 @@ def test_codes_find_themselves(search, distance):
     assert torch.equal(search(z, codebook), torch.arange(4096))
 
 
-@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-20, 1e-10, 1e10, 1e18, 1e25, 1e37])
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-20, 1e-18, 1e-17, 1e-15, 1e-10, 1e10, 1e18, 1e25, 1e37])
 @pytest.mark.parametrize("metric", METRICS)
 def test_any_scale(search, scale, metric):
     z, codebook = randn(40, 12) * scale, randn(500, 12, seed=1) * scale
@@ -135,6 +145,8 @@ def test_cosine_knows_no_lengths(search):
     codebook, z = randn(700, 10), randn(90, 10, seed=1)
     lengths = 2.0 ** torch.randint(-8, 8, (700, 1), generator=torch.Generator().manual_seed(0))
     assert torch.equal(search(z, codebook, "cosine"), search(z * 4, codebook * lengths, "cosine"))
+    one_way = torch.arange(1.0, 400.0)[:, None]
+    assert torch.equal(search(one_way * 0.1, one_way, "cosine"), torch.zeros(399, dtype=torch.int64))
     codebook[5] = 0
     assert_nearest(search(z, codebook, "cosine"), z, codebook, "cosine")
 

@@ -74,7 +74,7 @@ def test_a_plain_list_of_other_scales_needs_grids() -> None:
     assert grids == ((1, 2), (1, 3), (2, 6))
     with pytest.raises(ValueError, match="grids"):
         tokenizer.idxBl_to_img(plain)
-    assert torch.equal(tokenizer.idxBl_to_img(plain, grids), tokenizer(image).reconstruction)
+    assert torch.equal(tokenizer.idxBl_to_img(plain, grids=grids), tokenizer(image).reconstruction)
     for wrong in (
         ((1, 2), (1, 3)),
         ((1, 2), (1, 3), (3, 4), (1, 1)),
@@ -82,7 +82,7 @@ def test_a_plain_list_of_other_scales_needs_grids() -> None:
         ((1, 1), (2, 2), (2, 6)),
     ):
         with pytest.raises(ValueError, match="grids"):
-            tokenizer.idxBl_to_img(plain, wrong)
+            tokenizer.idxBl_to_img(plain, grids=wrong)
 
 
 def test_changing_the_list_changes_the_picture() -> None:

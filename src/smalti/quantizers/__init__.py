@@ -22,6 +22,7 @@ from smalti.quantizers.rows import RowQuantizer
 from smalti.quantizers.sim_vq import SimVQ
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 from smalti.quantizers.vector import VectorQuantizer
+from smalti.quantizers.znorm import ZNormVectorQuantizer
 
 __all__ = [
     "BinarySphericalQuantizer",
@@ -43,5 +44,6 @@ __all__ = [
     "RowQuantizer",
     "SimVQ",
     "VectorQuantizer",
+    "ZNormVectorQuantizer",
     "quantizer_from_config",
 ]

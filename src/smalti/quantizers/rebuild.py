@@ -17,9 +17,11 @@ from smalti.quantizers.residual import ResidualQuantizer
 from smalti.quantizers.sim_vq import SimVQ
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 from smalti.quantizers.vector import VectorQuantizer
+from smalti.quantizers.znorm import ZNormVectorQuantizer
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "VectorQuantizer": VectorQuantizer,
+    "ZNormVectorQuantizer": ZNormVectorQuantizer,
     "EMAVectorQuantizer": EMAVectorQuantizer,
     "SimVQ": SimVQ,
     "IndexBackpropagationQuantizer": IndexBackpropagationQuantizer,

@@ -1,7 +1,20 @@
 """Image tokenizers: encoder + quantizer + decoder. Image to tokens and back; no loss weights, no optimizer."""
 
 from smalti.tokenizers.base import IdxBl, Tokenizer, TokenizerOutput, pad_to_multiple
+from smalti.tokenizers.emu3 import Emu3VQ
 from smalti.tokenizers.simple import SimpleVQVAE
+from smalti.tokenizers.titok import TiTok
 from smalti.tokenizers.tokens import Tokens
+from smalti.tokenizers.vqgan import VQGAN
 
-__all__ = ["IdxBl", "SimpleVQVAE", "Tokenizer", "TokenizerOutput", "Tokens", "pad_to_multiple"]
+__all__ = [
+    "VQGAN",
+    "Emu3VQ",
+    "IdxBl",
+    "SimpleVQVAE",
+    "TiTok",
+    "Tokenizer",
+    "TokenizerOutput",
+    "Tokens",
+    "pad_to_multiple",
+]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.quantizers import Indices, Quantizer, QuantizerOutput, quantizer_from_config
 from smalti.tokenizers.tokens import Tokens
+from smalti.tokenizers.var_interface import PatchNums, VARQuantizer, as_grids
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
     """Pixels a side of the area that one latent cell stands for."""
     image_channels: int
     """Channels C of images in and out."""
+    image_range: tuple[float, float] = (-1.0, 1.0)
+    """What -1 and 1 become for encoder and decoder; images in and out of a tokenizer always lie in [-1, 1]."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         coders = {Quantizer: (lambda quantizer: quantizer.config(), quantizer_from_config)}
@@ -95,8 +98,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
             ValueError: another dtype, or floats outside [-1, 1]: the dtype declares the range, nothing is guessed.
         """
         pixels = to_float(image) if image.dtype == torch.uint8 else image
-        indices = self.quantizer.encode(self._latent(_in_range(pixels)))
-        return Tokens(_as_scales(indices), (image.shape[2], image.shape[3]), self.vocab_size, image.dtype)
+        return Tokens(self._indices(_in_range(pixels)), (image.shape[2], image.shape[3]), self.vocab_size, image.dtype)
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Shaped[Tensor, "b c h w"]:
@@ -114,29 +116,72 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
 
     # ---- VAR's interface ----------------------------------------------------------------------------------------
 
+    @property
+    def Cvae(self) -> int:
+        """Components of a code, under VAR's name."""
+        return self.quantizer.embedding_dim
+
+    @property
+    def quantize(self) -> VARQuantizer:
+        """The multi-scale quantizer under VAR's names; single-scale tokenizers have none."""
+        return VARQuantizer(self.quantizer)
+
     @torch.no_grad()
-    def img_to_idxBl(self, image: Shaped[Tensor, "b ..."]) -> "IdxBl":
+    def img_to_idxBl(self, inp_img_no_grad: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None) -> "IdxBl":
         """Token indices of images (B, C, H, W) in [-1, 1]: a list of int64 (B, l_k), coarse to fine.
 
         图像 → 各尺度的词元索引列表,由粗到细。The list also remembers the grids and the image size (`IdxBl`), which
         lengths alone do not tell when images are not square.
+
+        Args:
+            inp_img_no_grad: the images.
+            v_patch_nums: sides, or (h_k, w_k), of the scales of a multi-scale tokenizer; default: in proportion.
         """
-        scales = _as_scales(self.quantizer.encode(self._latent(_in_range(image))))
-        return IdxBl(Tokens(scales, (image.shape[2], image.shape[3]), self.vocab_size))
+        return IdxBl(self._multi_scale_tokens(inp_img_no_grad, v_patch_nums))
 
     @torch.no_grad()
     def idxBl_to_img(
-        self, ms_idx_Bl: Sequence[Shaped[Tensor, "b ..."]], grids: Sequence[Sequence[int]] | None = None
-    ) -> Float[Tensor, "b c h w"]:
+        self,
+        ms_idx_Bl: Sequence[Shaped[Tensor, "b ..."]],
+        same_shape: bool | None = None,
+        last_one: bool = False,
+        *,
+        grids: Sequence[Sequence[int]] | None = None,
+    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
         """Images in [-1, 1] of token indices: what the forward pass reconstructs in eval mode.
 
-        各尺度的词元索引 → 图像。
+        各尺度的词元索引 → 图像。`idxBl_to_img(indices)` is the final image. With VAR's arguments it is what VAR
+        returns: the list of images after each scale, or with `last_one` the last of them.
 
         Args:
             ms_idx_Bl: one (B, l_k) per scale, coarse to fine, as `img_to_idxBl` returns.
+            same_shape: VAR's; True: all images have the full size. False, an experiment of VAR's that its training
+                never does: the latent grows from scale to scale, and the images with it.
+            last_one: VAR's; only the last image.
             grids: (h_k, w_k) of each scale; needed for a plain list whose scales are not square.
         """
-        return self.decode(self._tokens(ms_idx_Bl, grids))
+        tokens = self._tokens(ms_idx_Bl, grids)
+        if same_shape is None or (same_shape and last_one):
+            return self.decode(tokens)
+        if same_shape or len(tokens.indices) == 1:
+            return self.progressive(tokens)
+        self._checked(tokens)
+        embeddings = [self.quantize.embedding(scale).movedim(-1, 1) for scale in tokens.indices]
+        images = [self.fhat_to_img(f_hat) for f_hat in self.quantize.embed_to_fhat(embeddings, all_to_max_scale=False)]
+        return images[-1] if last_one else images
+
+    def fhat_to_img(self, f_hat: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
+        """Images in [-1, 1] of quantized latents (B, D, h, w): the decoder and a clamp."""
+        size = (f_hat.shape[2] * self.stride, f_hat.shape[3] * self.stride)
+        return self._image(f_hat.to(_dtype(self.decoder)), size).clamp(-1, 1)
+
+    @torch.no_grad()
+    def img_to_reconstructed_img(
+        self, x: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None, last_one: bool = False
+    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c h w"]]:
+        """Reconstructions of images (B, C, H, W) after each scale, or with `last_one` the final one."""
+        tokens = self._multi_scale_tokens(x, v_patch_nums)
+        return self.decode(tokens) if last_one else self.progressive(tokens)
 
     @torch.no_grad()
     def idxBl_to_var_input(
@@ -158,11 +203,27 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
             )
         if not image.is_floating_point():
             raise ValueError(f"image: got dtype {image.dtype}, expected float (-1 to 1)")
-        return self.encoder(pad_to_multiple(image.to(_dtype(self.encoder)), self.stride))
+        image = pad_to_multiple(image.to(_dtype(self.encoder)), self.stride)
+        return self.encoder(_rescaled(image, (-1.0, 1.0), self.image_range))
+
+    def _indices(self, image: Tensor, v_patch_nums: PatchNums | None = None) -> tuple[Tensor, ...]:
+        """Indices of images in [-1, 1], one (B, *grid) per scale."""
+        z = self._latent(image)
+        if v_patch_nums is None:
+            return _as_scales(self.quantizer.encode(z))
+        return self.quantize.encode(z, as_grids(v_patch_nums))
+
+    def _multi_scale_tokens(self, image: Tensor, v_patch_nums: PatchNums | None) -> Tokens:
+        indices = self._indices(_in_range(image), v_patch_nums)
+        return Tokens(indices, (image.shape[2], image.shape[3]), self.vocab_size)
+
+    def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, ...]:
+        """Shape of the token map of an image of that size; for a multi-scale tokenizer that of the last scale."""
+        return tuple(-(-side // self.stride) for side in image_size)
 
     def _image(self, z_q: Tensor, size: tuple[int, int]) -> Tensor:
         """Decode and crop the padding away; clamped in eval mode, when the result is an image, not a prediction."""
-        image = self.decoder(z_q)[:, :, : size[0], : size[1]]
+        image = _rescaled(self.decoder(z_q), self.image_range, (-1.0, 1.0))[:, :, : size[0], : size[1]]
         return image if self.training else image.clamp(-1, 1)
 
     def _finish(self, z_q: Tensor, tokens: Tokens) -> Tensor:
@@ -173,11 +234,10 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         """The indices as the quantizer wants them, after a look at vocabulary and image size."""
         if tokens.vocab_size != self.vocab_size:
             raise ValueError(f"tokens: made with a vocabulary of {tokens.vocab_size}, this model has {self.vocab_size}")
-        latent = tuple(-(-side // self.stride) for side in tokens.image_size)
+        latent = self.latent_grid(tokens.image_size)
         if tokens.grids[-1] != latent:
             raise ValueError(
-                f"tokens: the last grid is {tokens.grids[-1]}, "
-                f"an image of {tokens.image_size} has a latent of {latent} at stride {self.stride}"
+                f"tokens: the last grid is {tokens.grids[-1]}, an image of {tokens.image_size} has a latent of {latent}"
             )
         return tokens.indices[0] if len(tokens.indices) == 1 else tokens.indices
 
@@ -257,7 +317,15 @@ def pad_to_multiple(image: Float[Tensor, "b c h w"], stride: int) -> Float[Tenso
 
 
 def _dtype(network: nn.Module) -> torch.dtype:
-    return next(network.parameters()).dtype
+    return next(network.parameters(), torch.empty(0)).dtype
+
+
+def _rescaled(image: Tensor, source: tuple[float, float], target: tuple[float, float]) -> Tensor:
+    """Map the interval `source` to the interval `target`."""
+    if source == target:
+        return image
+    factor = (target[1] - target[0]) / (source[1] - source[0])
+    return (image - source[0]) * factor + target[0]
 
 
 def _as_scales(indices: Indices) -> tuple[Tensor, ...]:

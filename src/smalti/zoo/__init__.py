@@ -2,8 +2,10 @@
 
 build("simple", vocab_size=1024)     a fresh model
 load("runs/photos")                  a trained one, from a folder or the Hugging Face hub
+load_published("vq_ds16_c2i.pt")     somebody else's, from its publisher's checkpoint
 """
 
 from smalti.zoo.models import MODELS, TOKENIZERS, build, load
+from smalti.zoo.published import FAMILIES, load_published, read_published
 
-__all__ = ["MODELS", "TOKENIZERS", "build", "load"]
+__all__ = ["FAMILIES", "MODELS", "TOKENIZERS", "build", "load", "load_published", "read_published"]

@@ -9,10 +9,38 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from smalti.quantizers import quantizer_from_config
-from smalti.tokenizers import SimpleVQVAE, Tokenizer
+from smalti.tokenizers import VQGAN, Emu3VQ, SimpleVQVAE, TiTok, Tokenizer
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {"SimpleVQVAE": SimpleVQVAE}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "Emu3VQ": Emu3VQ,
+    "SimpleVQVAE": SimpleVQVAE,
+    "TiTok": TiTok,
+    "VQGAN": VQGAN,
+}
 """Class names as they stand in config.json."""
+
+ALIVE: dict[str, Any] = {"init": {}, "revival": {}}
+"""A codebook that starts from the data and whose dead codes are revived, with the defaults of both."""
+
+LEARNED = {"type": "VectorQuantizer", **ALIVE}
+"""A codebook that learns by gradient."""
+
+AVERAGED = {"type": "EMAVectorQuantizer", **ALIVE}
+"""A codebook that follows its vectors by moving average."""
+
+PIXEL_DECODER = {
+    "widths": [128, 128, 256, 256, 512],
+    "attention_levels": [],
+    "mid": ["residual", "residual"],
+    "projection": 0,
+    "style": {"bias": False},
+}
+"""The decoder of MaskGIT-VQGAN, with which two-stage TiToks make pixels."""
+
+VIT_S = {"width": 512, "layers": 8, "num_heads": 8}
+VIT_B = {"width": 768, "layers": 12, "num_heads": 12}
+VIT_L = {"width": 1024, "layers": 24, "num_heads": 16}
+"""TiTok's three sizes of vision transformers."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "simple": {"type": "SimpleVQVAE", "vocab_size": 512, "embedding_dim": 64, "hidden_dim": 128},
@@ -25,6 +53,74 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_stages": 3,
         "patch_nums": [1, 2, 3, 4, 6, 8],
     },
+    "vqgan-f8": {
+        "type": "VQGAN",
+        "encoder": {"widths": [128, 256, 256, 512], "latent_channels": 4},
+        "quantizer": {**AVERAGED, "num_embeddings": 16384, "embedding_dim": 4},
+    },
+    "vqgan-f16": {
+        "type": "VQGAN",
+        "encoder": {"widths": [128, 128, 256, 256, 512], "latent_channels": 256},
+        "quantizer": {**AVERAGED, "num_embeddings": 1024, "embedding_dim": 256},
+    },
+    "var-f16": {
+        "type": "VQGAN",
+        "encoder": {"widths": [160, 160, 320, 320, 640], "latent_channels": 32, "projection": 3},
+        "quantizer": {
+            "type": "MultiScaleQuantizer",
+            "num_embeddings": 4096,
+            "embedding_dim": 32,
+            "patch_nums": [1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
+            "quantizer": {**LEARNED, "num_embeddings": 4096, "embedding_dim": 32},
+        },
+    },
+    "llamagen-f16": {
+        "type": "VQGAN",
+        "encoder": {"widths": [128, 128, 256, 256, 512], "latent_channels": 256},
+        "quantizer": {**LEARNED, "num_embeddings": 16384, "embedding_dim": 8, "metric": "cosine"},
+    },
+    "titok-s128": {
+        "type": "TiTok",
+        "encoder": VIT_S,
+        "num_latent_tokens": 128,
+        "pixel_decoder": PIXEL_DECODER,
+        "quantizer": {**LEARNED, "num_embeddings": 4096, "embedding_dim": 12, "metric": "cosine"},
+    },
+    "titok-b64": {
+        "type": "TiTok",
+        "encoder": VIT_B,
+        "num_latent_tokens": 64,
+        "pixel_decoder": PIXEL_DECODER,
+        "quantizer": {**LEARNED, "num_embeddings": 4096, "embedding_dim": 12, "metric": "cosine"},
+    },
+    "titok-l32": {
+        "type": "TiTok",
+        "encoder": VIT_L,
+        "num_latent_tokens": 32,
+        "pixel_decoder": PIXEL_DECODER,
+        "quantizer": {**LEARNED, "num_embeddings": 4096, "embedding_dim": 12, "metric": "cosine"},
+    },
+    "titok-bl64": {
+        "type": "TiTok",
+        "encoder": VIT_B,
+        "decoder": VIT_L,
+        "num_latent_tokens": 64,
+        "quantizer": {**LEARNED, "num_embeddings": 8192, "embedding_dim": 64},
+    },
+    "titok-bl128": {
+        "type": "TiTok",
+        "encoder": VIT_B,
+        "decoder": VIT_L,
+        "num_latent_tokens": 128,
+        "quantizer": {**LEARNED, "num_embeddings": 8192, "embedding_dim": 64},
+    },
+    "titok-sl256": {
+        "type": "TiTok",
+        "encoder": VIT_S,
+        "decoder": VIT_L,
+        "num_latent_tokens": 256,
+        "quantizer": {**LEARNED, "num_embeddings": 8192, "embedding_dim": 64},
+    },
 }
 """Complete configurations by name: the class under "type", then its constructor arguments."""
 
@@ -34,7 +130,8 @@ def build(name: str, **changes: Any) -> Tokenizer:
 
     Args:
         name: a key of `MODELS`.
-        changes: constructor arguments; a quantizer may be given as the dictionary that `Quantizer.config` returns.
+        changes: constructor arguments; a quantizer may be given as the dictionary that `Quantizer.config` returns. A
+            dictionary changes the row's values under its keys and keeps the others, unless it has a "type".
 
     Raises:
         ValueError: an unknown name or argument; the message lists what there is.
@@ -43,10 +140,18 @@ def build(name: str, **changes: Any) -> Tokenizer:
         raise ValueError(f"model: got {name!r}, expected one of {', '.join(MODELS)}")
     row = dict(MODELS[name])
     cls = TOKENIZERS[row.pop("type")]
-    arguments = {**row, **_known(cls, changes)}
+    arguments = {key: _merged(value, changes.get(key, value)) for key, value in row.items()}
+    arguments |= {key: value for key, value in _known(cls, changes).items() if key not in row}
     if isinstance(arguments.get("quantizer"), Mapping):
         arguments["quantizer"] = quantizer_from_config(arguments["quantizer"])
     return cls(**arguments)
+
+
+def _merged(value: Any, change: Any) -> Any:
+    """The change, or the value with the change's keys in it where both are dictionaries."""
+    if isinstance(value, Mapping) and isinstance(change, Mapping) and "type" not in change:
+        return {**value, **{key: _merged(value.get(key), part) for key, part in change.items()}}
+    return change
 
 
 def _known(cls: type[Tokenizer], arguments: Mapping[str, Any]) -> Mapping[str, Any]:

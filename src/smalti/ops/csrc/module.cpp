@@ -1,4 +1,4 @@
-// The Python module smalti.ops._native: arrays, memory, threads and the choice of the kernel. See search.h for the method.
+// The Python module smalti.ops._native: arrays, memory, threads, choice of the kernel. search.h tells the method.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -29,7 +29,9 @@ namespace {
 std::vector<const Kernel*> usable_kernels() {
     std::vector<const Kernel*> kernels;
 #ifdef SMALTI_X86
+#ifdef SMALTI_AVX512BF16
     if (__builtin_cpu_supports("avx512bf16")) kernels.push_back(&kernel_avx512bf16);
+#endif
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma")) kernels.push_back(&kernel_avx512);
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) kernels.push_back(&kernel_avx2);
 #endif
@@ -79,7 +81,7 @@ public:
         book_.codes = codebook.data();
         book_.K = codebook.shape(0);
         book_.D = codebook.shape(1);
-        book_.cell = book_.K < 8192 ? 8 : 16;  // small cells are searched again sooner, large ones are fewer to look through
+        book_.cell = book_.K < 8192 ? 8 : 16;  // small cells are searched again sooner, of large ones there are fewer
         book_.metric = Metric(metric);
         nb::gil_scoped_release release;
         pack(threads);
@@ -100,8 +102,8 @@ public:
         nb::gil_scoped_release release;
         // Four tasks a thread even out the load; multiples of 12 rows fill the register tiles of every kernel.
         const int64_t rows = std::clamp<int64_t>((N / (4 * std::max(threads, 1)) + 11) / 12 * 12, 12, kernel_.max_rows);
-        // Workspaces lie 256 KB apart (of address space): one core's prefetcher runs on past the end of its own and would
-        // take the next one's cache lines from the other core all the time.
+        // Workspaces lie 256 KB apart (of address space): one core's prefetcher runs on past the end of its own and
+        // would take the next one's cache lines from the other core all the time.
         const int64_t tasks = (N + rows - 1) / rows, floats = (kernel_.workspace(shared) + 15) / 16 * 16 + 65536;
         const int workers = int(std::clamp<int64_t>(threads, 1, std::max<int64_t>(tasks, 1)));
         const Floats workspaces = aligned_floats(workers * floats);
@@ -191,7 +193,7 @@ uint64_t fingerprint(Array<const float, 2> codebook) {
     for (size_t i = 0; i < whole; i += sizeof word) absorb(bytes + i, sizeof word);
     std::memset(word, 0, sizeof word);
     absorb(bytes + whole, count - whole);
-    return mix(mix(state[0] ^ keys[0], state[1] ^ keys[1]) ^ keys[2], mix(state[2] ^ keys[2], state[3] ^ keys[3]) ^ count);
+    return mix(mix(state[0] ^ count, state[1] ^ keys[1]) ^ keys[2], mix(state[2] ^ keys[2], state[3] ^ keys[3]));
 }
 
 }  // namespace

@@ -1,21 +1,24 @@
-// Exact nearest-code search on the CPU: the method, and what its translation units share.
+// Exact nearest-code search on the CPU: the method, and what its files share.
 //
 // For a row z and codes e_k all three metrics ask for the largest score
 //     s_k = z . e_k - h_k        h_k = |e_k|^2 / 2 (euclidean) or 0 (dot; cosine, with e_k / |e_k| for e_k)
 // The search has two phases:
-//   1. All N x K scores are computed in float32 at the speed of a matrix product, but only the largest score of every
-//      *cell*, a run of up to 16 consecutive codes, is kept. That costs one max per score beside its products.
-//   2. A bound on the rounding errors says which cells can hold the nearest code, nearly always one. Those are searched
+//   1. All N x K scores are computed roughly, at the speed of a matrix product: in float32, or in bfloat16 where the
+//      processor multiplies that twice as fast. Kept is only the largest score of every *cell*, a run of up to 16
+//      consecutive codes, which costs one max per score beside its products.
+//   2. A bound on the errors of phase 1 says which cells can hold the nearest code, mostly one. Those are searched
 //      again in float64 from the original numbers, distances in difference form, ties to the lowest index.
-// So the answer is that of a float64 brute force whatever the data: ties, tiny distances and large offsets cost time only.
+// So the answer is that of a float64 brute force whatever the data; ties, tiny distances and offsets cost time only.
+//
+// kernel.cpp with packing.h and exact.h is the search, compiled once per instruction set; module.cpp is the rest.
 #pragma once
 #include <cstdint>
 
 enum class Metric : int { euclidean = 0, cosine = 1, dot = 2 };
 
-// Packed layout. The codes are cut into blocks of lanes * cell. Vector v of a block holds one code of every cell: in lane
-// l the code start + l * cell + v. A panel is `panel_vectors` vectors side by side: a vector of -h each, then for every
-// dimension a vector of values each. The panels follow each other. Places without a code have -h = -infinity.
+// Packed layout. The codes are cut into blocks of lanes * cell. Vector v of a block holds one code of every cell: in
+// lane l the code start + l * cell + v. A panel is `panel_vectors` vectors side by side: a vector of -h each, then for
+// every step a vector each of one dimension in float32, or of two in bfloat16. Places without a code have h = infinity.
 constexpr int panel_vectors = 4;
 
 // Codes in a cell of the given block: fewer in the last block where that saves whole panels.
@@ -27,27 +30,27 @@ static inline int cell_of_block(int64_t K, int lanes, int cell, int64_t block) {
 
 struct Norms {
     double norm;
-    double half_error;  // norm of what rounding to bfloat16 loses
+    double half_error;  // norm of what rounding to bfloat16 takes away
 };
 
 struct PackedView {
-    const float* codes;   // (K, D) the original numbers, for phase 2
-    const float* panels;  // the packed ones, for phase 1
-    const float* half_panels;  // packed as pairs of bfloat16 in the place of floats; null where that is not to be used
-    const float* mean;    // (D) subtracted from the codes before packing: small numbers have small rounding errors
-    const float* z_mean;  // (D) to subtract from z: the same for euclidean, zeros for the others, where it changes no order
+    const float* codes;        // (K, D) the original numbers, for phase 2
+    const float* panels;       // packed for phase 1, float32
+    const float* half_panels;  // packed for phase 1, pairs of bfloat16 in the place of floats; null: not used
+    const float* mean;         // (D) subtracted from the codes before packing: small numbers have small errors
+    const float* z_mean;       // (D) to subtract from z: the same for euclidean, zeros for the others
     int64_t K, D;
-    int cell;             // codes in a cell, a multiple of panel_vectors
-    Norms largest;        // of the packed codes, for the bound
+    int cell;                  // codes in a cell, a multiple of panel_vectors
+    Norms largest;             // of the packed codes
     Metric metric;
 };
 
 // What one compilation of kernel.cpp offers.
 struct Kernel {
     const char* name;
-    int lanes;         // floats in a vector
-    int64_t max_rows;  // rows that one call of search takes
-    int64_t min_half_dim;  // half_panels are used from this dimension on
+    int lanes;             // floats in a vector
+    int64_t max_rows;      // rows that one call of search takes
+    int64_t min_half_dim;  // half_panels pay from this dimension on
     int64_t (*workspace)(const PackedView&);  // floats that one call of search needs, 64-byte aligned
     Norms (*pack)(const PackedView&, int64_t block, float* panels, float* half_panels);
     void (*search)(const PackedView&, const float* z, int64_t rows, int64_t offset, double* cost, int64_t* index,

@@ -1,0 +1,69 @@
+"""Normalisation layers of image networks that may look at the quantized latent while they decode.
+
+All are called as `norm(x, z_q)`, so that a block need not know which kind it holds:
+
+    GroupNorm           ignores z_q (Wu & He 2018, arXiv 1803.08494)
+    SpatialNorm         scale and shift of each position from the latent there (MoVQ, Zheng et al. 2022, arXiv
+                        2209.09002)
+    AdaptiveGroupNorm   scale and shift of each image from the spread and mean of its latent (Open-MAGVIT2, Luo et al.
+                        2024, arXiv 2409.04410)
+
+Legend: B images, C channels, D latent channels, H x W features, h x w latent.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+EPS = 1e-6
+"""What every published VQGAN adds to the variance."""
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation with eps 1e-6; `z_q` is accepted and ignored."""
+
+    def __init__(self, channels: int, groups: int = 32, affine: bool = True):
+        if channels % groups:
+            raise ValueError(f"norm_groups: {groups} groups do not divide {channels} channels")
+        super().__init__(groups, channels, eps=EPS, affine=affine)
+
+    def forward(self, x: Float[Tensor, "b c h w"], z_q: Tensor | None = None) -> Float[Tensor, "b c h w"]:
+        """(B, C, H, W) to the same shape."""
+        return super().forward(x)
+
+
+class SpatialNorm(nn.Module):
+    """GroupNorm(x) * scale(z_q) + shift(z_q), the latent enlarged to the size of x by repetition."""
+
+    def __init__(self, channels: int, latent_channels: int, groups: int = 32):
+        super().__init__()
+        self.norm = GroupNorm(channels, groups)
+        self.scale = nn.Conv2d(latent_channels, channels, kernel_size=1)
+        self.shift = nn.Conv2d(latent_channels, channels, kernel_size=1)
+
+    def forward(self, x: Float[Tensor, "b c H W"], z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
+        """(B, C, H, W) and latent (B, D, h, w) to (B, C, H, W)."""
+        # A 1x1 convolution and repetition commute: convolve at the latent's size, where it costs least.
+        size = x.shape[2:]
+        scale = F.interpolate(self.scale(z_q), size=size, mode="nearest")
+        shift = F.interpolate(self.shift(z_q), size=size, mode="nearest")
+        return shift.addcmul(self.norm(x), scale)
+
+
+class AdaptiveGroupNorm(nn.Module):
+    """GroupNorm(x) * scale(std of z_q) + shift(mean of z_q), one scale and shift a channel of each image."""
+
+    def __init__(self, channels: int, latent_channels: int, groups: int = 32):
+        super().__init__()
+        self.norm = GroupNorm(channels, groups, affine=False)
+        self.scale = nn.Linear(latent_channels, channels)
+        self.shift = nn.Linear(latent_channels, channels)
+
+    def forward(self, x: Float[Tensor, "b c H W"], z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
+        """(B, C, H, W) and latent (B, D, h, w) to (B, C, H, W)."""
+        z_BDn = z_q.flatten(2)
+        # The sample variance; a latent of one cell has none, and counts as constant.
+        variance = z_BDn.var(dim=2, correction=1 if z_BDn.shape[2] > 1 else 0)
+        scale = self.scale((variance + EPS).sqrt())
+        shift = self.shift(z_BDn.mean(dim=2))
+        return self.norm(x) * scale[:, :, None, None] + shift[:, :, None, None]

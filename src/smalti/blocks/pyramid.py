@@ -1,0 +1,232 @@
+"""Encoder and decoder of the VQGAN family: a pyramid of residual blocks, halving or doubling the size level by level.
+
+Source: Esser et al. 2021 (arXiv 2012.09841). One pair of classes serves taming-transformers, latent diffusion, VAR,
+LlamaGen, MaskGIT, IBQ, Open-MAGVIT2, MoVQ, Chameleon and Janus; `PyramidConfig` says how they differ. Convolutions run
+in the channels-last memory layout, which is the faster one on CPUs and on GPUs with tensor cores.
+
+Legend: B images, C image channels, D embedding_dim, L levels, s = 2 ** (L - 1) the stride.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from smalti.blocks.norms import AdaptiveGroupNorm
+from smalti.blocks.resampling import Downsample, Upsample, downsample_kind, upsample_kind
+from smalti.blocks.resnet import AttentionBlock, BlockStyle, ResnetBlock
+
+MidBlock = Literal["residual", "attention"]
+
+
+@dataclass(frozen=True)
+class PyramidConfig:
+    """Sizes and variants of one half of a VQGAN. Levels count from the image's resolution, 0, to the latent's."""
+
+    widths: tuple[int, ...] = (128, 128, 256, 256, 512)
+    """Channels at each level; the stride is 2 ** (levels - 1)."""
+    num_res_blocks: int = 2
+    """Residual blocks a level. Decoders usually have one more than encoders."""
+    attention_levels: tuple[int, ...] | None = None
+    """Levels where attention follows each residual block; None: the last."""
+    mid: tuple[MidBlock, ...] = ("residual", "attention", "residual")
+    """Blocks at the latent's resolution between the levels and the latent."""
+    latent_channels: int = 256
+    """Channels between the pyramid and the projection."""
+    projection: int = 1
+    """Kernel size of the convolution between latent_channels and embedding_dim; 0: there is none."""
+    stem_width: int | None = None
+    """Channels after an encoder's first convolution; None: as at level 0."""
+    latent_kernel: int = 3
+    """Kernel size of the convolution from an encoder's last block to latent_channels."""
+    resample: str = "conv"
+    """How the size is halved or doubled, see `resampling.py`."""
+    adaptive: bool = False
+    """Whether each level of a decoder starts with a norm that looks at the latent (Open-MAGVIT2)."""
+    style: BlockStyle = field(default_factory=BlockStyle)
+    """Variant of the blocks."""
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths: got {self.widths}, expected at least one level of at least 1 channel")
+        if self.num_res_blocks < 1:
+            raise ValueError(f"num_res_blocks: got {self.num_res_blocks}, expected at least 1")
+        beyond = [level for level in self.attention_levels or () if not 0 <= level < len(self.widths)]
+        if beyond:
+            raise ValueError(f"attention_levels: got {beyond[0]}, expected levels from 0 to {len(self.widths) - 1}")
+        if self.projection % 2 == 0 and self.projection != 0:
+            raise ValueError(f"projection: got {self.projection}, expected an odd kernel size, or 0 for none")
+
+    @classmethod
+    def of(cls, config: "Mapping[str, Any] | PyramidConfig") -> "PyramidConfig":
+        """From the plain dictionary of a config.json, whose lists become tuples."""
+        if isinstance(config, PyramidConfig):
+            return config
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+        }
+        unknown = [key for key in values if key not in cls.__dataclass_fields__]
+        if unknown:
+            raise ValueError(f"{unknown[0]}: unknown, expected one of {', '.join(cls.__dataclass_fields__)}")
+        if isinstance(values.get("style"), Mapping):
+            values["style"] = BlockStyle(**values["style"])
+        return cls(**values)
+
+    def mirrored(self) -> "PyramidConfig":
+        """The decoder that belongs to an encoder of this config: one more block a level."""
+        return replace(self, num_res_blocks=self.num_res_blocks + 1)
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side of one latent cell."""
+        return 2 ** (len(self.widths) - 1)
+
+    def has_attention(self, level: int) -> bool:
+        """Whether the residual blocks of `level` are followed by attention."""
+        levels = (len(self.widths) - 1,) if self.attention_levels is None else self.attention_levels
+        return level in levels
+
+
+class Level(nn.Module):
+    """One resolution: a norm that looks at the latent (or none), residual and attention blocks, then up or down."""
+
+    def __init__(
+        self,
+        widths: tuple[int, int],
+        config: PyramidConfig,
+        *,
+        attention: bool,
+        resample: nn.Module | None,
+        latent_channels: int | None = None,
+    ):
+        """
+        Args:
+            widths: channels of input and output.
+            config: number and style of the blocks.
+            attention: whether attention follows each residual block.
+            resample: what halves or doubles the size at the end; None: nothing.
+            latent_channels: channels of z_q in a decoder; None in an encoder.
+        """
+        super().__init__()
+        before, width = widths
+        self.entry = None
+        if config.adaptive and latent_channels is not None:
+            self.entry = AdaptiveGroupNorm(before, latent_channels, config.style.norm_groups)
+        self.blocks = nn.ModuleList(
+            ResnetBlock(before if i == 0 else width, width, config.style, latent_channels)
+            for i in range(config.num_res_blocks)
+        )
+        self.attentions = nn.ModuleList(
+            AttentionBlock(width, config.style, latent_channels) for _ in range(len(self.blocks) if attention else 0)
+        )
+        self.resample = resample
+
+    def forward(self, x: Float[Tensor, "b c h w"], z_q: Tensor | None = None) -> Float[Tensor, "b d H W"]:
+        """(B, C, H, W) to (B, C', H', W') with the size that `resample` gives."""
+        if self.entry is not None:
+            x = self.entry(x, z_q)
+        for i, block in enumerate(self.blocks):
+            x = block(x, z_q)
+            if self.attentions:
+                x = self.attentions[i](x, z_q)
+        return x if self.resample is None else self.resample(x)
+
+
+def make_mid(config: PyramidConfig, latent_channels: int | None = None) -> nn.ModuleList:
+    """The blocks at the latent's resolution."""
+    width = config.widths[-1]
+    kinds = {
+        "residual": lambda: ResnetBlock(width, width, config.style, latent_channels),
+        "attention": lambda: AttentionBlock(width, config.style, latent_channels),
+    }
+    for kind in config.mid:
+        if kind not in kinds:
+            raise ValueError(f"mid: got {kind!r}, expected {' or '.join(kinds)}")
+    return nn.ModuleList(kinds[kind]() for kind in config.mid)
+
+
+def make_projection(config: PyramidConfig, before: int, after: int) -> nn.Module:
+    """The convolution between latent_channels and embedding_dim ("quant_conv"), or nothing."""
+    if config.projection == 0:
+        if before != after:
+            raise ValueError(f"projection: 0 needs latent_channels ({before}) equal to embedding_dim ({after})")
+        return nn.Identity()
+    return nn.Conv2d(before, after, kernel_size=config.projection, padding=config.projection // 2)
+
+
+class PyramidEncoder(nn.Module):
+    """Image (B, C, H, W) to latent (B, D, H / s, W / s); H and W must be multiples of s."""
+
+    def __init__(self, config: PyramidConfig, image_channels: int, embedding_dim: int):
+        super().__init__()
+        style, widths = config.style, config.widths
+        stem_width = config.stem_width or widths[0]
+        self.stem = nn.Conv2d(image_channels, stem_width, kernel_size=3, padding=1, bias=style.bias)
+        self.levels = nn.ModuleList(
+            Level(
+                (before, width),
+                config,
+                attention=config.has_attention(i),
+                resample=Downsample(width, downsample_kind(config.resample)) if i < len(widths) - 1 else None,
+            )
+            for i, (before, width) in enumerate(pairwise((stem_width, *widths)))
+        )
+        self.mid = make_mid(config)
+        self.norm_out = style.make_norm(widths[-1], None)
+        self.conv_out = nn.Conv2d(
+            widths[-1], config.latent_channels, kernel_size=config.latent_kernel, padding=config.latent_kernel // 2
+        )
+        self.projection = make_projection(config, config.latent_channels, embedding_dim)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hs ws"]:
+        """(B, C, H, W) to (B, D, H / s, W / s)."""
+        x = self.stem(image.contiguous(memory_format=torch.channels_last))
+        for level in self.levels:
+            x = level(x)
+        for block in self.mid:
+            x = block(x)
+        return self.projection(self.conv_out(F.silu(self.norm_out(x), inplace=True)))
+
+
+class PyramidDecoder(nn.Module):
+    """Quantized latent (B, D, h, w) to image (B, C, h * s, w * s), not clamped; its levels are listed as they run."""
+
+    def __init__(self, config: PyramidConfig, image_channels: int, embedding_dim: int):
+        super().__init__()
+        widths = config.widths
+        self.projection = make_projection(config, embedding_dim, config.latent_channels)
+        self.stem = nn.Conv2d(config.latent_channels, widths[-1], kernel_size=3, padding=1)
+        self.mid = make_mid(config, embedding_dim)
+        self.levels = nn.ModuleList(
+            Level(
+                (widths[min(i + 1, len(widths) - 1)], widths[i]),
+                config,
+                attention=config.has_attention(i),
+                resample=Upsample(widths[i], upsample_kind(config.resample)) if i > 0 else None,
+                latent_channels=embedding_dim,
+            )
+            for i in reversed(range(len(widths)))
+        )
+        self.norm_out = config.style.make_norm(widths[0], embedding_dim)
+        self.conv_out = nn.Conv2d(widths[0], image_channels, kernel_size=3, padding=1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
+        """(B, D, h, w) to (B, C, h * s, w * s)."""
+        z_q = z_q.contiguous(memory_format=torch.channels_last)
+        return self.from_features(self.projection(z_q), z_q)
+
+    def from_features(self, h: Float[Tensor, "b l h w"], z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
+        """The part after the projection: features (B, latent_channels, h, w), and the latent that norms look at."""
+        x = self.stem(h)
+        for block in self.mid:
+            x = block(x, z_q)
+        for level in self.levels:
+            x = level(x, z_q)
+        return self.conv_out(F.silu(self.norm_out(x, z_q), inplace=True))

@@ -1,0 +1,106 @@
+"""The residual block and the attention block that all VQGANs are made of.
+
+Source: Esser et al. 2021, "Taming Transformers" (arXiv 2012.09841), after DDPM (Ho et al. 2020, arXiv 2006.11239). The
+families that came later (VAR, LlamaGen, IBQ, MaskGIT, Open-MAGVIT2, MoVQ) differ in what `BlockStyle` says, and only in
+that. The block of `convolutional.py` is a lighter one for the small model that trains from scratch in minutes.
+
+Legend: B images, C channels, H x W features.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from smalti.blocks.norms import GroupNorm, SpatialNorm
+
+Shortcut = Literal["1x1", "3x3", "after"]
+NormKind = Literal["group", "spatial"]
+
+
+@dataclass(frozen=True)
+class BlockStyle:
+    """What distinguishes the blocks of one family from those of another."""
+
+    bias: bool = True
+    """Whether the 3x3 convolutions have a bias."""
+    shortcut: Shortcut = "1x1"
+    """Where a block changes its width: a 1x1 or a 3x3 convolution of its input is added to the result, as is usual, or
+    "after", a 1x1 convolution of the result itself, as in MaskGIT's published code, whose weights depend on it."""
+    norm: NormKind = "group"
+    """"group", or "spatial" in a decoder whose norms look at the latent (MoVQ)."""
+    norm_groups: int = 32
+    """Groups of each group normalisation."""
+    num_heads: int = 1
+    """Heads of each attention block."""
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("shortcut", self.shortcut, get_args(Shortcut)),
+            ("norm", self.norm, get_args(NormKind)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}: got {value!r}, expected one of {allowed}")
+
+    def make_norm(self, channels: int, latent_channels: int | None) -> nn.Module:
+        """The norm of a block with so many channels; `latent_channels` are those of z_q, None in an encoder."""
+        if self.norm == "spatial" and latent_channels is not None:
+            return SpatialNorm(channels, latent_channels, self.norm_groups)
+        return GroupNorm(channels, self.norm_groups)
+
+
+class ResnetBlock(nn.Module):
+    """shortcut(x) + conv(silu(norm(conv(silu(norm(x)))))), both convolutions 3x3."""
+
+    def __init__(self, in_channels: int, out_channels: int, style: BlockStyle, latent_channels: int | None = None):
+        """
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output; where they differ the shortcut has a convolution.
+            style: which variant.
+            latent_channels: channels of the z_q that norms may look at; None in an encoder.
+        """
+        super().__init__()
+        self.norm1 = style.make_norm(in_channels, latent_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=style.bias)
+        self.norm2 = style.make_norm(out_channels, latent_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=style.bias)
+        self.after = style.shortcut == "after"
+        self.shortcut: nn.Conv2d | None = None
+        if in_channels != out_channels:
+            size = 3 if style.shortcut == "3x3" else 1
+            source = out_channels if self.after else in_channels
+            self.shortcut = nn.Conv2d(source, out_channels, kernel_size=size, padding=size // 2, bias=style.bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"], z_q: Tensor | None = None) -> Float[Tensor, "b d h w"]:
+        """(B, C, H, W) to (B, C', H, W); `z_q` (B, D, h, w) is for norms that look at it."""
+        h = self.conv1(F.silu(self.norm1(x, z_q), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h, z_q), inplace=True))
+        if self.shortcut is not None:
+            x = self.shortcut(h if self.after else x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """x + out(attention(norm(x))): every position looks at every other."""
+
+    def __init__(self, channels: int, style: BlockStyle, latent_channels: int | None = None):
+        super().__init__()
+        if channels % style.num_heads:
+            raise ValueError(f"num_heads: {style.num_heads} heads do not divide {channels} channels")
+        self.num_heads = style.num_heads
+        self.norm = style.make_norm(channels, latent_channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1)
+        self.out = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"], z_q: Tensor | None = None) -> Float[Tensor, "b c h w"]:
+        """(B, C, H, W) to the same shape."""
+        batch, channels, height, width = x.shape
+        heads = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
+        # Channels last, so the rows of q, k and v are views of one tensor: (3, B, heads, H*W, C / heads)
+        q, k, v = self.qkv(self.norm(x, z_q)).permute(0, 2, 3, 1).reshape(heads).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v)
+        h = h.transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return x + self.out(h)

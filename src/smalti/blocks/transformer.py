@@ -1,0 +1,69 @@
+"""The pre-norm transformer block of vision transformers: every token looks at every other.
+
+Source: Dosovitskiy et al. 2020, ViT (arXiv 2010.11929), in the form of CLIP's code, whose order of norms TiTok keeps.
+
+Legend: B images, N tokens, W width.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Sizes of a vision transformer."""
+
+    width: int = 512
+    """Components of a token inside the transformer."""
+    layers: int = 8
+    """Number of blocks."""
+    num_heads: int = 8
+    """Attention heads; published models have 64 components a head."""
+    patch_size: int = 16
+    """Pixels a side of one patch."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the two-layer network in a block, divided by `width`."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "num_heads", "patch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} heads do not divide a width of {self.width}")
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
+        """(B, N, W) to the same shape."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width))
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        width, hidden = config.width, round(config.width * config.mlp_ratio)
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, config.num_heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
+        """(B, N, W) to the same shape."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))

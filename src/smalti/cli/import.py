@@ -1,0 +1,23 @@
+"""`smalti import CHECKPOINT OUT`: a published tokenizer to a folder that every other command takes."""  # noqa: N999
+
+from smalti.cli.parsing import parse_config
+from smalti.jobs.import_checkpoint import ImportConfig, ImportResult, import_checkpoint
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, import, print; returns the exit code."""
+    config = parse_config(ImportConfig, arguments, prog="smalti import", positionals=("checkpoint", "out"))
+    result = import_checkpoint(config)
+    print(f"{config.out}: {describe(result)}")
+    if result.ignored:
+        print(f"ignored: {', '.join(result.ignored)}")
+    print(f"source: {result.source['url']}, licence: {result.source['licence']}")
+    return 0
+
+
+def describe(result: ImportResult) -> str:
+    """One line about a tokenizer."""
+    return (
+        f"{result.source['title']} ({result.family}), {result.model} with {result.parameters / 1e6:.2f} million "
+        f"weights, {result.vocab_size} codes, stride {result.stride}"
+    )

@@ -1,0 +1,66 @@
+"""Emu3's tokenizer, for images: a VQGAN with a temporal part between pyramid and quantizer.
+
+Source: Wang et al. 2024, "Emu3" (arXiv 2409.18869). It is a video tokenizer; an image is a video that stands still,
+and gets the same tokens as in its publisher's code. It differs from `vqgan.py` in the temporal part alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+from smalti.blocks.pyramid import PyramidConfig
+from smalti.blocks.temporal import FrameToImageDecoder, ImageToFrameEncoder
+from smalti.quantizers import Quantizer
+from smalti.tokenizers.base import Tokenizer
+from smalti.tokenizers.vqgan import plain
+
+
+@final
+class Emu3VQ(Tokenizer):
+    """Pyramid and temporal encoder, quantizer, temporal and pyramid decoder whose norms look at the latent."""
+
+    def __init__(
+        self,
+        encoder: Mapping[str, Any] | PyramidConfig,
+        quantizer: Quantizer,
+        decoder: Mapping[str, Any] | PyramidConfig,
+        *,
+        time_halvings: int = 2,
+        time_blocks: int = 2,
+        image_channels: int = 3,
+        image_range: Sequence[float] = (-1.0, 1.0),
+        source: Mapping[str, Any] | None = None,
+    ):
+        """
+        Args:
+            encoder: sizes of the pyramid, see `PyramidConfig`; its projection is 0.
+            quantizer: any quantizer; its embedding_dim equals latent_channels.
+            decoder: sizes of the decoder's pyramid.
+            time_halvings: 2 ** time_halvings frames become one.
+            time_blocks: temporal residual blocks on each side.
+            image_channels: channels of the images.
+            image_range: values that the networks work with; images in and out of the tokenizer lie in [-1, 1].
+            source: where published weights come from: family, url, licence. Kept in config.json.
+        """
+        super().__init__()
+        encoder, decoder = PyramidConfig.of(encoder), PyramidConfig.of(decoder)
+        if encoder.stride != decoder.stride:
+            raise ValueError(f"decoder: enlarges by {decoder.stride}, but the encoder reduces by {encoder.stride}")
+        temporal = (image_channels, quantizer.embedding_dim, time_halvings, time_blocks)
+        self.encoder = ImageToFrameEncoder(encoder, *temporal)
+        self.quantizer = quantizer
+        self.decoder = FrameToImageDecoder(decoder, *temporal)
+        self.stride, self.image_channels = encoder.stride, image_channels
+        self.image_range = (float(image_range[0]), float(image_range[1]))
+        self._sizes = {
+            "encoder": plain(encoder),
+            "decoder": plain(decoder),
+            "time_halvings": time_halvings,
+            "time_blocks": time_blocks,
+            "image_channels": image_channels,
+            "image_range": list(self.image_range),
+            "source": dict(source) if source else None,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """See `Tokenizer.config`."""
+        return {**self._sizes, "quantizer": self.quantizer.config()}

@@ -1,0 +1,139 @@
+"""A multi-scale quantizer under the names that VAR's code calls it by, so that other people's VAR code runs unchanged.
+
+Source: the interface of `vae_local.quantize` in Tian et al. 2024 (arXiv 2404.02905): argument names and return values
+are VAR's, the work is done by `MultiScaleQuantizer`. Latents that are not square work too: the scales follow in
+proportion.
+
+Legend: B images, C channels, H x W latent, h_k x w_k scale k, l_k = h_k * w_k, L the sum of all l_k.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from smalti.ops import add_scale, proportional_grids
+from smalti.quantizers import MultiScaleQuantizer, Quantizer
+from smalti.tokenizers.tokens import Grids
+
+PatchNums = Sequence[int | tuple[int, int] | list[int]]
+"""Scales, coarse to fine: the side of each, or its height and width."""
+
+
+class VARQuantizer:
+    """View of a `MultiScaleQuantizer`; holds no weights of its own."""
+
+    def __init__(self, quantizer: Quantizer):
+        if not isinstance(quantizer, MultiScaleQuantizer):
+            raise AttributeError(f"quantize: VAR's interface needs a multi-scale quantizer, this is {type(quantizer)}")
+        self._quantizer = quantizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes V."""
+        return self._quantizer.num_embeddings
+
+    @property
+    def Cvae(self) -> int:
+        """Components of a code C."""
+        return self._quantizer.embedding_dim
+
+    @property
+    def v_patch_nums(self) -> tuple[int, ...]:
+        """Sides of the scales for the square latent of training."""
+        return self._quantizer.patch_nums
+
+    @property
+    def beta(self) -> float:
+        """Weight of the commitment term."""
+        return self._quantizer.beta
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The codebook (V, C) as a layer: indices (B, l) to code vectors (B, l, C). No gradient reaches it."""
+        return nn.Embedding.from_pretrained(self._quantizer.get_codebook().detach(), freeze=True)
+
+    @property
+    def prog_si(self) -> int:
+        """Always -1: VAR's progressive training of its transformer is not supported, as in VAR's tokenizer."""
+        return -1
+
+    @prog_si.setter
+    def prog_si(self, value: int) -> None:
+        """Accept what VAR's trainer sets while it trains plainly."""
+        if value >= 0:
+            raise ValueError(f"prog_si: got {value}, progressive training is not supported (-1)")
+
+    def encode(self, z: Float[Tensor, "b c h w"], grids: Grids) -> tuple[Int64[Tensor, "b _ _"], ...]:
+        """Indices of a latent at the given scales."""
+        return tuple(self._quantizer.encode(z, grids))
+
+    def idxBl_to_var_input(self, gt_ms_idx_Bl: Sequence[Int64[Tensor, "b _"]]) -> Float[Tensor, "b l c"]:
+        """Teacher-forcing input (B, L - l_1, C) of the indices (B, l_k) of all scales.
+
+        Scales of a plain list are taken to be square; a list from `img_to_idxBl` knows its own.
+        """
+        tokens = getattr(gt_ms_idx_Bl, "tokens", None)
+        if tokens is not None:
+            return self._quantizer.var_input(tokens().indices)
+        sides = [round(scale.shape[1] ** 0.5) for scale in gt_ms_idx_Bl]
+        for scale, side in zip(gt_ms_idx_Bl, sides, strict=True):
+            if side * side != scale.shape[1]:
+                raise ValueError(f"gt_ms_idx_Bl: a scale of {scale.shape[1]} tokens is not square")
+        scales = zip(gt_ms_idx_Bl, sides, strict=True)
+        return self._quantizer.var_input(tuple(scale.reshape(-1, side, side) for scale, side in scales))
+
+    def get_next_autoregressive_input(
+        self, si: int, SN: int, f_hat: Float[Tensor, "b c h w"], h_BChw: Float[Tensor, "b c hk wk"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c hn wn"]]:
+        """One step of sampling: add scale `si` of `SN` to f_hat; f_hat, and its look at the next scale.
+
+        Args:
+            si: the scale whose codes are given, from 0.
+            SN: number of scales.
+            f_hat: (B, C, H, W) what the scales before add up to; zeros at first.
+            h_BChw: (B, C, h_si, w_si) code vectors of scale si.
+
+        Returns:
+            The new f_hat (B, C, H, W), and that seen at scale si + 1; at the last scale f_hat twice.
+        """
+        if len(self.v_patch_nums) != SN or not 0 <= si < SN:
+            raise ValueError(f"si, SN: got {si} of {SN} scales, this tokenizer has {len(self.v_patch_nums)}")
+        grids = proportional_grids(self.v_patch_nums, f_hat.shape[2], f_hat.shape[3])
+        return self._quantizer.next_scale_input(si, f_hat, h_BChw, grids)
+
+    def embed_to_fhat(
+        self, ms_h_BChw: Sequence[Float[Tensor, "b c _ _"]], all_to_max_scale: bool = True, last_one: bool = False
+    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
+        """f_hat after each scale, or with `last_one` the last, of the code vectors (B, C, h_k, w_k) of all scales.
+
+        Args:
+            ms_h_BChw: code vectors, coarse to fine.
+            all_to_max_scale: True as in training: every f_hat has the full size. False: it grows with the scales, an
+                experiment of VAR's.
+            last_one: return only the last.
+        """
+        if len(ms_h_BChw) != len(self.v_patch_nums):
+            raise ValueError(f"ms_h_BChw: got {len(ms_h_BChw)} scales, expected {len(self.v_patch_nums)}")
+        f_hats = list(self._accumulate(ms_h_BChw, all_to_max_scale))
+        return f_hats[-1] if last_one else f_hats
+
+    def _accumulate(self, ms_h_BChw: Sequence[Tensor], all_to_max_scale: bool) -> Iterator[Tensor]:
+        size = ms_h_BChw[-1 if all_to_max_scale else 0].shape[2:]
+        f_hat = torch.zeros(*ms_h_BChw[0].shape[:2], *size, device=ms_h_BChw[0].device)
+        for k, h_BChw in enumerate(ms_h_BChw):
+            if not all_to_max_scale and f_hat.shape[2:] != h_BChw.shape[2:]:
+                f_hat = F.interpolate(f_hat, size=h_BChw.shape[2:], mode="bicubic")
+            f_hat = add_scale(f_hat, h_BChw, self._quantizer.phi(k))
+            yield f_hat
+
+
+def as_grids(patch_nums: PatchNums) -> Grids:
+    """Heights and widths of scales that may be given by their side alone.
+
+    >>> as_grids([1, (2, 3)])
+    ((1, 1), (2, 3))
+    """
+    return tuple((side, side) if isinstance(side, int) else (int(side[0]), int(side[1])) for side in patch_nums)

@@ -1,0 +1,98 @@
+"""The VQGAN family: a pyramid encoder, any quantizer, a pyramid decoder.
+
+Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). What the
+family's members do differently is in their `PyramidConfig`s and their quantizer: VAR (arXiv 2404.02905) has a
+multi-scale quantizer, LlamaGen (arXiv 2406.06525) a codebook of unit vectors, IBQ (arXiv 2412.02692) the largest dot
+product, Open-MAGVIT2 (arXiv 2409.04410) signs instead of codes, MaskGIT (arXiv 2202.04200) no attention. The zoo has
+their sizes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, final
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from smalti.blocks.pyramid import PyramidConfig, PyramidDecoder, PyramidEncoder
+from smalti.quantizers import Quantizer
+from smalti.tokenizers.base import Tokenizer
+
+
+@final
+class VQGAN(Tokenizer):
+    """Pyramid encoder, quantizer, pyramid decoder.
+
+    >>> from smalti.quantizers import VectorQuantizer
+    >>> model = VQGAN({"widths": [32, 64]}, VectorQuantizer(num_embeddings=512, embedding_dim=8))
+    >>> reconstruction, vq_loss, indices = model(torch.randn(1, 3, 64, 64))  # (1, 3, 64, 64), (), (1, 32, 32)
+    """
+
+    def __init__(
+        self,
+        encoder: Mapping[str, Any] | PyramidConfig,
+        quantizer: Quantizer,
+        decoder: Mapping[str, Any] | PyramidConfig | None = None,
+        *,
+        encoder_only: bool = False,
+        unit_codes: bool = False,
+        image_channels: int = 3,
+        image_range: Sequence[float] = (-1.0, 1.0),
+        source: Mapping[str, Any] | None = None,
+    ):
+        """
+        Args:
+            encoder: sizes of the encoder, see `PyramidConfig`.
+            quantizer: any quantizer; its embedding_dim is the latent's channels.
+            decoder: sizes of the decoder; None: the encoder mirrored, with one more residual block a level.
+            encoder_only: there is no decoder (a published encoder alone): encoding works, decoding is refused.
+            unit_codes: whether the decoder sees codes scaled to unit length although they were chosen by distance, as
+                in the Janus of transformers.
+            image_channels: channels of the images.
+            image_range: values that the networks work with; images in and out of the tokenizer lie in [-1, 1].
+            source: where published weights come from: family, url, licence. Kept in config.json.
+        """
+        super().__init__()
+        encoder = PyramidConfig.of(encoder)
+        decoder = encoder.mirrored() if decoder is None else PyramidConfig.of(decoder)
+        if encoder.stride != decoder.stride:
+            raise ValueError(f"decoder: enlarges by {decoder.stride}, but the encoder reduces by {encoder.stride}")
+        if len(image_range) != 2 or not image_range[0] < image_range[1]:
+            raise ValueError(f"image_range: got {tuple(image_range)}, expected two growing numbers such as (-1, 1)")
+        self.encoder = PyramidEncoder(encoder, image_channels, quantizer.embedding_dim)
+        self.quantizer = quantizer
+        self.decoder = NoDecoder() if encoder_only else PyramidDecoder(decoder, image_channels, quantizer.embedding_dim)
+        self.stride, self.image_channels = encoder.stride, image_channels
+        self.image_range = (float(image_range[0]), float(image_range[1]))
+        self.unit_codes = unit_codes
+        self._sizes = {
+            "encoder": plain(encoder),
+            "decoder": plain(decoder),
+            "encoder_only": encoder_only,
+            "unit_codes": unit_codes,
+            "image_channels": image_channels,
+            "image_range": list(self.image_range),
+            "source": dict(source) if source else None,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """See `Tokenizer.config`."""
+        return {**self._sizes, "quantizer": self.quantizer.config()}
+
+    def _image(self, z_q: Tensor, size: tuple[int, int]) -> Tensor:
+        return super()._image(F.normalize(z_q, dim=1) if self.unit_codes else z_q, size)
+
+
+@final
+class NoDecoder(nn.Module):
+    """Stands where a published checkpoint has no decoder."""
+
+    def forward(self, z_q: Float[Tensor, "b d h w"]) -> Tensor:
+        """Refuse."""
+        raise ValueError("decode: this checkpoint has no decoder, it can only encode")
+
+
+def plain(config: PyramidConfig) -> dict[str, Any]:
+    """A config in plain JSON types."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}

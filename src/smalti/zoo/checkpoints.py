@@ -1,0 +1,192 @@
+"""Reading other people's checkpoint files: every container, every way of nesting, and never any code.
+
+A checkpoint may be a safetensors file, a pickle (.pth .pt .ckpt .bin) or a folder with one of them and a config.json.
+Its tensors may lie at the top or under "model", "state_dict", "ema" …, and their names may carry prefixes ("module.",
+"first_stage_model.", "_orig_mod."). `read_checkpoint` finds every table of tensors that could be a tokenizer.
+
+Pickles can hold programs. They are read with `weights_only=True`, which refuses everything but plain data.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+SUFFIXES = (*PICKLES, ".safetensors")
+FOLDER_FILES = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+)
+"""What publishers call the weights in a folder, in the order in which they are looked for."""
+INDEX = ".index.json"
+"""Ending of the file that lists the shards of large weights."""
+AVERAGES = "model_ema."
+"""Prefix of averaged weights in Lightning checkpoints; their names have lost their dots."""
+DEPTH = 5
+"""How deep dictionaries may be nested."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A table of tensors in a checkpoint that could be a tokenizer."""
+
+    place: str
+    """Keys that lead to the table, such as "state_dict"; "" at the top."""
+    prefix: str
+    """What was taken off the front of the names, such as "first_stage_model."."""
+    tensors: dict[str, Tensor]
+    """Tensors by name, without the prefix."""
+    averages: dict[str, Tensor]
+    """Averaged tensors by name without dots; empty if there are none."""
+    rest: tuple[str, ...]
+    """Names in the same table that lack the prefix."""
+    config: dict[str, Any]
+    """The config.json beside the file, {} if there is none."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything found in a file."""
+
+    path: Path
+    """The file that was read."""
+    candidates: tuple[Candidate, ...]
+    """Tables that could be a tokenizer; at least one."""
+    entries: tuple[str, ...]
+    """Names of everything at the top of the file."""
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder without weights.
+        ValueError: an unknown ending, a damaged file, a pickle that would have to run code, or no tensors.
+    """
+    file = _locate(Path(path))
+    tree = _read_shards(file) if file.name.endswith(INDEX) else _read(file)
+    config = _sidecar(file.parent / "config.json")
+    candidates = tuple(
+        candidate for place, tensors in _tables(tree, (), DEPTH) for candidate in _split(place, tensors, config)
+    )
+    if not candidates:
+        raise ValueError(f"checkpoint: {file} holds no named tensors")
+    return Checkpoint(file, candidates, tuple(str(key) for key in tree))
+
+
+def _locate(path: Path) -> Path:
+    if path.is_file():
+        if path.suffix not in SUFFIXES and not path.name.endswith(INDEX):
+            raise ValueError(f"checkpoint: {path} ends in {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"checkpoint: {path} does not exist")
+    for name in (*FOLDER_FILES, *(name + INDEX for name in FOLDER_FILES)):
+        if (path / name).is_file():
+            return path / name
+    raise FileNotFoundError(f"checkpoint: the folder {path} holds none of {', '.join(FOLDER_FILES)}")
+
+
+def _read(file: Path) -> dict[Any, Any]:
+    if file.suffix == ".safetensors":
+        try:
+            return dict(load_file(file))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"checkpoint: {file} is not a readable safetensors file ({_one_line(error)})") from error
+    try:
+        tree = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(file, error)) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ValueError(f"checkpoint: {file} is not a readable PyTorch file ({_one_line(error)})") from error
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"checkpoint: {file} holds a {type(tree).__name__}, expected a dictionary of tensors")
+    return dict(tree)
+
+
+def _refusal(file: Path, error: Exception) -> str:
+    """Why a pickle was refused, and what to do."""
+    wanted = re.search(r"(?:Unsupported (?:global|class): GLOBAL |WeightsUnpickler error: )([^\n]*)", str(error))
+    reason = wanted[1] if wanted else _one_line(error)
+    return (
+        f"checkpoint: {file} was refused: it holds more than tensors and plain data ({reason.strip()[:200]}), and "
+        "reading that could run any program. If you trust its source, convert it once in a container without network "
+        "or files of value: python -c \"import torch, safetensors.torch as s; c = torch.load('IN', map_location='cpu', "
+        "weights_only=False); c = c.get('state_dict', c); s.save_file({k: v.contiguous() for k, v in c.items() "
+        "if torch.is_tensor(v)}, 'OUT.safetensors')\" and load OUT.safetensors"
+    )
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"checkpoint: {index} is not a list of shards") from error
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        if Path(name).name != name:
+            raise ValueError(f"checkpoint: {index} names the shard {name!r}, expected a file beside it")
+        tensors |= _read(index.parent / name)
+    return tensors
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    """The config.json beside the weights; {} if there is none or it is not a dictionary."""
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _tables(tree: Mapping[Any, Any], place: tuple[str, ...], depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every dictionary that holds tensors under names, with the keys that lead to it."""
+    tensors = {key: value for key, value in tree.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if tensors:
+        yield ".".join(place), tensors
+    for key, value in tree.items():
+        if isinstance(key, str) and isinstance(value, Mapping) and depth > 0:
+            yield from _tables(value, (*place, key), depth - 1)
+
+
+def _split(place: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> Iterator[Candidate]:
+    """The tokenizers in one table: one for each prefix under which an encoder and its other half are found."""
+    tensors = {_unwrapped(name): tensor for name, tensor in tensors.items()}
+    averages = {name[len(AVERAGES) :]: value for name, value in tensors.items() if name.startswith(AVERAGES)}
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(AVERAGES)}
+    found = {match[1] for name in tensors if (match := re.match(r"(|.*?\.)(?:encoder)\.", name))}
+    halves = ("decoder.", "quantize.")
+    prefixes = sorted(
+        (
+            prefix
+            for prefix in found
+            if any(name.startswith((*(prefix + half for half in halves),)) for name in tensors)
+        ),
+        key=len,
+    )
+    for prefix in prefixes or [""]:
+        inside = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        rest = tuple(name for name in tensors if not name.startswith(prefix))
+        yield Candidate(place, prefix, inside, averages, rest, config)
+
+
+def _unwrapped(name: str) -> str:
+    """A name without what torch.compile and data parallelism add."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,46 @@
+"""IBQ (SEED-Voken): taming's networks with 1024 to 262144 codes, chosen by the largest dot product.
+
+Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation Quantization" (arXiv 2412.02692). Its
+checkpoints hold raw and averaged weights; the publisher evaluates the averaged ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smalti.tokenizers import VQGAN
+from smalti.zoo.checkpoints import Candidate
+from smalti.zoo.family import Family, build_vqgan, codebook
+from smalti.zoo.inference import Shapes
+from smalti.zoo.taming import recognises as taming_recognises
+from smalti.zoo.vqgan_names import taming_names
+
+
+def build(
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    metric: str = "dot",
+    image_range: Sequence[float] = (-1.0, 1.0),
+    norm_groups: int = 32,
+) -> VQGAN:
+    """A VQGAN of the checkpoint's sizes."""
+    return build_vqgan(shapes, source, codebook(shapes, metric), image_range=image_range, norm_groups=norm_groups)
+
+
+def recognises(candidate: Candidate) -> bool:
+    """taming's names, with averaged weights or the discriminator that SEED-Voken trains against."""
+    discriminator = any(name.startswith("loss.discriminator.block") for name in candidate.tensors)
+    averaged = any(name.startswith("encoder") for name in candidate.averages)
+    return taming_recognises(candidate) and (averaged or discriminator)
+
+
+FAMILY = Family(
+    title="SEED-Voken IBQ",
+    url="https://github.com/TencentARC/SEED-Voken",
+    licence="Apache-2.0",
+    names=taming_names,
+    recognises=recognises,
+    build=build,
+    averaged=True,
+)

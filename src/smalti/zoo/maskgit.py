@@ -1,0 +1,54 @@
+"""MaskGIT-VQGAN as 1d-tokenizer ships it: no bias, no attention, images in [0, 1].
+
+Source: Chang et al. 2022, "MaskGIT" (arXiv 2202.04200), in the PyTorch port of open-muse. Where a block changes its
+width the port adds a convolution of the block's result, not of its input; the published weights were converted for
+that.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smalti.tokenizers import VQGAN
+from smalti.zoo.checkpoints import Candidate
+from smalti.zoo.family import Family, build_vqgan, codebook, has
+from smalti.zoo.inference import Shapes
+from smalti.zoo.names import NameTable
+from smalti.zoo.vqgan_names import LEAVES, LEVELS, OUTER
+
+MODULES = {
+    **OUTER,
+    "encoder.mid.{i}": "encoder.mid.{i}",
+    "decoder.mid.{i}": "decoder.mid.{i}",
+    "decoder.up.{i}.upsample_conv": "decoder.levels.{i}.resample.conv",
+    **LEVELS,
+}
+
+NAMES = NameTable(MODULES, LEAVES)
+
+
+def build(
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    metric: str = "euclidean",
+    image_range: Sequence[float] = (0.0, 1.0),
+    norm_groups: int = 32,
+) -> VQGAN:
+    """A VQGAN of the checkpoint's sizes."""
+    return build_vqgan(shapes, source, codebook(shapes, metric), image_range=image_range, norm_groups=norm_groups)
+
+
+def recognises(candidate: Candidate) -> bool:
+    """Blocks called down and up, a list of them in the middle."""
+    return has(candidate, r"encoder\.down\.\d+\.block\.") and has(candidate, r"encoder\.mid\.\d")
+
+
+FAMILY = Family(
+    title="MaskGIT-VQGAN",
+    url="https://github.com/bytedance/1d-tokenizer",
+    licence="Apache-2.0",
+    names=lambda candidate: NAMES,
+    recognises=recognises,
+    build=build,
+)
