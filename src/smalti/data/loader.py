@@ -3,8 +3,10 @@
 What a batch contains depends on the seed and on its number alone. Every epoch is a permutation drawn from (seed,
 epoch), every augmentation is drawn from (seed, epoch, index of the image), and the epochs are joined into one stream
 that is cut into batches. So the number of worker processes changes nothing, and a run resumes exactly by the number of
-its next batch. PyTorch's usual way is different: a random state walks through the epoch, one in each worker, and
-neither holds.
+its next batch. Training processes ("ranks") cut each batch of the same stream into equal blocks, so there is no
+remainder: all have the same number of batches, and over an epoch each image is seen once. PyTorch's usual way is
+different: a random state walks through the epoch, one in each worker, a sampler pads or drops images at the end of an
+epoch, and none of this holds.
 """
 
 import signal
@@ -78,29 +80,40 @@ def training_batches(
     start_batch: int = 0,
     workers: int = 0,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
-    """The endless training stream from batch number `start_batch` on.
+    """The endless training stream from batch number `start_batch` on, or one process's part of it.
+
+    With `world` processes, batch n of rank r is rows r * batch_size ... (r + 1) * batch_size - 1 of batch n that one
+    process with world * batch_size would get: joined in the order of the ranks, the parts are that batch.
 
     A file that cannot be read makes its batch smaller. If that would leave nothing, the next readable image in the
-    order of the source takes the place, so that there is a batch for every number.
+    order of the source takes the place, so that there is a batch for every number in every process.
 
     Args:
         source: the images.
         transform: should have a size, unless all images of the source share one.
-        batch_size: images in a batch; may exceed the source, which then repeats within a batch.
-        seed: at least 0.
+        batch_size: images in a batch of this process; may exceed the source, which then repeats within a batch.
+        seed: at least 0; the same in all processes.
         start_batch: batches already seen; the stream goes on as if they had been drawn.
         workers: processes that decode; 0 does it in this one. They are started fresh, not forked, so a script that uses
             them needs `if __name__ == "__main__":`.
         cache_bytes: decoded images that each process keeps.
+        rank: which of the training processes this is, 0...world - 1.
+        world: number of training processes.
 
     Raises:
         ValueError: a bad argument, at once; no image is readable, or images of different sizes meet, while iterating.
     """
     _check_at_least(batch_size=(batch_size, 1), start_batch=(start_batch, 0), workers=(workers, 0), seed=(seed, 0))
-    _check_at_least(cache_bytes=(cache_bytes, 0))
+    _check_at_least(cache_bytes=(cache_bytes, 0), world=(world, 1), rank=(rank, 0))
+    if rank >= world:
+        raise ValueError(f"rank: {rank}, must be below world = {world}")
     reader = _Reader(CachedSource(source, cache_bytes), transform, seed, refill=True)
-    return _one_size(_read(reader, _endless(len(source), batch_size, seed, start_batch), workers), source)
+    stream = _endless(len(source), batch_size * world, seed, start_batch)
+    part = slice(rank * batch_size, (rank + 1) * batch_size)
+    return _one_size(_read(reader, (positions[part] for positions in stream), workers), source)
 
 
 def ordered_batches(
