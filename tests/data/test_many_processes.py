@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smalti.data import order
 from smalti.data.loader import training_batches
-from smalti.data.source import ImageSource, UnreadableImageError
+from smalti.data.order import endless_batches, epoch_order
+from smalti.data.source import Blocks, ImageSource, UnreadableImageError
 from smalti.data.transforms import TransformConfig
 
 PLAIN = TransformConfig()
@@ -88,6 +90,35 @@ def test_a_resumed_process_goes_on_where_it_was(count, world, batch_size, seed, 
     resumed = parts(count, world, batch_size, seed, start, 2)
     for before, after in zip(whole, resumed, strict=True):
         assert [batch.keys for batch in before[start:]] == [batch.keys for batch in after]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.booleans(), st.integers(1, 20), seeds)
+def test_images_in_blocks_are_shuffled_within_windows_and_each_comes_once(block_sizes, in_sequence, window, seed):
+    starts = np.cumsum([0, *block_sizes[:-1]])
+    count, blocks = sum(block_sizes), Blocks(tuple(starts.tolist()), in_sequence)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "SHUFFLE_WINDOW", window)
+        orders = [epoch_order(count, blocks, seed, epoch) for epoch in (0, 1)]
+        batches = list(islice(endless_batches(count, blocks, 3, seed, 0), 12))
+        assert list(islice(endless_batches(count, blocks, 3, seed, 5), 7)) == batches[5:]
+    stream = [position.index for batch in batches for position in batch]
+    assert stream[: 2 * count] == np.concatenate(orders).tolist()[: len(stream)]
+    for epoch in orders:
+        assert sorted(epoch.tolist()) == list(range(count))
+        turns = np.searchsorted(starts, epoch, side="right") - 1
+        # A reader that keeps the blocks of one window never reads a block twice.
+        kept, reads = [], 0
+        for turn in turns:
+            if turn not in kept:
+                kept.append(turn)
+                reads += 1
+                while sum(block_sizes[each] for each in kept) > window + max(block_sizes):
+                    kept.pop(0)
+        assert reads == len(block_sizes)
+        if in_sequence:
+            firsts = list(dict.fromkeys(turns.tolist()))
+            assert all(abs(place - turn) <= window for place, turn in enumerate(firsts))
 
 
 def test_workers_change_nothing_in_any_process():

@@ -24,10 +24,9 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -106,7 +105,7 @@ def check_decoding(channels: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         raise ValueError(f"max_pixels: {max_pixels}, must be at least 1")
 
 
-def _read(file: BinaryIO, name: str, channels: int, max_pixels: int) -> UInt8[np.ndarray, "h w {channels}"]:
+def _read(file: BufferedIOBase, name: str, channels: int, max_pixels: int) -> UInt8[np.ndarray, "h w {channels}"]:
     with warnings.catch_warnings():
         # Pillow warns about damaged metadata of pictures that it still decodes; nobody can act on it.
         warnings.simplefilter("ignore")
@@ -130,7 +129,7 @@ def _pillow_allows(pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+def _decode(file: BufferedIOBase, name: str, max_pixels: int) -> Image.Image:
     """The first frame, decoded and turned upright."""
     decoder = _decoder_for(file.read(16), name)
     file.seek(0)
@@ -152,7 +151,7 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     return _upright(image)
 
 
-def _decoder_for(head: bytes, name: str) -> Callable[[BinaryIO], ImageFile]:
+def _decoder_for(head: bytes, name: str) -> Callable[..., ImageFile]:
     """Which of Pillow's decoders reads a file that begins with `head`."""
     if not head:
         raise UnreadableImageError(name, "the file is empty")

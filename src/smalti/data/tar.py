@@ -11,9 +11,9 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Sequence
+from io import FileIO
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -125,7 +125,7 @@ def _list(shard: str) -> dict[str, list[tuple[int, int]]]:
     return {key: [samples[key].get(kind, (0, -1)) for kind in ("image", "cls", "txt", "json")] for key in order}
 
 
-def _member(shard: BinaryIO, member: np.void) -> bytes | None:
+def _member(shard: FileIO, member: np.void) -> bytes | None:
     """The bytes of one member, or None where there is no such member."""
     if member["size"] < 0:
         return None
