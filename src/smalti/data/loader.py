@@ -181,11 +181,11 @@ class _Reader(Dataset[_ReadBatch]):
         if order.encoded is not None:
             _origin(self.source).receive(index, order.encoded)
         try:
-            image = self.source.load(index)
+            picture = self.source.picture(index, self.transform.enough)
         except UnreadableImageError as error:
             batch.failures[error.key] = error.reason
             return
-        pixels = self.transform.apply(image, augmentation_stream(self.seed, order.position)).numpy()
+        pixels = self.transform.apply(picture, augmentation_stream(self.seed, order.position)).numpy()
         known = self.source.key(index), self.source.label(index), self.source.caption(index)
         batch.images.append(_ReadImage(pixels, *known))
 
