@@ -12,9 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def focal_frequency(
-    reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"]
-) -> Float[Tensor, ""]:
+def focal_frequency(reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """Mean over frequencies of weight * |error|^2 of two images (B, C, H, W) in [-1, 1]; 0 for equal images.
 
     The orthonormal Fourier transform of each channel is compared in at least fp32. The weight of a frequency is the size
