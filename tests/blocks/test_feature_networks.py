@@ -224,3 +224,9 @@ def test_names_are_honest_and_distinct():
     assert len({network.weights.sha256 for network in NETWORKS}) == len(NETWORKS)
     assert EfficientNetLite0().weights_sha256 == ""
     assert EfficientNetLite0.load().weights_sha256 == EfficientNetLite0.weights.sha256
+
+
+def test_loading_leaves_the_random_state_alone():
+    before = torch.get_rng_state()
+    EfficientNetLite0.load()
+    assert torch.equal(torch.get_rng_state(), before)

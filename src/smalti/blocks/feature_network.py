@@ -9,7 +9,7 @@ One network answers in two ways:
 - `layers(image)`: what each of its stages saw, (B, C, H, W) each, at the image's own size: for losses, with gradient.
 - `features(image)`: one vector for each image, at the size that the network was trained for: for statistics.
 
-A network that a tokenizer was trained against must not judge it: see `smalti.losses.training_networks`.
+A network that a tokenizer was trained against must not judge it: see `smalti.losses.refuse_training_network`.
 
 Legend: B images, C channels, H x W pixels, F features.
 图例:B 张图像,C 通道,H×W 像素,F 个特征。
@@ -61,9 +61,10 @@ class FeatureNetwork(nn.Module, ABC):
 
         Raises:
             FileNotFoundError, ValueError, ConnectionError: as `find_weights` says.
-            ImportError: the file needs a package that is not installed; names it.
+            ValueError: the file needs a package that is not installed; names it.
         """
-        network = cls()
+        with torch.random.fork_rng(devices=[]):  # the initial values are thrown away, so they cost the caller nothing
+            network = cls()
         tensors = cls.read(find_weights(cls.weights, path, download=download))
         network.load_state_dict(network.translate(tensors))
         network.weights_sha256 = cls.weights.sha256

@@ -88,7 +88,7 @@ class HEDVGG16(_VGG16):
         try:
             import h5py
         except ImportError as error:
-            raise ImportError(f"{path} is an HDF5 file: pip install 'smalti[perceptual]' to read it") from error
+            raise ValueError(f"{path} is an HDF5 file: pip install 'smalti[perceptual]' to read it") from error
         with h5py.File(path, "r") as file:
             keys = [f"{name}/{part}" for name in KERAS_NAMES for part in (0, 1)]
             return {key: torch.from_numpy(np.asarray(file[key], dtype=np.float32)) for key in keys}
