@@ -35,6 +35,8 @@ from smalti.ops.pixels import to_float, to_uint8
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
 
+TITLES: dict[Codec, str] = {"jpeg": "JPEG", "webp": "WebP"}
+
 
 @dataclass(frozen=True)
 class CompareConfig(MeasureConfig):
@@ -226,7 +228,7 @@ class Coded:
     @property
     def name(self) -> str:
         """What to call the row."""
-        return f"{self.codec.upper() if self.codec == 'jpeg' else 'WebP'} at the bytes of {', '.join(self.runs)}"
+        return f"{TITLES[self.codec]} at the bytes of {', '.join(self.runs)}"
 
     def update(self, image: UInt8[Tensor, "b c h w"], num_bytes: list[int], show: int) -> None:
         """Add a batch (B, C, H, W), each image at its number of bytes."""
