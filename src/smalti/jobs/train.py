@@ -67,8 +67,8 @@ class TrainConfig:
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     """How long and how fast to learn."""
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
-    """Weights of l1, l2, charbonnier, ms_ssim, of lpips, efficientnet_lite0, hed_vgg16, which need a pretrained network,
-    and of the quantizer's terms where they should differ from its paper."""
+    """Weights of l1, l2, charbonnier, ms_ssim; of lpips, efficientnet_lite0, hed_vgg16, which need a pretrained
+    network; and of the quantizer's terms where they should differ from its paper."""
     pretrained: str = ""
     """Folder to look for pretrained networks of losses in before the usual places."""
     download: bool = False
