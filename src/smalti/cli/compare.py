@@ -8,6 +8,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -85,7 +86,9 @@ def _table(comparison: Comparison) -> Table:
     lines = [_cells(row) for row in comparison.rows]
     table = Table()
     for title in lines[0]:
-        table.add_column(title, justify="left" if title == "tokenizer" else "right", no_wrap=True)
+        above, _, below = title.partition(" on ") if " on " in title else title.partition(" ")
+        justify: Literal["left", "right"] = "left" if title == "tokenizer" else "right"
+        table.add_column(f"{above}\n{below}", justify=justify, no_wrap=True)
     for line in lines:
         table.add_row(*(line.get(title, "") for title in lines[0]))
     return table

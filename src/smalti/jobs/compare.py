@@ -220,10 +220,9 @@ class Coded:
     def __init__(self, codec: Codec, run: str, judges: Judges) -> None:
         self.codec = codec
         self.runs = [run]
-        self.wanted: list[int] = []
+        self.num_bytes: list[int] = []
         self.shown: list[Tensor] = []
         self._pictures = Pictures(judges)
-        self._bytes = 0
 
     @property
     def name(self) -> str:
@@ -235,8 +234,7 @@ class Coded:
         coded = [code_near(each, self.codec, wanted) for each, wanted in zip(image.cpu(), num_bytes, strict=True)]
         decoded = torch.stack([each.image for each in coded]).to(image.device)
         self._pictures.update(to_float(decoded), image)
-        self._bytes += sum(each.num_bytes for each in coded)
-        self.wanted += num_bytes
+        self.num_bytes += [each.num_bytes for each in coded]
         self.shown += decoded[:show]
 
     def row(self, originals: Originals, statistics: dict[str, FeatureStatistics]) -> Row:
@@ -245,8 +243,8 @@ class Coded:
             self.name,
             self._pictures.quality.compute(),
             self._pictures.judgments(statistics),
-            self._bytes / originals.images,
-            8 * self._bytes / originals.pixels,
+            sum(self.num_bytes) / originals.images,
+            8 * sum(self.num_bytes) / originals.pixels,
             None,
         )
 
@@ -303,10 +301,10 @@ class Contender:
 
 
 def _merged(coded: list[Coded]) -> list[Coded]:
-    """Rows of the same codec at the same bytes are one row."""
+    """Rows of a codec whose files are the same are one row: cheap tokens all lead to a codec's smallest file."""
     merged: dict[tuple[Codec, tuple[int, ...]], Coded] = {}
     for each in coded:
-        key = (each.codec, tuple(each.wanted))
+        key = (each.codec, tuple(each.num_bytes))
         if key in merged:
             merged[key].runs += each.runs
         else:

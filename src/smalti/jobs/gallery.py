@@ -1,4 +1,4 @@
-"""Pictures side by side for the eye: a row of originals, below it a labelled row for each of several reconstructions."""
+"""Pictures for the eye: a row of originals, below it a labelled row for each of several reconstructions."""
 
 from collections.abc import Sequence
 
