@@ -8,13 +8,12 @@ only photographs are taken; left out are drawings, text pages, synthetic and pha
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
+from PIL import Image
 
-from smalti.data.decode import check_channels, load_image
-from smalti.data.source import ImageSource
+from smalti.data.decode import check_decoding, load_picture
+from smalti.data.source import ImageSource, MissingPackageError
 
-__all__ = ["EMBEDDED_SPLITS", "EmbeddedPhotographs", "MissingPackageError"]
+__all__ = ["EMBEDDED_SPLITS", "EmbeddedPhotographs"]
 
 EMBEDDED_SPLITS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -41,10 +40,6 @@ EMBEDDED_SPLITS: dict[str, tuple[str, ...]] = {
 DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
-class MissingPackageError(ValueError):
-    """The embedded photographs are not on this machine; the message names what to install."""
-
-
 class EmbeddedPhotographs(ImageSource):
     """One split of the embedded photographs, each decoded once and then kept. No labels.
 
@@ -59,13 +54,13 @@ class EmbeddedPhotographs(ImageSource):
 
     def __init__(self, split: str = "train", channels: int = 3):
         super().__init__()
-        check_channels(channels)
+        check_decoding(channels)
         if split not in EMBEDDED_SPLITS:
             raise ValueError(f"split: {split!r}, must be one of {', '.join(EMBEDDED_SPLITS)}")
         self.channels = channels
         self._keys = EMBEDDED_SPLITS[split]
         self._paths = [_installed_file(key) for key in self._keys]
-        self._kept: dict[int, np.ndarray] = {}
+        self._kept: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -73,9 +68,9 @@ class EmbeddedPhotographs(ImageSource):
     def key(self, index: int) -> str:
         return self._keys[index]
 
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    def _read(self, index: int, enough: int | None) -> Image.Image:
         if index not in self._kept:
-            self._kept[index] = load_image(self._paths[index], self.channels)
+            self._kept[index] = load_picture(self._paths[index], self.channels)
         return self._kept[index]
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
-from smalti.data.decode import check_channels
+from smalti.data.decode import check_decoding
 from smalti.data.source import ImageSource
 
 __all__ = ["FASHION_MNIST_CLASSES", "FASHION_MNIST_FOLDER", "IdxImages", "is_idx_folder", "read_idx"]
@@ -47,7 +48,7 @@ class IdxImages(ImageSource):
 
     def __init__(self, folder: str | Path, split: str = "train", channels: int = 3, class_names: tuple[str, ...] = ()):
         super().__init__()
-        check_channels(channels)
+        check_decoding(channels)
         if split not in SPLIT_PREFIXES:
             raise ValueError(f"split: {split!r}, must be one of {', '.join(SPLIT_PREFIXES)}")
         self.split = split
@@ -71,8 +72,9 @@ class IdxImages(ImageSource):
     def label(self, index: int) -> int | None:
         return int(self._labels[index])
 
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        return np.repeat(self._images[index][:, :, None], self.channels, axis=2)
+    def _read(self, index: int, enough: int | None) -> Image.Image:
+        grey = Image.fromarray(self._images[index])
+        return grey if self.channels == 1 else grey.convert("RGB")
 
 
 def is_idx_folder(folder: Path) -> bool:

@@ -1,17 +1,27 @@
 """`ImageSource`: what every set of images looks like to the rest of smalti, whatever it is stored as.
 
-A source is a finite sequence of pictures, each with a stable key, an optional class label, and uint8 pixels on demand.
-It also remembers which pictures could not be read, so that a job can name them at its end. Its neighbours: `files.py`,
-`embedded.py` and `idx.py` are sources; `loader.py` turns a source into batches.
+A source is a finite sequence of pictures, each with a stable and unique key, a class label and a caption where there
+are any, and uint8 pixels on demand. It also remembers which pictures could not be read, so that a job can name them at
+its end. Its neighbours: `files.py`, `tar.py`, `parquet.py`, `hub.py`, `embedded.py` and `idx.py` are sources;
+`loader.py` turns a source into batches.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
-__all__ = ["CachedSource", "ImageSource", "UnreadableImageError"]
+__all__ = [
+    "Blocks",
+    "CachedSource",
+    "ImageSource",
+    "MissingPackageError",
+    "SourceVanishedError",
+    "UnreadableImageError",
+]
 
 NAMED_AT_MOST = 20
 """How many unreadable files the one-line summary spells out before it says "and N more"."""
@@ -34,14 +44,40 @@ class UnreadableImageError(ValueError):
         return f"{self.key}: {self.reason}"
 
 
-class ImageSource(ABC):
-    """A finite, ordered set of images. Subclasses give `__len__`, `key`, `_read`, and `label` if there are classes.
+class SourceVanishedError(OSError):
+    """The images as a whole are gone in the middle of a job: folder removed, disk or network lost."""
+
+
+class MissingPackageError(ValueError):
+    """An optional package is not on this machine; the message names what to install."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How images lie together where reading one costs the reading of its neighbours.
+
+    A shuffled epoch then takes block after block (see `order.py`) instead of any image at any time.
 
     Attributes:
+        starts: index of the first image of each block, ascending, the first 0.
+        in_sequence: whether blocks can only be read one after the other, as from a download that is not kept.
+    """
+
+    starts: tuple[int, ...]
+    in_sequence: bool = False
+
+
+class ImageSource(ABC):
+    """A finite, ordered set of images. Subclasses give `__len__`, `key`, `_read`; `label`, `caption` if there are any.
+
+    Attributes:
+        blocks: how images lie together; None where any image can be read at the same cost.
         unreadable: key -> reason for every picture that failed so far, in the order of failing. Batches made by
             `training_batches` and `ordered_batches` add to it, whether or not they were read in worker processes.
         class_names: the names behind the labels; empty where there are none.
     """
+
+    blocks: Blocks | None = None
 
     def __init__(self) -> None:
         self.unreadable: dict[str, str] = {}
@@ -53,14 +89,18 @@ class ImageSource(ABC):
 
     @abstractmethod
     def key(self, index: int) -> str:
-        """A name for image `index`, stable over runs and machines; for a folder, the relative path with `/`."""
+        """A name for image `index`, unique, stable over runs and machines; in a folder the relative path with `/`."""
 
     @abstractmethod
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        """The pixels of image `index`, or UnreadableImageError."""
+    def _read(self, index: int, enough: int | None) -> Image.Image:
+        """Image `index` as RGB or L, or UnreadableImageError. Sides may be shortened down to `enough` pixels."""
 
     def label(self, index: int) -> int | None:
         """The class of image `index`, an index into `class_names`, or None."""
+        return None
+
+    def caption(self, index: int) -> str | None:
+        """The text that describes image `index`, or None."""
         return None
 
     def load(self, index: int) -> UInt8[np.ndarray, "h w c"]:
@@ -68,9 +108,21 @@ class ImageSource(ABC):
 
         Raises:
             UnreadableImageError: the picture cannot be used; it is then also listed in `unreadable`.
+            SourceVanishedError: nothing can be read any more.
+        """
+        return to_array(self.picture(index))
+
+    def picture(self, index: int, enough: int | None = None) -> Image.Image:
+        """Image `index` as Pillow's, of mode RGB or L. Do not change it.
+
+        With `enough` its sides may come out shorter than they are, but not below so many pixels, where that is faster.
+
+        Raises:
+            UnreadableImageError: the picture cannot be used; it is then also listed in `unreadable`.
+            SourceVanishedError: nothing can be read any more.
         """
         try:
-            return self._read(index)
+            return self._read(index, enough)
         except UnreadableImageError as error:
             self.unreadable[error.key] = error.reason
             raise
@@ -85,11 +137,25 @@ class ImageSource(ABC):
         return f"skipped {len(self.unreadable)} of {len(self)} images: {', '.join(named)}{more}"
 
 
+def to_array(picture: Image.Image) -> UInt8[np.ndarray, "h w c"]:
+    """A picture of mode RGB or L as uint8 (H, W, C)."""
+    array = np.asarray(picture)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+class _Kept(NamedTuple):
+    """A decoded image and what is known about it."""
+
+    picture: Image.Image
+    label: int | None
+    caption: str | None
+
+
 class CachedSource(ImageSource):
     """Keeps the first decoded images of another source in memory, up to `max_bytes` in this process.
 
     Nothing is ever evicted: under a fresh permutation each epoch every image is used once, so a kept image is worth the
-    same as any other, and evicting would only decode more.
+    same as any other, and evicting would only decode more. All reads should say the same `enough`.
     """
 
     def __init__(self, source: ImageSource, max_bytes: int):
@@ -98,7 +164,8 @@ class CachedSource(ImageSource):
         self.max_bytes = max_bytes
         self.unreadable = source.unreadable  # one record, seen from both
         self.class_names = source.class_names
-        self._kept: dict[int, np.ndarray] = {}
+        self.blocks = source.blocks
+        self._kept: dict[int, _Kept] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -108,17 +175,23 @@ class CachedSource(ImageSource):
         return self.source.key(index)
 
     def label(self, index: int) -> int | None:
-        return self.source.label(index)
+        kept = self._kept.get(index)
+        return self.source.label(index) if kept is None else kept.label
 
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    def caption(self, index: int) -> str | None:
+        kept = self._kept.get(index)
+        return self.source.caption(index) if kept is None else kept.caption
+
+    def _read(self, index: int, enough: int | None) -> Image.Image:
         kept = self._kept.get(index)
         if kept is not None:
-            return kept
-        image = self.source.load(index)
-        if self._bytes + image.nbytes <= self.max_bytes:
-            self._kept[index] = image
-            self._bytes += image.nbytes
-        return image
+            return kept.picture
+        picture = self.source.picture(index, enough)
+        size = picture.width * picture.height * (4 if picture.mode == "RGB" else 1)  # Pillow pads RGB to four bytes
+        if self._bytes + size <= self.max_bytes:
+            self._kept[index] = _Kept(picture, self.source.label(index), self.source.caption(index))
+            self._bytes += size
+        return picture
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker process starts with an empty cache instead of receiving a copy of this one."""

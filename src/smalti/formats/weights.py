@@ -76,7 +76,7 @@ def find_weights(file: WeightsFile, path: str | Path | None = None, *, download:
     if download and file.url:
         return _download(file)
     advice = [f"set {ENVIRONMENT} to a folder that holds it"]
-    advice += [file.install] * bool(file.install) + [f"its source is {file.url}"] * bool(file.url)
+    advice += [file.install] * bool(file.install) + [f"download it from {file.url}"] * bool(file.url)
     raise FileNotFoundError(
         f"weights {file.names[0]}: not found, expected SHA-256 {file.sha256}; looked at {', '.join(looked)}; "
         + ", or ".join(advice)
@@ -126,7 +126,10 @@ def _download(file: WeightsFile) -> Path:
                 while chunk := answer.read(CHUNK):
                     out.write(chunk)
         except OSError as error:
-            raise ConnectionError(f"weights {target.name}: {file.url} could not be downloaded ({error})") from error
+            raise ConnectionError(
+                f"weights {target.name}: {file.url} could not be downloaded ({error}); "
+                f"expected SHA-256 {file.sha256} at {target}"
+            ) from error
         if (found := file_sha256(temporary)) != file.sha256:
             raise ConnectionError(
                 f"weights {target.name}: {file.url} gave SHA-256 {found}, expected {file.sha256}; nothing was kept"
