@@ -22,6 +22,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from smalti.ops import add_scale, count_codes, proportional_grids, to_grid
+from smalti.ops.processes import sum_over_processes
 from smalti.quantizers.base import (
     DISTANCE_TERMS,
     Indices,
@@ -274,12 +275,12 @@ class MultiScaleQuantizer(Quantizer):
         self.quantizer.learn(*residuals.rows())
         if self.scale_usage is None:
             return
-        for usage, indices in zip(self.scale_usage, residuals.indices, strict=True):
-            # One count over all codes of all levels or groups: each gets a range of its own / 每层(组)各占一段计数
-            parts = usage.reshape(-1, self.num_embeddings)
-            offsets = torch.arange(parts.shape[0], device=indices.device) * self.num_embeddings
-            counts = count_codes(indices.reshape(-1, parts.shape[0]) + offsets, parts.numel())
-            usage.lerp_(counts.reshape(usage.shape).float(), 1 - self.quantizer.decay)
+        codes = self.scale_usage[0].numel()
+        # One count over all codes of all levels or groups: each gets a range of its own / 每层(组)各占一段计数
+        offsets = torch.arange(0, codes, self.num_embeddings, device=self.scale_usage.device)
+        counts = [count_codes(indices.reshape(-1, offsets.numel()) + offsets, codes) for indices in residuals.indices]
+        joined = sum_over_processes(torch.stack(counts)).reshape(self.scale_usage.shape)
+        self.scale_usage.lerp_(joined.float(), 1 - self.quantizer.decay)
 
     def _project(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """The latent in fp32, where the codes live."""
