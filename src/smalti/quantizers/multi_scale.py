@@ -338,6 +338,8 @@ class _Residuals:
         """Residual vectors of valid cells, one (n_k, C) a scale."""
         self.indices: list[Tensor] = []
         """The codes they chose, one (n_k, *code_shape) a scale."""
+        self.images: list[Tensor] = []
+        """Which image of the batch each belongs to, one (n_k,) a scale."""
         self.terms: list[dict[str, Tensor]] = []
         """The quantizer's loss terms, one dictionary a scale."""
 
@@ -353,12 +355,19 @@ class _Residuals:
         rows = self.quantizer.quantize_valid(u_ND, valid_N)
         self.vectors.append(select(u_ND, valid_N).detach())
         self.indices.append(select(rows.indices, valid_N))
+        batch, cells = self.f_BCHW.shape[0], self.grids[k][0] * self.grids[k][1]
+        images_N = torch.arange(batch, device=u_ND.device).repeat_interleave(cells)
+        self.images.append(select(images_N, valid_N))
         self.terms.append(rows.terms)
         return self._maps(rows.indices, rows.codes, k)
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """All vectors (N, C) and indices (N, *code_shape) of all scales."""
-        return torch.cat(self.vectors), torch.cat(self.indices)
+        """All vectors (N, C) and indices (N, *code_shape) of all scales, image after image.
+
+        Then the rows of several processes, one process after the other, are in the order in which one would have them.
+        """
+        order_N = torch.cat(self.images).argsort(stable=True)
+        return torch.cat(self.vectors)[order_N], torch.cat(self.indices)[order_N]
 
     def _look(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         """The residual at scale k, one cell a row, and which cells are valid."""
