@@ -53,7 +53,8 @@ def test_both_processes_hold_the_same_bits(together, name):
 def test_they_learn_what_one_process_learns_from_the_joined_batch(together, alone, name):
     """Codebooks, usage statistics, encoder and losses of every step."""
     for key, value in together[0][name].items():
-        torch.testing.assert_close(value, alone[name][key], rtol=1e-5, atol=1e-5, msg=lambda text, k=key: f"{k}: {text}")
+        expected = alone[name][key]
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5, msg=lambda text, k=key: f"{k}: {text}")
 
 
 @pytest.mark.parametrize("name", ["vector", "ema"])

@@ -191,14 +191,16 @@ class _Run:
 
     def go(self) -> TrainResult:
         """The steps, and between them whatever is due."""
-        optimization, first = self.config.optimization, self.state.step
+        config, optimization, first = self.config, self.config.optimization, self.state.step
         self._begin_random_numbers()
         self.reporter.start(optimization.steps, first)
         try:
             with StopRequest() as stop:
                 for result in train_steps(self.state, self._pieces(), self.losses, optimization, self.runtime):
+                    self._report(result)
                     stopping = any_process(stop.requested, self.runtime.device)
-                    self._between_steps(result, stopping)
+                    if stopping or self._due(config.checkpoint_every):
+                        self._save()
                     if stopping:
                         break
         except DataError:  # the state is whole: keep it
@@ -242,21 +244,21 @@ class _Run:
         elif rank > 0:
             seed_everything(self.config.seed, rank)
 
-    def _between_steps(self, result: StepResult | SkippedStep, stopping: bool) -> None:
-        """Log, picture, checkpoint, as far as they are due."""
-        config, step = self.config, result.step
-        last = step == config.optimization.steps
+    def _due(self, every: int) -> bool:
+        """Whether what happens `every` so many steps happens after this one; after the last everything does."""
+        return self.state.step % every == 0 or self.state.step == self.config.optimization.steps
+
+    def _report(self, result: StepResult | SkippedStep) -> None:
+        """Log and picture, as far as they are due."""
         if isinstance(result, SkippedStep):
             self.reporter.note(f"skipped a batch: {result.reason}")
         else:
             self.speed.add(result)
-            if last or step == 1 or step % config.log_every == 0:
+            if result.step == 1 or self._due(self.config.log_every):
                 self._log(result)
-        self.reporter.step(step)
-        if last or step % config.sample_every == 0:
+        self.reporter.step(result.step)
+        if self._due(self.config.sample_every):
             on_main(self._sample)
-        if last or stopping or step % config.checkpoint_every == 0:
-            self._save()
 
     def _log(self, result: StepResult) -> None:
         self.line = measure(result, self.state.model.vocab_size, self.state.skipped, self.speed.take())
