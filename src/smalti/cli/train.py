@@ -10,7 +10,7 @@ import sys
 from smalti.cli import INTERRUPTED, USER_ERROR
 from smalti.cli.parsing import parse_config
 from smalti.jobs.train import TrainConfig, TrainResult, train
-from smalti.training import console_reporter, launched_rank
+from smalti.training import console_reporter, launched_rank, leave_processes
 
 
 def run(arguments: list[str]) -> int:
@@ -23,6 +23,8 @@ def run(arguments: list[str]) -> int:
         if first:
             raise
         return getattr(error, "exit_code", USER_ERROR)  # every process has the same error, and one line is enough
+    finally:
+        leave_processes()
     if first and result.unreadable:
         print(f"smalti train: {result.unreadable}", file=sys.stderr)
     if first:

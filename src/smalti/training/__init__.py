@@ -22,7 +22,7 @@ from smalti.training.loop import (
     start_state,
     train_steps,
 )
-from smalti.training.many_processes import ManyProcesses, join_processes
+from smalti.training.many_processes import ManyProcesses, join_processes, leave_processes
 from smalti.training.optimization import (
     OptimizationConfig,
     build_optimizer,
@@ -80,6 +80,7 @@ __all__ = [
     "launched_processes",
     "launched_rank",
     "learning_rate",
+    "leave_processes",
     "list_checkpoints",
     "load_checkpoint",
     "measure",

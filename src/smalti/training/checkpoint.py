@@ -35,7 +35,7 @@ FORMAT = "smalti checkpoint"
 VERSION = 2
 CONFIG, AVERAGED = "config.json", "model.safetensors"
 TRAINED, TRAINING, MANIFEST = "trained.safetensors", "training.pt", "checkpoint.json"
-LEFTOVERS = (".[0-9]*.tmp", ".model-*")
+LEFTOVERS = (".*.????????.tmp*", ".*.old.tmp", ".model-*")
 """Names of what a kill in the middle of writing leaves behind."""
 
 
@@ -173,10 +173,13 @@ def best_checkpoint(folder: str | Path) -> Path | None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete what a kill in the middle of writing left behind in a run folder or in RUN/checkpoints."""
+    """Delete what a kill in the middle of writing left behind in a folder."""
     for pattern in LEFTOVERS:
         for path in Path(folder).glob(pattern):
-            shutil.rmtree(path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 @contextmanager

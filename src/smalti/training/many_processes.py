@@ -6,10 +6,12 @@ and what is decided together, is said by the loop (`loop.py`, `agreement.py`).
 Source: Gugger et al. 2022, "Accelerate"; DistributedDataParallel of Li et al. 2020 (arXiv 2006.15704).
 """
 
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+import torch.distributed as dist
 from torch import nn
 
 from smalti.training.runtime import Precision, Runtime, choose_dtype, choose_runtime, launched_processes
@@ -29,7 +31,9 @@ class ManyProcesses(Runtime):
         """The module behind DistributedDataParallel: backward passes leave the mean gradient of all processes."""
         if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
             raise ValueError("norm: batch normalisation would see each process's part of a batch alone; use group")
-        return self.accelerator.prepare_model(module)
+        with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers, which Accelerate does not know yet
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+            return self.accelerator.prepare_model(module)
 
     def accumulate(self, module: nn.Module, last: bool) -> AbstractContextManager:
         """See `Runtime.accumulate`."""
@@ -71,3 +75,9 @@ def join_processes(
         compile=compile,
         accelerator=accelerator,
     )
+
+
+def leave_processes() -> None:
+    """Part from the other processes, at the end of this one; nothing where it is the only one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

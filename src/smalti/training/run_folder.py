@@ -53,7 +53,8 @@ class RunFolder:
         Raises:
             FileExistsError: something is there and `force` is off, or what is there is not a run.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        visible = (path for path in self.path.iterdir() if not path.name.startswith("."))
+        if not self.path.exists() or (self.path.is_dir() and not any(visible)):
             return
         if not (self.path / SETTINGS).is_file():
             raise FileExistsError(f"out: {self.path} exists and is not a run folder, choose another name")
@@ -95,7 +96,7 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Delete what a kill in the middle of writing left behind."""
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, self.checkpoints, self.samples):
             remove_leftovers(folder)
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
