@@ -35,6 +35,7 @@ from smalti.ops.processes import process_count, process_rank
 from smalti.tokenizers import Tokenizer
 from smalti.training import (
     DTYPES,
+    Adversary,
     DataError,
     Reporter,
     RunFolder,
@@ -168,6 +169,10 @@ class _Run:
         self.validation = self._validation_images(model.image_channels)
         self.losses = _losses(config, runtime.device)
         self.state = start_state(model, config.optimization, runtime)
+        if self.losses.weight("adversarial"):
+            self.state.oppose(
+                Adversary(config.adversarial, self.losses, model, config.optimization, runtime, self.state.scaler)
+            )
         _rehearse(self.state.averaged.model, self.losses, runtime.place(self.samples[:1]))
         self.random = load_checkpoint(checkpoint, self.state) if checkpoint else []
         self.record: RunRecord | None = None

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from smalti.data import TransformConfig
 from smalti.losses import check_weights
-from smalti.training import OptimizationConfig, Precision
+from smalti.training import AdversarialConfig, OptimizationConfig, Precision
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class TrainConfig:
     """How long and how fast to learn."""
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
     """Weights of l1, l2, charbonnier, ms_ssim; of lpips, efficientnet_lite0, hed_vgg16, which need a pretrained
-    network; and of the quantizer's terms where they should differ from its paper."""
+    network; of adversarial, r1, lecam; and of the quantizer's terms where they should differ from its paper."""
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    """The discriminator, if loss_weights names adversarial."""
     pretrained: str = ""
     """Folder to look for pretrained networks of losses in before the usual places."""
     download: bool = False

@@ -1,5 +1,7 @@
 """Training: the loop, and what it stands on. Readable in one sitting; begin with `loop.py`."""
 
+from smalti.training.accumulation import NonFiniteLossError
+from smalti.training.adversarial import AdversarialConfig, Adversary, Verdict
 from smalti.training.agreement import any_process, in_all, on_main, share
 from smalti.training.averaging import AveragedModel
 from smalti.training.checkpoint import (
@@ -14,7 +16,6 @@ from smalti.training.initial_weights import PartTaken, read_weights, take_weight
 from smalti.training.interruption import StopRequest
 from smalti.training.loop import (
     DataError,
-    NonFiniteLossError,
     Piece,
     SkippedStep,
     StepResult,
@@ -48,6 +49,8 @@ from smalti.training.samples import picture_grid, reconstruction_grid
 
 __all__ = [
     "DTYPES",
+    "AdversarialConfig",
+    "Adversary",
     "AveragedModel",
     "Bar",
     "DataError",
@@ -67,6 +70,7 @@ __all__ = [
     "StepResult",
     "StopRequest",
     "TrainingState",
+    "Verdict",
     "any_process",
     "best_checkpoint",
     "build_optimizer",

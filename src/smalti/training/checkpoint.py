@@ -124,6 +124,8 @@ def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, An
         state.optimizer.load_state_dict(rest["optimizer"])
         state.scaler.load_state_dict(rest["scaler"])
         for name, module in state.modules.items():
+            if name not in rest["modules"]:
+                raise ValueError(f"it was written without {name}; --init-from takes its weights into a new run")
             module.load_state_dict(rest["modules"][name])
         for name, optimizer in state.optimizers.items():
             optimizer.load_state_dict(rest["optimizers"][name])

@@ -1,18 +1,14 @@
 """The training loop: everything that happens to the weights, in the order in which it happens.
 
 What a step is made of lives in its own file: the learning rate and optimizer in `optimization.py`, the average in
-`averaging.py`, device, number format and processes in `runtime.py`. What happens between steps (logs, pictures,
+`averaging.py`, device, number format and processes in `runtime.py`, the gradient from all pieces of a batch in
+`accumulation.py`, the discriminator, if there is one, in `adversarial.py`. What happens between steps (logs, pictures,
 checkpoints) is the business of whoever iterates over `train_steps`.
 
-A step's batch is held by all processes together, and each works through its part in pieces. A piece of n of the N
-images counts n / N, in the gradient and in the reported loss, so neither the number of processes nor that of pieces
-changes what is minimised.
-
-Legend: B images of a piece, C channels, H x W pixels, T loss terms; a scalar has shape ().
-图例:一小份 B 张图像,C 通道,H×W 像素,T 个损失项;标量形状为 ()。
+Legend: B images of a piece, C channels, H x W pixels; a scalar has shape ().
+图例:一小份 B 张图像,C 通道,H×W 像素;标量形状为 ()。
 """
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,23 +19,15 @@ from torch import Tensor, nn
 
 from smalti.data import Batch
 from smalti.losses import LossResult, LossTable
-from smalti.ops.processes import process_count, sum_over_processes
+from smalti.ops.processes import sum_over_processes
 from smalti.quantizers import QuantizerOutput
 from smalti.tokenizers import Tokenizer, TokenizerOutput
-from smalti.training.agreement import raise_together, share
+from smalti.training.accumulation import Hidden, NonFiniteLossError, Part, accumulate_gradients, refuse_non_finite
+from smalti.training.adversarial import Adversary, Verdict
+from smalti.training.agreement import raise_together
 from smalti.training.averaging import AveragedModel
 from smalti.training.optimization import OptimizationConfig, build_optimizer, learning_rate
 from smalti.training.runtime import Runtime
-
-NAMED_AT_MOST = 8
-"""How many files of a batch an error names."""
-
-
-class NonFiniteLossError(ValueError):
-    """A loss term or the gradient became NaN or infinite; the weights are those before that step."""
-
-    exit_code = 4
-    """What the command line ends with."""
 
 
 class DataError(ValueError):
@@ -66,6 +54,13 @@ class TrainingState:
     """Further networks that learn but are not delivered, by name; a discriminator."""
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     """Their optimizers, by name."""
+    adversary: Adversary | None = None
+    """What trains the discriminator, whose weights are in `modules`; None: there is no adversarial phase."""
+
+    def oppose(self, adversary: Adversary) -> None:
+        """Train against a discriminator too."""
+        self.adversary = adversary
+        self.modules["adversary"], self.optimizers["adversary"] = adversary.modules, adversary.optimizer
 
 
 @dataclass(frozen=True)
@@ -96,6 +91,8 @@ class StepResult:
     """Norm of the gradient before clipping; infinite where fp16 overflowed, which changes no weight."""
     seconds: float
     """How long the step took, waiting for the batch included."""
+    verdict: Verdict | None = None
+    """What the discriminator thought, while there is one that learns."""
 
 
 @dataclass(frozen=True)
@@ -108,22 +105,12 @@ class SkippedStep:
     """Which term, which step, which files."""
 
 
-class Hidden:
-    """A value in which DistributedDataParallel does not look for tensors.
-
-    It expects a gradient of everything that its module returns leads to; only the total has one.
-    """
-
-    def __init__(self, value: tuple[TokenizerOutput, LossResult]):
-        self.value = value
-
-
 class Objective(nn.Module):
     """Model and losses as one module: images in, the number to be minimised out."""
 
-    def __init__(self, model: Tokenizer, losses: LossTable, runtime: Runtime):
+    def __init__(self, model: Tokenizer, losses: LossTable, runtime: Runtime, adversary: Adversary | None):
         super().__init__()
-        self.model, self.losses, self.runtime = model, losses, runtime
+        self.model, self.losses, self.runtime, self.adversary = model, losses, runtime, adversary
 
     def forward(self, image_BCHW: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, ""], Hidden]:
         """The total loss (), and the model's output and the single terms for whoever wants to look."""
@@ -133,7 +120,9 @@ class Objective(nn.Module):
             output = self.model(image_BCHW)
         # 3. Every loss term, unweighted, and their weighted sum () in fp32 / 各损失项及其加权和
         loss = self.losses(image_BCHW, output)
-        return loss.total, Hidden((output, loss))
+        if self.adversary is not None:  # once its time has come, the discriminator's opinion is one of the terms
+            loss = self.adversary.oppose(loss, output.reconstruction)
+        return loss.total, Hidden(loss, _detached(output))
 
 
 def train_steps(
@@ -153,14 +142,22 @@ def train_steps(
         DataError: the next batch cannot be read.
     """
     state.model.train()
-    objective = runtime.distribute(Objective(state.model, losses, runtime))
+    objective = runtime.distribute(Objective(state.model, losses, runtime, state.adversary))
     while state.step < config.steps:
         start = time.perf_counter()
         # 1. The pieces of this step and how many images all processes have / 取本步的各小份,并统计所有进程的图像数
-        pieces, images = _next_pieces(batches, config.accumulate, runtime)
+        parts, images = _next_parts(batches, config.accumulate, runtime)
+        lr, verdict = learning_rate(config, state.step), None
+        if state.adversary is not None:
+            state.adversary.begin(state.step)
         try:
-            done, loss = _accumulate_gradients(objective, state, pieces, images, runtime)
-            grad_norm = _clip_gradients(state, config, pieces)
+            # 4. Backward; the straight-through estimator carries the gradient past the codes / 反向:直通估计越过量化
+            outputs, loss = accumulate_gradients(objective, parts, state.step + 1, state.scaler, runtime)
+            grad_norm = _clip_gradients(state, config, parts)
+            pieces = tuple(Piece(part.inputs[0], output) for part, output in zip(parts, outputs, strict=True))
+            # 5. The discriminator's own step, on the same images and reconstructions / 判别器在同样的图像上更新一次
+            if state.adversary is not None:
+                verdict = state.adversary.learn(parts, [piece.output.reconstruction for piece in pieces], lr)
         except NonFiniteLossError as error:
             state.optimizer.zero_grad(set_to_none=True)
             state.averaged.undo_forward(state.model)
@@ -169,17 +166,16 @@ def train_steps(
             state.step, state.skipped = state.step + 1, state.skipped + 1
             yield SkippedStep(state.step, str(error))
             continue
-        # 5. One AdamW step at the learning rate of this step number / 按当前步数的学习率更新一次
-        lr = learning_rate(config, state.step)
+        # 6. One AdamW step at the learning rate of this step number / 按当前步数的学习率更新一次
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
-        # 6. The average follows the new weights; codebook and buffers are copied / 平均权重跟随;码本与缓冲区直接复制
+        # 7. The average follows the new weights; codebook and buffers are copied / 平均权重跟随;码本与缓冲区直接复制
         state.step += 1
         state.averaged.update(state.model, state.step)
-        yield StepResult(state.step, images, done, loss, lr, grad_norm, time.perf_counter() - start)
+        yield StepResult(state.step, images, pieces, loss, lr, grad_norm, time.perf_counter() - start, verdict)
 
 
 def start_state(model: Tokenizer, config: OptimizationConfig, runtime: Runtime) -> TrainingState:
@@ -189,8 +185,8 @@ def start_state(model: Tokenizer, config: OptimizationConfig, runtime: Runtime) 
     return TrainingState(model, average, build_optimizer(model, config), runtime.scaler())
 
 
-def _next_pieces(batches: Iterator[Batch], count: int, runtime: Runtime) -> tuple[list[Batch], int]:
-    """This process's pieces of a step, and the images of the step over all processes."""
+def _next_parts(batches: Iterator[Batch], count: int, runtime: Runtime) -> tuple[list[Part], int]:
+    """This process's pieces of a step, on the device, and the images of the step over all processes."""
     pieces, failure = [], None
     try:
         pieces = [next(batches) for _ in range(count)]
@@ -200,42 +196,18 @@ def _next_pieces(batches: Iterator[Batch], count: int, runtime: Runtime) -> tupl
     images, failures = sum_over_processes(torch.tensor(own, device=runtime.device)).tolist()
     if failures:
         raise_together(failure)
-    return pieces, images
+    return [Part((runtime.place(piece.image),), len(piece) / images, piece.keys) for piece in pieces], images
 
 
-def _accumulate_gradients(
-    objective: nn.Module, state: TrainingState, pieces: list[Batch], images: int, runtime: Runtime
-) -> tuple[tuple[Piece, ...], LossResult]:
-    """Forward and backward over the pieces; the gradients are then those of the mean over all images."""
-    done, numbers_T = [], torch.zeros((), device=runtime.device)
-    for number, batch in enumerate(pieces, start=1):
-        weight = len(batch) / images
-        with runtime.accumulate(objective, last=number == len(pieces)):
-            image_BCHW = runtime.place(batch.image)
-            total, hidden = objective(image_BCHW)
-            output, loss = hidden.value
-            named = {**loss.terms, "total loss": loss.total}
-            own_T = torch.stack([value.detach().float() for value in named.values()]) * weight
-            joined_T = sum_over_processes(own_T)
-            _refuse_non_finite(dict(zip(named, own_T, strict=True)), joined_T, state.step + 1, batch.keys)
-            numbers_T = numbers_T + joined_T
-            # 4. Backward; the straight-through estimator carries the gradient past the codes. Processes take the mean
-            #    of their gradients, hence the factor.  反向:直通估计越过量化;各进程梯度取平均,故乘以进程数
-            state.scaler.scale(total * (weight * process_count())).backward()
-        done.append(Piece(image_BCHW, _detached(output)))
-    *terms, total = numbers_T
-    return tuple(done), LossResult(total, dict(zip(loss.terms, terms, strict=True)), loss.weights)
-
-
-def _clip_gradients(state: TrainingState, config: OptimizationConfig, pieces: list[Batch]) -> float:
+def _clip_gradients(state: TrainingState, config: OptimizationConfig, parts: list[Part]) -> float:
     """Shorten the gradient of all weights together to `grad_clip`, and return the norm that it had."""
     state.scaler.unscale_(state.optimizer)
     trainable = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     norm = nn.utils.clip_grad_norm_(trainable, config.grad_clip)
     # An overflow under a large scale is no failure: the scaler leaves the weights alone and halves the scale.
     if not (state.scaler.is_enabled() and state.scaler.get_scale() > 1):
-        keys = [key for piece in pieces for key in piece.keys]
-        _refuse_non_finite({"gradient norm": norm}, norm.reshape(1), state.step + 1, keys)
+        keys = [key for part in parts for key in part.keys]
+        refuse_non_finite({"gradient norm": norm}, norm.reshape(1), state.step + 1, keys)
     return float(norm)
 
 
@@ -245,17 +217,3 @@ def _detached(output: TokenizerOutput) -> TokenizerOutput:
     terms = {name: term.detach() for name, term in inner.terms.items()}
     quantized = QuantizerOutput(inner.quantized.detach(), inner.indices, terms, inner.weights)
     return TokenizerOutput(output.reconstruction.detach(), quantized)
-
-
-def _refuse_non_finite(own: dict[str, Tensor], joined_T: Tensor, step: int, keys: list[str] | tuple[str, ...]) -> None:
-    """Raise in all processes if a number is not finite in one. One look at all of them, so that a GPU waits once."""
-    if all(math.isfinite(number) for number in joined_T.tolist()):
-        return
-    bad = [f"{name} became {float(value)}" for name, value in own.items() if not math.isfinite(value)]
-    culprits = [part for part in share((bad, keys)) if part[0]]
-    if not culprits:  # finite numbers whose sum is not
-        culprits = [(["the sum of the losses over all processes overflowed"], keys)]
-    files = [key for _, part in culprits for key in part]
-    named = ", ".join(files[:NAMED_AT_MOST])
-    more = f" and {len(files) - NAMED_AT_MOST} more" if len(files) > NAMED_AT_MOST else ""
-    raise NonFiniteLossError(f"{culprits[0][0][0]} at step {step}, on {named}{more}")

@@ -42,15 +42,15 @@ class OptimizationConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate"):
-            _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _expect(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
-        _expect(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
-        _expect(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "0 to 1")
-        _expect(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
-        _expect(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers of at least 0 and below 1")
-        _expect(self.grad_clip > 0, "grad_clip", self.grad_clip, "a number above 0 (inf: no clipping)")
-        _expect(self.on_non_finite in ("stop", "skip"), "on_non_finite", self.on_non_finite, "stop or skip")
-        _expect(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
+            expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        expect(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
+        expect(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        expect(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "0 to 1")
+        expect(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
+        expect(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers of at least 0 and below 1")
+        expect(self.grad_clip > 0, "grad_clip", self.grad_clip, "a number above 0 (inf: no clipping)")
+        expect(self.on_non_finite in ("stop", "skip"), "on_non_finite", self.on_non_finite, "stop or skip")
+        expect(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
 
 
 def learning_rate(config: OptimizationConfig, step: int) -> float:
@@ -76,7 +76,7 @@ def piece_size(config: OptimizationConfig, processes: int) -> int:
     """
     pieces = processes * config.accumulate
     allowed = f"a multiple of {pieces} (processes {processes} x accumulate {config.accumulate})"
-    _expect(config.batch_size % pieces == 0, "batch_size", config.batch_size, allowed)
+    expect(config.batch_size % pieces == 0, "batch_size", config.batch_size, allowed)
     return config.batch_size // pieces
 
 
@@ -107,6 +107,7 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-def _expect(right: bool, name: str, value: object, allowed: str) -> None:
+def expect(right: bool, name: str, value: object, allowed: str) -> None:
+    """Refuse a setting that is not right, in the words of the house."""
     if not right:
         raise ValueError(f"{name}: got {value}, expected {allowed}")

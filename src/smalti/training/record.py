@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from smalti.formats.atomic import replace_file
 from smalti.metrics import CodeUsage, psnr
+from smalti.training.adversarial import Verdict
 from smalti.training.agreement import share
 from smalti.training.loop import Piece, StepResult
 
@@ -32,7 +33,9 @@ def measure(result: StepResult, vocab_size: int, skipped: int, images_per_second
         step; loss: the weighted total; terms: every loss term by name, unweighted; lr; grad_norm: before clipping, null
         if fp16 overflowed; psnr: dB, mean over the batch, of the trained (not the averaged) weights; usage: share of
         all codes that the batch used; usage_per_scale: the same for each scale, coarse to fine; skipped: batches
-        skipped so far; images_per_second. The batch is that of all processes, which must all call this.
+        skipped so far; images_per_second; weights: what each term was taken with. While a discriminator learns also
+        adversarial: its loss and terms, logits_real, logits_fake, accuracy, adaptive_weight. The batch is that of all
+        processes, which must all call this.
     """
     parts = [part for parts in share([_look(piece) for piece in result.pieces]) for part in parts]
     counter = CodeUsage(vocab_size, len(parts[0][0]))
@@ -44,6 +47,7 @@ def measure(result: StepResult, vocab_size: int, skipped: int, images_per_second
         "step": result.step,
         "loss": float(result.loss.total),
         "terms": {name: float(term) for name, term in result.loss.terms.items()},
+        "weights": result.loss.weights,
         "lr": result.lr,
         "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
         "psnr": float(decibels[decibels.isfinite()].mean()) if decibels.isfinite().any() else None,
@@ -51,6 +55,19 @@ def measure(result: StepResult, vocab_size: int, skipped: int, images_per_second
         "usage_per_scale": [scale.usage for scale in usage.scales],
         "skipped": skipped,
         "images_per_second": images_per_second,
+        **({"adversarial": _judged(result.verdict)} if result.verdict else {}),
+    }
+
+
+def _judged(verdict: Verdict) -> dict[str, Any]:
+    """The numbers of a verdict, as they stand in the log."""
+    return {
+        "loss": float(verdict.loss.total),
+        "terms": {name: float(term) for name, term in verdict.loss.terms.items()},
+        "logits_real": verdict.logits_real,
+        "logits_fake": verdict.logits_fake,
+        "accuracy": verdict.accuracy,
+        "adaptive_weight": verdict.adaptive_weight,
     }
 
 
@@ -108,4 +125,7 @@ def _flatten(line: Mapping[str, Any]) -> list[tuple[str, float]]:
     named |= {name: line[name] for name in ("lr", "grad_norm", "psnr", "skipped", "images_per_second")}
     named |= {"usage/all": line["usage"]}
     named |= {f"usage/scale_{k}": value for k, value in enumerate(line["usage_per_scale"])}
+    if judged := dict(line.get("adversarial", {})):
+        numbers = {**judged.pop("terms"), **judged, "weight": line["weights"].get("adversarial", 0.0)}
+        named |= {f"adversarial/{name}": value for name, value in numbers.items()}
     return [(tag, value) for tag, value in named.items() if value is not None and math.isfinite(value)]

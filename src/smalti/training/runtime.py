@@ -43,12 +43,16 @@ class Runtime:
         The quantizer is never compiled: it decides by values (is a code dead?) and draws random numbers, and its
         searches are a few large kernels already.
         """
-        model.to(self.device)
-        if self.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.move(model)
         if self.compile:
             model.encoder.compile()
             model.decoder.compile()
+
+    def move(self, module: nn.Module) -> None:
+        """Move a module to the device and layout, in place."""
+        module.to(self.device)
+        if self.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def distribute(self, module: nn.Module) -> nn.Module:
         """What to call in a module's stead, so that its gradients become the means over all processes: here itself."""
