@@ -39,10 +39,10 @@ class Network:
     def tensor(self, name: str, *shape: int, spread: float | None = None, around: float = 0.0) -> Tensor:
         """The weight of that name, drawn from a normal distribution the first time."""
         if name not in self.tensors:
-            generator = torch.Generator().manual_seed(self.seed + len(self.tensors))
+            meta = torch.get_default_device().type == "meta"  # names and shapes alone
+            generator = None if meta else torch.Generator().manual_seed(self.seed + len(self.tensors))
             fan_in = max(1, torch.Size(shape[1:]).numel())
-            drawn = torch.randn(shape, generator=generator) * (spread or fan_in**-0.5) + around
-            self.tensors[name] = drawn
+            self.tensors[name] = torch.randn(shape, generator=generator) * (spread or fan_in**-0.5) + around
         assert self.tensors[name].shape == shape, name
         return self.tensors[name]
 
@@ -296,50 +296,53 @@ class TiTok(Network):
     side: int = 32
     patch: int = 8
     tokens: int = 6
+    decoder_width: int | None = None  # None: as the encoder
+    decoder_layers: int | None = None
+    pixel_codes: int = 50
 
     def layer_norm(self, name: str, x: Tensor) -> Tensor:
         weight = self.tensor(f"{name}.weight", x.shape[-1], spread=0.2, around=1.0)
         return F.layer_norm(x, x.shape[-1:], weight, self.tensor(f"{name}.bias", x.shape[-1], spread=0.2))
 
     def transformer(self, half: str, x: Tensor) -> Tensor:
-        x = self.layer_norm(f"{half}.ln_pre", x)
-        for i in range(self.layers):
+        x, width = self.layer_norm(f"{half}.ln_pre", x), x.shape[-1]
+        for i in range(self.layers if half == "encoder" else self.decoder_layers or self.layers):
             name = f"{half}.transformer.{i}"
-            weight = self.tensor(f"{name}.attn.in_proj_weight", 3 * self.width, self.width)
-            bias = self.tensor(f"{name}.attn.in_proj_bias", 3 * self.width, spread=0.1)
+            weight = self.tensor(f"{name}.attn.in_proj_weight", 3 * width, width)
+            bias = self.tensor(f"{name}.attn.in_proj_bias", 3 * width, spread=0.1)
             parts = (self.layer_norm(f"{name}.ln_1", x) @ weight.T + bias).chunk(3, dim=-1)
             q, k, v = (part.unflatten(-1, (-1, 64)).transpose(1, 2) for part in parts)
             looked = (q @ k.transpose(2, 3) / 8).softmax(-1) @ v
-            x = x + self.linear(f"{name}.attn.out_proj", looked.transpose(1, 2).flatten(2), self.width)
-            hidden = F.gelu(self.linear(f"{name}.mlp.c_fc", self.layer_norm(f"{name}.ln_2", x), 4 * self.width))
-            x = x + self.linear(f"{name}.mlp.c_proj", hidden, self.width)
+            x = x + self.linear(f"{name}.attn.out_proj", looked.transpose(1, 2).flatten(2), width)
+            hidden = F.gelu(self.linear(f"{name}.mlp.c_fc", self.layer_norm(f"{name}.ln_2", x), 4 * width))
+            x = x + self.linear(f"{name}.mlp.c_proj", hidden, width)
         return self.layer_norm(f"{half}.ln_post", x)
 
-    def table(self, name: str, rows: int) -> Tensor:
-        return self.tensor(name, rows, self.width, spread=0.3)
+    def table(self, name: str, rows: int, width: int) -> Tensor:
+        return self.tensor(name, rows, width, spread=0.3)
 
     def encode(self, image: Tensor) -> Tensor:
         batch, places = image.shape[0], (self.side // self.patch) ** 2
         patches = self.conv("encoder.patch_embed", image, self.width, self.patch, stride=self.patch, padding=0)
-        first = self.table("encoder.class_embedding", 1).expand(batch, 1, -1)
+        first = self.table("encoder.class_embedding", 1, self.width).expand(batch, 1, -1)
         x = torch.cat([first, patches.flatten(2).mT], dim=1)
-        x = x + self.table("encoder.positional_embedding", places + 1)
-        latent = self.table("latent_tokens", self.tokens)
-        latent = latent + self.table("encoder.latent_token_positional_embedding", self.tokens)
+        x = x + self.table("encoder.positional_embedding", places + 1, self.width)
+        latent = self.table("latent_tokens", self.tokens, self.width)
+        latent = latent + self.table("encoder.latent_token_positional_embedding", self.tokens, self.width)
         x = self.transformer("encoder", torch.cat([x, latent.expand(batch, -1, -1)], dim=1))[:, -self.tokens :]
         # The two-stage models read (tokens, width) as (width, tokens)
         x = x.reshape(batch, self.width, self.tokens, 1) if self.two_stages else x.mT.unsqueeze(3)
         return self.conv("encoder.conv_out", x, self.dim, 1).reshape(batch, self.dim, 1, self.tokens)
 
     def decode(self, z_q: Tensor) -> Tensor:
-        batch, grid = z_q.shape[0], self.side // self.patch
-        x = self.linear("decoder.decoder_embed", z_q.squeeze(2).mT, self.width)
-        x = x + self.table("decoder.latent_token_positional_embedding", self.tokens)
-        mask = self.tensor("decoder.mask_token", 1, 1, self.width).expand(1, grid**2, -1)[0]
-        places = torch.cat([self.table("decoder.class_embedding", 1), mask])
-        places = places + self.table("decoder.positional_embedding", grid**2 + 1)
+        batch, grid, width = z_q.shape[0], self.side // self.patch, self.decoder_width or self.width
+        x = self.linear("decoder.decoder_embed", z_q.squeeze(2).mT, width)
+        x = x + self.table("decoder.latent_token_positional_embedding", self.tokens, width)
+        mask = self.tensor("decoder.mask_token", 1, 1, width).expand(1, grid**2, -1)[0]
+        places = torch.cat([self.table("decoder.class_embedding", 1, width), mask])
+        places = places + self.table("decoder.positional_embedding", grid**2 + 1, width)
         x = self.transformer("decoder", torch.cat([places.expand(batch, -1, -1), x], dim=1))[:, 1 : grid**2 + 1]
-        x = x.mT.reshape(batch, self.width, grid, grid)
+        x = x.mT.reshape(batch, width, grid, grid)
         if self.two_stages:
             return self.paint(x)
         squares = self.conv("decoder.ffn.0", x, 3 * self.patch**2, 1).unflatten(1, (self.patch, self.patch, 3))
@@ -348,8 +351,9 @@ class TiTok(Network):
 
     def paint(self, x: Tensor) -> Tensor:
         """Shares of the codes of a MaskGIT-VQGAN, and its decoder; `patch` must be that VQGAN's stride."""
-        shares = self.conv("decoder.ffn.2", self.conv("decoder.ffn.0", x, 2 * self.width, 1).tanh(), 50, 1).softmax(1)
-        codes = self.tensor("pixel_quantize.embedding.weight", 50, self.z, spread=1.0)
+        hidden = self.conv("decoder.ffn.0", x, 2 * x.shape[1], 1).tanh()
+        shares = self.conv("decoder.ffn.2", hidden, self.pixel_codes, 1).softmax(1)
+        codes = self.tensor("pixel_quantize.embedding.weight", self.pixel_codes, self.z, spread=1.0)
         vqgan = MaskGIT(self.ch, self.mult, self.blocks, z=self.z, seed=self.seed + 1000)
         image = vqgan.decode(torch.einsum("bkhw,kd->bdhw", shares, codes))
         self.tensors |= {f"pixel_{name}": tensor for name, tensor in vqgan.tensors.items()}
