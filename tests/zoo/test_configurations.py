@@ -3,6 +3,7 @@
 The oracle is `publishers.py`, the publishers' networks written out as plain functions of tensors under their names.
 """
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -201,3 +202,37 @@ def test_var(network, patch_nums, shared, znorm, ratio, container):
         assert tokenizer.encode(image).grids == (*grids[:-1], (last, last * wide))
     with pytest.raises(ValueError, match=rf"patch_nums: .*has {len(patch_nums)} scales"):
         load(network.tensors, container)
+
+
+@torch.no_grad()
+def test_shards_of_a_large_model(tmp_path):
+    """Of a model in shards only those with parts of the tokenizer are read: the others need not even be there."""
+    network = LlamaGen(mult=(1, 2), attention=(1,))
+    network.decode(network.quantize(network.encode(photo(8, 8)))[1])
+    tensors = {f"model.vqmodel.{name}": tensor.contiguous() for name, tensor in network.tensors.items()}
+    names = list(tensors)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, inside in halves.items():
+        save_file({name: tensors[name] for name in inside}, tmp_path / shard)
+    where = {name: shard for shard, inside in halves.items() for name in inside}
+    where |= {"model.language_model.layers.0.weight": "language.safetensors"}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    whole = load(network.tensors).tokenizer
+    assert read_published(tmp_path).tokenizer.fingerprint == whole.fingerprint
+    index.write_text(json.dumps({"weight_map": {**where, names[0]: "../a.safetensors"}}))
+    with pytest.raises(ValueError, match=r"'\.\./a\.safetensors', expected a file beside it"):
+        read_published(tmp_path)
+    (tmp_path / "b.safetensors").unlink()
+    index.write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(ValueError, match=r"b\.safetensors"):
+        read_published(tmp_path)
+
+
+@torch.no_grad()
+def test_a_continuous_autoencoder_is_refused():
+    """The KL autoencoders of latent diffusion have taming's names and no codebook."""
+    network = Network()
+    network.decode(network.encode(photo(8, 8)))
+    with pytest.raises(ValueError, match=r"as family 'taming'.*1 missing: quantize\.embedding\.weight"):
+        load(network.tensors)
