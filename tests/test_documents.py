@@ -25,9 +25,8 @@ from smalti.cli import COMMANDS, main
 from smalti.cli.parsing import parse_config
 from smalti.data import open_images, save_image
 from smalti.jobs.demo import TRAINING
-from smalti.jobs.train import TrainConfig, train
+from smalti.jobs.train import TrainConfig, build_model, train
 from smalti.training import OptimizationConfig
-from smalti.zoo import build
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGLISH = [Path("README.md"), *sorted(path.relative_to(ROOT) for path in (ROOT / "docs" / "en").rglob("*.md"))]
@@ -160,7 +159,7 @@ def check_that_it_parses(arguments: list[str], monkeypatch: pytest.MonkeyPatch) 
     assert len(configs) == 1 or "--print_config" in arguments
     for config in configs:
         if isinstance(config, TrainConfig):
-            build(config.model, **config.model_args)
+            build_model(config)
 
 
 def run_python(block: str, names: dict, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from smalti.cli import main
 from smalti.cli.parsing import parse_config
-from smalti.jobs.train import TrainConfig, plain_settings
+from smalti.jobs.train import TrainConfig, build_model, plain_settings
 from smalti.training import read_log
 from smalti.zoo import load
 
@@ -178,7 +178,6 @@ def test_every_shipped_recipe_parses_and_its_model_fits_its_images(path):
 
     from smalti.losses import LossTable
     from smalti.quantizers import MultiScaleQuantizer
-    from smalti.zoo import build
 
     config = parse_config(TrainConfig, ["--data=x", "--out=y", f"--config={path}"], prog="smalti train")
     changed = yaml.safe_load(path.read_text())
@@ -186,7 +185,7 @@ def test_every_shipped_recipe_parses_and_its_model_fits_its_images(path):
     for key, value in changed.items():
         kept = recorded[key] if not isinstance(value, dict) else {k: recorded[key][k] for k in value}
         assert kept == value or key == "data"
-    model = build(config.model, **config.model_args).eval()
+    model = build_model(config)[0].eval()
     height, width = config.input.height_width
     image = torch.zeros(1, model.image_channels, height, width)
     with torch.no_grad():

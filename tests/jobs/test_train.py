@@ -377,3 +377,57 @@ def test_a_missing_network_is_refused_before_anything_is_written(photos, tmp_pat
     with pytest.raises(FileNotFoundError, match=f"{'ab' * 32}; looked at {tmp_path}/mine/missing.pth"):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_fine_tune_says_what_it_took_and_resumes_without_its_source(whole, photos, tmp_path):
+    config, _ = whole
+    source = tmp_path / "source"
+    shutil.copytree(config.out, source)
+    reporter = StopAt(None)
+    tuned = config_for(photos, tmp_path / "tuned", model="auto", model_args={}, init_from=str(source))
+    tuned = replace(tuned, optimization=replace(tuned.optimization, steps=2, lr=1e-6))
+    train(tuned, reporter)
+    assert f"weights of {source}: encoder, quantizer, decoder taken" in reporter.notes
+    for ours, theirs in zip(load(tuned.out).encoder.parameters(), load(source).encoder.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # it begins where the other ended
+    shutil.rmtree(source)
+    longer = replace(tuned, resume=True, optimization=replace(tuned.optimization, steps=3))
+    assert train(longer).step == 3
+    assert load(tuned.out).config() == load(config.out).config()
+
+
+def test_a_fine_tune_with_another_codebook_names_what_is_fresh(whole, photos, tmp_path):
+    config, _ = whole
+    reporter = StopAt(None)
+    bigger = {**config.model_args, "vocab_size": 32}
+    best = train(
+        config_for(
+            photos, tmp_path / "tuned", steps=1, model_args=bigger, init_from=f"{config.out}/checkpoints/000020"
+        ),
+        reporter,
+    ).best
+    assert "encoder taken; quantizer fresh: " in reporter.notes[1]
+    assert "(16, 4) there, (32, 4) here" in reporter.notes[1]
+    assert load(best).vocab_size == 32
+
+
+def test_model_arguments_need_a_model_to_belong_to(photos, tmp_path):
+    with pytest.raises(ValueError, match="expected none with init_from"):
+        config_for(photos, tmp_path, model="auto", init_from="somewhere")
+
+
+def test_validation_images_decide_which_checkpoint_is_best(photos, tmp_path):
+    """Measured by hand on the images named, with the averaged model of the checkpoint."""
+    from smalti.metrics import psnr
+
+    config = config_for(photos, tmp_path / "run", steps=4, checkpoint_every=2, validation=str(photos))
+    result = train(config)
+    qualities = {}
+    for path in sorted(Path(config.out, "checkpoints").iterdir()):
+        model, transform = load(path), replace(config.input, crop="center", zoom=1.0, flip=False)
+        images = torch.stack([transform.apply(load_image(photos / f"{n:02d}.png")) for n in range(11)])
+        images = images.float() / 127.5 - 1
+        qualities[path] = float(psnr(model(images).reconstruction, images).mean())
+        written = json.loads((path / "checkpoint.json").read_text())["quality"]
+        assert written == pytest.approx(qualities[path], abs=1e-3)
+    assert Path(result.best) == max(qualities, key=qualities.get)
