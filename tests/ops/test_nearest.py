@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smalti.ops import nearest as front
 from smalti.ops import nearest_code
-from smalti.ops.portable import TILE_CODES, TILE_ROWS
+from smalti.ops.portable import MAX_SIDE
 
 
 @pytest.fixture(scope="module", autouse=True, params=["auto", "portable"])
@@ -18,7 +18,7 @@ def _back_end(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test with the best back end of this machine, and with the one that runs everywhere."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "portable":
-            patch.setattr(front, "_use_native", lambda z, codebook, backend: False)
+            patch.setattr(front, "_choose", lambda z, codebook: "portable")
         yield
 
 
@@ -58,17 +58,17 @@ def test_equals_brute_force(metric: str, n: int, k: int, d: int) -> None:
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
 def test_every_pair_of_tiles(metric: str) -> None:
     """N and K just above two tiles: each tile of codes must be able to win, and each tile of rows is filled."""
-    n, k = TILE_ROWS + 5, 2 * TILE_CODES + 3
+    n, k = MAX_SIDE + 5, 2 * MAX_SIDE + 3
     codebook = torch.nn.functional.normalize(torch.randn(k, 16), dim=1)
     chosen = torch.randint(0, k, (n,))
-    chosen[:6] = torch.tensor([0, TILE_CODES - 1, TILE_CODES, 2 * TILE_CODES - 1, 2 * TILE_CODES, k - 1])
+    chosen[:6] = torch.tensor([0, MAX_SIDE - 1, MAX_SIDE, 2 * MAX_SIDE - 1, 2 * MAX_SIDE, k - 1])
     chosen[-1] = k - 1
     # A code moved by a hundredth is nearest to itself under each metric: all codes have length 1.
     z = codebook[chosen] * 1.01
     torch.testing.assert_close(nearest_code(z, codebook, metric), chosen, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("k", [2, 50, TILE_CODES + 7])
+@pytest.mark.parametrize("k", [2, 50, MAX_SIDE + 7])
 def test_ties_go_to_the_lowest_index(k: int) -> None:
     """Whole-number codes and half-way vectors: float32 is exact here, so a tie is a tie."""
     rng = torch.Generator().manual_seed(1)
@@ -79,8 +79,8 @@ def test_ties_go_to_the_lowest_index(k: int) -> None:
 
 
 def test_a_copy_of_the_codebook_behind_it_is_never_chosen() -> None:
-    codebook = torch.randn(TILE_CODES - 3, 6)  # the copy crosses the border of the tiles
-    assert nearest_code(torch.randn(200, 6), torch.cat([codebook, codebook])).max() < TILE_CODES - 3
+    codebook = torch.randn(MAX_SIDE - 3, 6)  # the copy crosses the border of the tiles
+    assert nearest_code(torch.randn(200, 6), torch.cat([codebook, codebook])).max() < MAX_SIDE - 3
 
 
 def test_no_vectors() -> None:
