@@ -11,7 +11,7 @@ finer and slower than the one before, which hand on only the rows that they cann
 A row is settled when its best score leads the second best by more than both can be wrong. The fast answer is that of
 pass 1, whoever leads. Beside the inputs and the result only O(N) numbers about rows and O(K) about codes are stored.
 
-Nobody has run this on a GPU yet: it is tested under Triton's interpreter, and compiled for GPUs without running there.
+Status: tested under Triton's interpreter, and compiled for GPUs, but not yet run on one.
 
 Legend: N vectors, K codes, D components. A program takes BLOCK_N rows and walks over the codes BLOCK_K at a time.
 """
@@ -29,7 +29,7 @@ Products = Literal["tf32", "ieee"]
 MIN_TF32_DIM = 32  # in fewer dimensions too many codes are too close for TF32
 # The largest tiles whose numbers all fit in registers, as the compiler reports for compute capability 8.0 and 9.0
 LAUNCH = {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 8}
-LAUNCH_FLOAT64 = {"BLOCK_N": 16, "BLOCK_K": 128, "num_warps": 4}
+LAUNCH_FLOAT64 = {"BLOCK_N": 16, "BLOCK_K": 128, "num_warps": 8}
 
 
 def nearest(
@@ -93,7 +93,7 @@ def _describe(codebook_KD: Tensor, metric: str) -> _Codes:
     K, D = codebook_KD.shape
     origin_D = torch.zeros(D, device=codebook_KD.device)
     if metric == "euclidean":
-        origin_D = codebook_KD[:: triton.cdiv(K, 256)].float().mean(dim=0).nan_to_num(0.0, 0.0, 0.0)
+        origin_D = codebook_KD[:: triton.cdiv(K, 16)].float().mean(dim=0).nan_to_num(0.0, 0.0, 0.0)
     bias_K, scale_K, length_K = torch.empty(3, K, device=codebook_KD.device)
     describe[(triton.cdiv(K, 64),)](
         codebook_KD, origin_D, bias_K, scale_K, length_K, K, D, *codebook_KD.stride(), METRIC=metric, BLOCK_K=64
@@ -249,12 +249,13 @@ def search_float64(
         cost = tl.zeros([BLOCK_N, BLOCK_K], tl.float64)
         for d in range(D):
             a = tl.load(z + row * stride_zn + d * stride_zd, n < N, other=0.0).to(tl.float64)[:, None]
-            e = tl.load(code + d * stride_cd, k < K, other=float("inf")).to(tl.float64)[None, :]
+            e = tl.load(code + d * stride_cd, k < K, other=0.0).to(tl.float64)[None, :]
             if METRIC == "euclidean":
                 cost += (a - e) * (a - e)
             else:
                 cost -= a * (e / length[None, :])
-        cost = tl.where(cost > -float("inf"), cost, float("inf"))  # a code that is not finite, or none
+        usable = (k < K)[None, :] & (cost > -float("inf"))  # of a code that is not finite, the cost is not either
+        cost = tl.where(usable, cost, float("inf"))
         closer = cost < best
         code_of_best = tl.where(closer, k[None, :], code_of_best)
         best = tl.where(closer, cost, best)
