@@ -1,132 +1,242 @@
-"""Nearest-code search side by side: our native back end, faiss and vector-quantize-pytorch, on the CPU.
+"""Nearest-code search side by side with its peers, on the CPU or on a GPU.
 
-    python benchmarks/search.py [--rounds 9] [--slow-rounds 1] [--out search.json]
+    python benchmarks/search.py [--device cpu] [--rounds 7] [--peer-rounds 3] [--out benchmarks/search.json]
 
-Each round times every contestant one after the other on the same numbers, the best of a few calls each; a row's ratio
-is the median over the rounds of ours / theirs, so that whatever else the machine does hits both sides. `packing` is our
-time with a codebook never seen before, `ours` with one seen before (its fingerprint is taken in both).
+A round times every contestant one after the other on the same numbers, the best of a few calls each. A ratio is the
+median over the rounds of the two times of one round, so that whatever else the machine does hits both sides; times are
+the least of all rounds. The table is printed and, with --out, written as JSON and, beside it, as Markdown.
+
+Contestants on the CPU: `ours` with a codebook seen before (its fingerprint is taken in each call), `first`, the same
+with one never seen, `faiss` (IndexFlatL2, the codes already added) and `peer` (vector-quantize-pytorch in eval mode).
+On a GPU: `ours`, `fast` (TF32) and `peer`; `... MB` is what a call allocates at its peak beside its inputs.
 """
 
 import argparse
 import datetime
 import json
-import math
 import os
 import platform
+import resource
 import statistics
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-import faiss
 import torch
+from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 
-from smalti.ops import native
+from smalti.ops import native, nearest_code
 
-ROWS = ((1024, 8), (16384, 8), (4096, 32), (1024, 64), (8192, 64), (16384, 256))
-N = 16384
+Calls = dict[str, Callable[[], Any]]
+
 THREADS = 2
+CPU_ROWS = [(16384, K, D) for K, D in ((1024, 8), (16384, 8), (4096, 32), (1024, 64), (8192, 64), (16384, 256))]
+LARGE_ROW = (16384, 262144, 8)
+GPU_ROWS = [(262144, 16384, D) for D in (8, 32, 64, 256)]
 
 
-def best_of(call, calls):
+def random_problem(N: int, K: int, D: int, device: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    z, codebook = torch.randn(N, D, generator=generator), torch.randn(K, D, generator=generator)
+    return z.to(device), codebook.to(device)
+
+
+# ---- contestants ---------------------------------------------------------------------------------------------------
+
+
+def faiss_call(z: Tensor, codebook: Tensor) -> Callable[[], Any]:
+    import faiss  # has no wheel for GPUs
+
+    faiss.omp_set_num_threads(THREADS)
+    index = faiss.IndexFlatL2(codebook.shape[1])
+    index.add(codebook.numpy())
+    return lambda: index.search(z.numpy(), 1)
+
+
+def peer_call(z: Tensor, codebook: Tensor) -> Callable[[], Any]:
+    K, D = codebook.shape
+    peer = VectorQuantize(dim=D, codebook_size=K).to(z.device).eval()
+    peer._codebook.embed.data.copy_(codebook[None])
+    return lambda: peer(z[None])
+
+
+def cpu_calls(z: Tensor, codebook: Tensor) -> Calls:
+    def first() -> None:
+        native._cache._parts.clear()
+        nearest_code(z, codebook)
+
+    return {"ours": lambda: nearest_code(z, codebook), "first": first, "faiss": faiss_call(z, codebook)}
+
+
+def gpu_calls(z: Tensor, codebook: Tensor) -> Calls:
+    return {
+        "ours": lambda: nearest_code(z, codebook, backend="triton"),
+        "fast": lambda: nearest_code(z, codebook, backend="triton", precision="fast"),
+    }
+
+
+# ---- measuring -----------------------------------------------------------------------------------------------------
+
+
+def best_of(call: Callable[[], Any], calls: int) -> float:
     """Milliseconds of the fastest of some calls; the pause lets the idle threads of the one before go to sleep."""
     time.sleep(0.02)
     times = []
     for _ in range(calls):
         start = time.perf_counter()
         call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append((time.perf_counter() - start) * 1e3)
     return min(times)
 
 
-def compare(K, D, rounds, slow_rounds):
-    generator = torch.Generator().manual_seed(0)
-    z, codebook = torch.randn(N, D, generator=generator), torch.randn(K, D, generator=generator)
-    index = faiss.IndexFlatL2(D)
-    index.add(codebook.numpy())
-    peer = VectorQuantize(dim=D, codebook_size=K).eval()
-    peer._codebook.embed.data.copy_(codebook[None])
+def time_row(calls: Calls, peer: Callable[[], Any] | None, work: int, rounds: int, peer_rounds: int) -> dict[str, Any]:
+    """Least times in ms, and ratios: medians over the rounds."""
+    for call in calls.values():
+        call()  # compiles, packs, fills caches
+    many = max(1, min(8, int(2e9 / work)))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    peer_times, speed_ups = [], []
+    for number in range(rounds):
+        for name, call in calls.items():
+            times[name].append(best_of(call, many))
+        if peer is not None and number < peer_rounds:
+            peer_times.append(best_of(peer, 1))
+            speed_ups.append(peer_times[-1] / times["ours"][-1])
+    row: dict[str, Any] = {f"{name} ms": round(min(values), 2) for name, values in times.items()}
+    if peer_times:
+        row |= {"peer ms": round(min(peer_times), 1), "peer / ours": round(statistics.median(speed_ups), 1)}
+    if "faiss" in times:
+        for name in ("ours", "first"):
+            ratios = [ours / theirs for ours, theirs in zip(times[name], times["faiss"], strict=True)]
+            row[f"{name} / faiss"] = round(statistics.median(ratios), 2)
+    row["GFLOP/s"] = round(2e-6 * work / min(times["ours"]))
+    return row
 
-    def packing():
-        native._cache._parts.clear()
-        native.nearest(z, codebook)
 
-    contestants = {
-        "ours": lambda: native.nearest(z, codebook),
-        "packing": packing,
-        "faiss": lambda: index.search(z.numpy(), 1),
-    }
-    calls = max(1, min(8, int(2e9 / (N * K * D))))
-    times = {name: [] for name in (*contestants, "peer")}
-    for _ in range(rounds):
-        for name, call in contestants.items():
-            times[name].append(best_of(call, calls))
-    with torch.no_grad():
-        for _ in range(slow_rounds):
-            times["peer"].append(best_of(lambda: peer(z[None]), 1))
-    agree = (
-        (torch.from_numpy(index.search(z.numpy(), 1)[1][:, 0]) == native.nearest(z, codebook)).double().mean().item()
-    )
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(times[name], times["faiss"], strict=True))
-        for name in ("ours", "packing")
-    }
-    least = {name: min(values) for name, values in times.items() if values}
+def cpu_peak(name: str, size: tuple[int, int, int]) -> float:
+    """MB of memory that one call adds to a fresh process beside its inputs, by the operating system's count."""
+    torch.set_num_threads(THREADS)
+    problem = random_problem(*size, "cpu")
+    cpu_calls(*random_problem(100, 100, 3, "cpu"))[name]()  # loads libraries, starts threads
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cpu_calls(*problem)[name]()
+    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3, 1)
+
+
+def gpu_peak(call: Callable[[], Any]) -> float:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def cpu_row(size: tuple[int, int, int], rounds: int, peer_rounds: int) -> dict[str, Any]:
+    z, codebook = random_problem(*size, "cpu")
+    peer = peer_call(z, codebook) if peer_rounds else None
+    row = time_row(cpu_calls(z, codebook), peer, size[0] * size[1] * size[2], rounds, peer_rounds)
+    return {"N": size[0], "K": size[1], "D": size[2], **row}
+
+
+def large_row(rounds: int) -> dict[str, Any]:
+    """So many codes that the peer's matrix of distances (17 GB, several times over) does not fit."""
+    row = cpu_row(LARGE_ROW, min(rounds, 3), peer_rounds=0)
+    for name in ("ours", "faiss"):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            row[f"{name} MB"] = process.submit(cpu_peak, name, LARGE_ROW).result()
+    return row
+
+
+def gpu_row(size: tuple[int, int, int], rounds: int, peer_rounds: int) -> dict[str, Any]:
+    z, codebook = random_problem(*size, "cuda")
+    calls, peer = gpu_calls(z, codebook), peer_call(z, codebook)
+    memory = {f"{name} MB": gpu_peak(call) for name, call in calls.items()}
+    try:
+        memory["peer MB"] = gpu_peak(peer)
+    except torch.OutOfMemoryError:
+        peer_rounds = 0
+    row = time_row(calls, peer, size[0] * size[1] * size[2], rounds, peer_rounds)
+    return {"N": size[0], "K": size[1], "D": size[2], **row, **memory}
+
+
+# ---- the report ----------------------------------------------------------------------------------------------------
+
+
+def machine(device: str) -> dict[str, Any]:
+    names = ("torch", "faiss-cpu", "vector-quantize-pytorch") if device == "cpu" else ("torch", "triton")
     return {
-        "K": K, "D": D, "ms": {name: round(ms, 3) for name, ms in least.items()},
-        "ratio_median": round(ratios["ours"], 3), "ratio_median_packing": round(ratios["packing"], 3),
-        "ratio_least": round(least["ours"] / least["faiss"], 3),
-        "ratio_least_packing": round(least["packing"] / least["faiss"], 3),
-        "times_faster_than_peer": round(least["peer"] / least["ours"], 1) if "peer" in least else None,
-        "gflops": round(2e-6 * N * K * D / least["ours"]), "agree_with_faiss": agree,
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "machine": cpu_name() if device == "cpu" else torch.cuda.get_device_name(),
+        "cores": os.cpu_count(),
+        "threads": THREADS,
+        "kernel": native._native.kernels()[0] if device == "cpu" else "triton",
+        "load": round(os.getloadavg()[0], 1),
+        **{name: version(name) for name in names},
+    }
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--slow-rounds", type=int, default=1)
-    parser.add_argument("--out", type=Path)
+def cpu_name() -> str:
+    """Model name and instruction sets: virtual machines often hide the first."""
+    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")]
+    extensions = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in facts]
+    return " ".join([models[0] if models else platform.processor() or platform.machine(), *extensions])
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the bars speak of: worst rows and the geometric mean, where the row has the number."""
+    result: dict[str, Any] = {}
+    for key in ("ours / faiss", "first / faiss"):
+        if ratios := [row[key] for row in rows if key in row]:
+            result |= {f"{key} worst": max(ratios), f"{key} mean": round(statistics.geometric_mean(ratios), 2)}
+    if speed_ups := [row["peer / ours"] for row in rows if "peer / ours" in row]:
+        result["peer / ours least"] = min(speed_ups)
+    return result
+
+
+def markdown(result: dict[str, Any]) -> str:
+    columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
+    lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in result["rows"]]
+    facts = [f"{key}: {value}" for part in ("machine", "summary") for key, value in result[part].items()]
+    return "# Code search\n\n" + "\n".join(lines) + "\n\n" + "\n".join(f"- {fact}" for fact in facts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--peer-rounds", type=int, default=3, help="rounds in which the slow peer takes part")
+    parser.add_argument("--out", type=Path, help="JSON file to write; a Markdown table is put beside it")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
-    faiss.omp_set_num_threads(THREADS)
-    print(
-        f"N = {N}, {THREADS} threads, float32, milliseconds (least); ratios to faiss: median of rounds (ratio of the least times)"  # noqa: E501
-    )
-    print(
-        f"{'K, D':>11} {'ours':>8} {'packing':>8} {'faiss':>8} {'peer':>8}   {'ours/faiss':>15} {'packing/faiss':>15} {'x peer':>7} {'GF/s':>5}"  # noqa: E501
-    )
-    rows = []
-    for K, D in ROWS:
-        row = compare(K, D, options.rounds, options.slow_rounds)
-        rows.append(row)
-        ms = row["ms"]
-        print(
-            f"{K:>6}, {D:>3} {ms['ours']:>8.2f} {ms['packing']:>8.2f} {ms['faiss']:>8.2f} {ms.get('peer', math.nan):>8.1f}   "  # noqa: E501
-            f"{row['ratio_median']:>6.2f} ({row['ratio_least']:>4.2f})   {row['ratio_median_packing']:>6.2f} ({row['ratio_least_packing']:>4.2f})  "  # noqa: E501
-            f"{row['times_faster_than_peer'] or math.nan:>7.0f} {row['gflops']:>5}",
-            flush=True,
-        )
-    means = {
-        key: round(statistics.geometric_mean(row[key] for row in rows), 3) for key in rows[0] if key.startswith("ratio")
-    }
-    print("geometric mean", means)
+    if options.device == "cpu":
+        facts = machine("cpu")
+        rows = [cpu_row(size, options.rounds, options.peer_rounds) for size in CPU_ROWS]
+        means = summary(rows)  # of the rows that every contestant has
+        rows.append(large_row(options.rounds))
+    else:
+        facts = machine("cuda")
+        rows = [gpu_row(size, options.rounds, options.peer_rounds) for size in GPU_ROWS]
+        means = summary(rows)
+    result = {"machine": facts, "rows": rows, "summary": means}
+    print(markdown(result))
     if options.out:
-        machine = {
-            "machine": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg(),
-        }
-        result = {
-            "date": datetime.date.today().isoformat(),
-            **machine,
-            "N": N,
-            "threads": THREADS,
-            "rows": rows,
-            "means": means,
-        }
         options.out.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.with_suffix(".md").write_text(markdown(result))
 
 
 if __name__ == "__main__":
-    main()
+    with torch.no_grad():
+        main()

@@ -1,5 +1,7 @@
 """nearest_code against a float64 brute force over the full distance matrix."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from smalti.ops import nearest as front
 from smalti.ops import nearest_code
-from smalti.ops.portable import TILE_CODES, TILE_ROWS
+from smalti.ops.portable import MAX_SIDE
 
 
 @pytest.fixture(scope="module", autouse=True, params=["auto", "portable"])
@@ -18,7 +20,7 @@ def _back_end(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test with the best back end of this machine, and with the one that runs everywhere."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "portable":
-            patch.setattr(front, "_use_native", lambda z, codebook, backend: False)
+            patch.setattr(front, "_choose", lambda z, codebook: "portable")
         yield
 
 
@@ -58,17 +60,17 @@ def test_equals_brute_force(metric: str, n: int, k: int, d: int) -> None:
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
 def test_every_pair_of_tiles(metric: str) -> None:
     """N and K just above two tiles: each tile of codes must be able to win, and each tile of rows is filled."""
-    n, k = TILE_ROWS + 5, 2 * TILE_CODES + 3
+    n, k = MAX_SIDE + 5, 2 * MAX_SIDE + 3
     codebook = torch.nn.functional.normalize(torch.randn(k, 16), dim=1)
     chosen = torch.randint(0, k, (n,))
-    chosen[:6] = torch.tensor([0, TILE_CODES - 1, TILE_CODES, 2 * TILE_CODES - 1, 2 * TILE_CODES, k - 1])
+    chosen[:6] = torch.tensor([0, MAX_SIDE - 1, MAX_SIDE, 2 * MAX_SIDE - 1, 2 * MAX_SIDE, k - 1])
     chosen[-1] = k - 1
     # A code moved by a hundredth is nearest to itself under each metric: all codes have length 1.
     z = codebook[chosen] * 1.01
     torch.testing.assert_close(nearest_code(z, codebook, metric), chosen, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("k", [2, 50, TILE_CODES + 7])
+@pytest.mark.parametrize("k", [2, 50, MAX_SIDE + 7])
 def test_ties_go_to_the_lowest_index(k: int) -> None:
     """Whole-number codes and half-way vectors: float32 is exact here, so a tie is a tie."""
     rng = torch.Generator().manual_seed(1)
@@ -79,8 +81,8 @@ def test_ties_go_to_the_lowest_index(k: int) -> None:
 
 
 def test_a_copy_of_the_codebook_behind_it_is_never_chosen() -> None:
-    codebook = torch.randn(TILE_CODES - 3, 6)  # the copy crosses the border of the tiles
-    assert nearest_code(torch.randn(200, 6), torch.cat([codebook, codebook])).max() < TILE_CODES - 3
+    codebook = torch.randn(MAX_SIDE - 3, 6)  # the copy crosses the border of the tiles
+    assert nearest_code(torch.randn(200, 6), torch.cat([codebook, codebook])).max() < MAX_SIDE - 3
 
 
 def test_no_vectors() -> None:
@@ -154,3 +156,88 @@ def test_cosine_ignores_lengths_and_dot_does_not() -> None:
 def test_refusals_name_the_value(z: torch.Tensor, codebook: torch.Tensor, metric: str, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         nearest_code(z, codebook, metric)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_refusals_of_the_other_arguments() -> None:
+    z, codebook = torch.zeros(2, 3), torch.zeros(4, 3)
+    for wrong in ({"backend": "cuda"}, {"precision": "double"}):
+        with pytest.raises(ValueError, match=r"got '(cuda|double)'"):
+            nearest_code(z, codebook, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dimension 0"):
+        nearest_code(torch.zeros(2, 0), torch.zeros(4, 0))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_numbers_that_are_not_finite_are_refused_when_asked(bad: float) -> None:
+    z, codebook = torch.randn(5, 3), torch.randn(4, 3)
+    spoiled_z, spoiled_codebook = z.clone(), codebook.clone()
+    spoiled_z[2, 1], spoiled_codebook[3, 0] = bad, bad
+    with pytest.raises(ValueError, match="z_ND: holds NaN"):
+        nearest_code(spoiled_z, codebook, check_finite=True)
+    with pytest.raises(ValueError, match="codebook_KD: holds NaN"):
+        nearest_code(z, spoiled_codebook, check_finite=True)
+    assert torch.equal(nearest_code(z, codebook, check_finite=True), nearest_code(z, codebook))
+    assert nearest_code(spoiled_z, codebook)[2] == 0  # not asked: no crash
+
+
+def test_the_faster_mode_is_exact_where_there_is_none() -> None:
+    z, codebook = torch.randn(300, 64), torch.randn(500, 64)
+    assert torch.equal(nearest_code(z, codebook, precision="fast"), nearest_code(z, codebook))
+
+
+@given(st.integers(1, 60), st.integers(1, 400), st.integers(1, 12), st.integers(0, 2**31))
+def test_tight_clusters_far_from_each_other(n: int, k: int, d: int, seed: int) -> None:
+    """1e4 apart with a spread of 1e-3: fp32 scores keep no digit of what tells the codes of a cluster apart."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 1e4 * torch.randint(-1, 2, (3, d), generator=generator)
+    codebook = centres[torch.arange(k) % 3] + 1e-3 * torch.randn(k, d, generator=generator)
+    z = centres[torch.arange(n) % 3] + 1e-3 * torch.randn(n, d, generator=generator)
+    full = scores(z, codebook, "euclidean")
+    # in fp32 some of these codes are equal: numpy's argmin returns the first of them
+    np.testing.assert_array_equal(nearest_code(z, codebook).numpy(), full.argmin(axis=1))
+
+
+MEMORY = """
+import gc, resource, sys
+from pathlib import Path
+import torch
+from smalti.ops import nearest_code
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+n, k, d, backend, same = *map(int, sys.argv[1:4]), *sys.argv[4:]
+torch.set_num_threads(1)
+z, codebook = torch.randn(n, d), torch.randn(k, d)
+if same == "same":  # every pair of a tile is a candidate
+    codebook[:] = codebook[:1].clone()
+warm = nearest_code(torch.randn(300, d), torch.randn(300, d), backend=backend)
+gc.collect()
+before = peak()
+indices = nearest_code(z, codebook, backend=backend)
+print((peak() - before - indices.nbytes) / 1e6)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the unit of ru_maxrss is Linux's")
+@pytest.mark.parametrize(
+    ("n", "k", "d", "backend", "codes"),
+    [
+        (16384, 262144, 8, "native", "different"),
+        (2**20, 3, 16, "native", "different"),
+        (2048, 262144, 8, "portable", "different"),
+        (2**20, 3, 16, "portable", "different"),
+        (1500, 2500, 16, "portable", "same"),
+        (12, 12, 200_000, "portable", "different"),
+        (3, 2**20, 64, "auto", "different"),
+    ],
+)
+def test_memory_beside_the_inputs_stays_under_64_mb(n: int, k: int, d: int, backend: str, codes: str) -> None:
+    """In a process of its own, by the operating system's count."""
+    if backend == "native" and not front.native.available():
+        pytest.skip("smalti was installed without a compiler")
+    command = [sys.executable, "-c", MEMORY, str(n), str(k), str(d), backend, codes]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 64

@@ -2,11 +2,13 @@
 
 The textbook writes the N x K matrix of all distances and takes its arg-min. No back end here does: tiles of the
 codebook pass by a running minimum, so memory does not grow with N * K. `native.py` is a compiled kernel for CPUs,
-`portable.py` is plain torch for everything else.
+`triton_search.py` one for GPUs, `portable.py` is plain torch for everything else. All three give the same answer: fast
+rounded scores choose the candidates, a bound on their error says which rows that leaves open, float64 decides those.
 
 Legend: N vectors, K codes, D components.
 """
 
+import importlib.util
 import warnings
 from functools import cache
 from typing import Literal, get_args
@@ -18,7 +20,8 @@ from torch import Tensor
 from smalti.ops import native, portable
 
 Metric = Literal["euclidean", "cosine", "dot"]
-Backend = Literal["auto", "native", "portable"]
+Backend = Literal["auto", "native", "triton", "portable"]
+Precision = Literal["exact", "fast"]
 
 
 @torch.no_grad()
@@ -28,51 +31,108 @@ def nearest_code(
     metric: Metric = "euclidean",
     *,
     backend: Backend = "auto",
+    precision: Precision = "exact",
     check_finite: bool = False,
 ) -> Int64[Tensor, " n"]:
     """Index of the nearest code of every vector; ties go to the lowest index.
 
+    Inside `torch.compile` and `torch.export` this is one operator, `smalti::nearest_code`, which runs the same code.
+
     Args:
-        z_ND: vectors (N, D), any float dtype (computed in fp32), any strides, N may be 0.
+        z_ND: vectors (N, D), any float dtype (computed in fp32), any strides, N may be 0, D >= 1.
         codebook_KD: codes (K, D), K >= 1.
-        metric: "euclidean" (smallest distance), "cosine" (largest cosine), "dot" (largest dot product).
-        backend: "native" (compiled, CPU), "portable" (torch, any device), or "auto": the fastest that can serve.
-        check_finite: refuse NaN and infinities; otherwise such vectors get an arbitrary valid index.
+        metric: "euclidean" (smallest distance), "cosine" (largest cosine; lengths below 1e-12 count as 1e-12) or "dot"
+            (largest dot product).
+        backend: "native" (compiled, CPU), "triton" (CUDA), "portable" (torch, any device), or "auto": the fastest that
+            can serve.
+        precision: "exact" answers as a float64 brute force over the fp32 numbers does. "fast" lets the Triton back end
+            answer from products in TF32 (10 bits), so that of codes about equally near any may come out; the other
+            back ends have no faster mode and stay exact.
+        check_finite: refuse NaN and infinities; otherwise a vector with one gets index 0 ("fast": any index), and a
+            code with one is never the nearest.
 
     Raises:
-        ValueError: unknown metric or backend, no codes, vectors and codes of different dimension, a back end that
-            cannot serve, numbers that are not finite where that was asked.
+        ValueError: unknown metric, back end or precision, no codes, vectors and codes of different dimension or of
+            none, a back end that cannot serve, numbers that are not finite where that was asked.
     """
-    for name, value, allowed in (("metric", metric, get_args(Metric)), ("backend", backend, get_args(Backend))):
+    for name, value, allowed in (
+        ("metric", metric, get_args(Metric)),
+        ("backend", backend, get_args(Backend)),
+        ("precision", precision, get_args(Precision)),
+    ):
         if value not in allowed:
             raise ValueError(f"{name}: got {value!r}, expected one of {allowed}")
     if codebook_KD.shape[0] == 0:
         raise ValueError("codebook_KD: got 0 codes, expected at least 1")
-    if z_ND.shape[1] != codebook_KD.shape[1]:
-        raise ValueError(f"z_ND: got vectors of dimension {z_ND.shape[1]}, the codes have {codebook_KD.shape[1]}")
+    if z_ND.shape[1] != codebook_KD.shape[1] or z_ND.shape[1] == 0:
+        raise ValueError(
+            f"z_ND: got vectors of dimension {z_ND.shape[1]}, expected that of the codes, {codebook_KD.shape[1]}, "
+            "and at least 1"
+        )
+    # The dispatcher costs an eager call more than it gives: a graph alone needs the operator.
+    search = _operator if torch.compiler.is_compiling() else _search
+    return search(z_ND, codebook_KD, metric, backend, precision, check_finite)
+
+
+def _search(
+    z_ND: Tensor, codebook_KD: Tensor, metric: Metric, backend: Backend, precision: Precision, check_finite: bool
+) -> Tensor:
     if check_finite:
         for name, tensor in (("z_ND", z_ND), ("codebook_KD", codebook_KD)):
             if not tensor.isfinite().all():
                 raise ValueError(f"{name}: holds NaN or infinite values")
-    if _use_native(z_ND, codebook_KD, backend):
-        return native.nearest(_at_most_fp32(z_ND), _at_most_fp32(codebook_KD), metric)
+    z_ND, codebook_KD = _at_most_fp32(z_ND), _at_most_fp32(codebook_KD)
+    chosen = _choose(z_ND, codebook_KD) if backend == "auto" else backend
+    if chosen == "native":
+        _require_native(z_ND, codebook_KD)
+        return native.nearest(z_ND, codebook_KD, metric)
+    if chosen == "triton":
+        if not _has_triton():
+            raise ValueError("backend: got 'triton', but it is not installed: pip install triton (Linux)")
+        from smalti.ops import triton_search  # triton is heavy: loaded when it is needed
+
+        return triton_search.nearest(z_ND, codebook_KD, metric, precision)
     return portable.nearest(z_ND, codebook_KD, metric)
 
 
-def _use_native(z_ND: Tensor, codebook_KD: Tensor, backend: Backend) -> bool:
-    fits = z_ND.device.type == codebook_KD.device.type == "cpu" and 1 <= z_ND.shape[1] <= native.MAX_DIM
-    if backend == "native" and not (fits and native.available()):
-        why = (
-            "smalti was installed without a compiler"
-            if fits
-            else f"it takes 1 to {native.MAX_DIM} components on the CPU"
-        )
-        raise ValueError(f"backend: got 'native', but {why}")
-    if backend == "portable" or not fits or torch.compiler.is_compiling():  # a graph cannot hold a foreign call
-        return False
+@torch.library.custom_op("smalti::nearest_code", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+def _operator(
+    z_ND: Tensor, codebook_KD: Tensor, metric: str, backend: str, precision: str, check_finite: bool
+) -> Tensor:
+    return _search(z_ND, codebook_KD, metric, backend, precision, check_finite)  # type: ignore[arg-type]
+
+
+@_operator.register_fake
+def _shape_of_the_result(z_ND: Tensor, *_: object) -> Tensor:
+    return z_ND.new_empty(z_ND.shape[0], dtype=torch.int64)
+
+
+def _choose(z_ND: Tensor, codebook_KD: Tensor) -> Literal["native", "triton", "portable"]:
+    """The fastest back end that can serve these tensors."""
+    if z_ND.device.type == "cuda" and _has_triton():
+        return "triton"
+    if not _fits_native(z_ND, codebook_KD):
+        return "portable"
     if not native.available():
         _say_once_that_there_is_no_kernel()
-    return native.available()
+        return "portable"
+    return "native"
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _fits_native(z_ND: Tensor, codebook_KD: Tensor) -> bool:
+    return z_ND.device.type == codebook_KD.device.type == "cpu" and z_ND.shape[1] <= native.MAX_DIM
+
+
+def _require_native(z_ND: Tensor, codebook_KD: Tensor) -> None:
+    if not _fits_native(z_ND, codebook_KD):
+        raise ValueError(f"backend: got 'native', but it takes 1 to {native.MAX_DIM} components on the CPU")
+    if not native.available():
+        raise ValueError("backend: got 'native', but smalti was installed without a compiler")
 
 
 @cache
@@ -81,7 +141,7 @@ def _say_once_that_there_is_no_kernel() -> None:
         "smalti was installed without a compiler: code search uses plain torch, which is slower. "
         "Install a C++ compiler and reinstall smalti for the native kernel.",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -1,60 +1,133 @@
 """Nearest codes in plain torch: any device, bounded memory, no compiler.
 
-Neighbours: `nearest.py` chooses between this and `native.py`, which is many times faster on CPUs and exact whatever the
-data. Here scores are computed in the expanded form |e|^2 / 2 - z.e in fp32: right unless two distances agree to more
-digits than fp32 holds beside the size of the numbers, as with tight clusters of codes far from each other.
+Neighbours: `nearest.py` chooses between the back ends; `native.py` is many times faster on CPUs, `triton_search.py` on
+GPUs. The answer is that of a float64 brute force over the float32 numbers, ties to the lowest index, whatever the data.
 
-Legend: N vectors, K codes, D components.
+Scores |e|^2 / 2 - z.e come tile by tile from a matrix product in fp32. They are fast but rounded, and of two close
+codes far from the origin they keep no digit. So a bound on their error says which codes can be the nearest, mostly one
+or two, and those alone are compared again by their distances in float64.
+
+Legend: N vectors, K codes, D components, P pairs of a vector and a code.
 """
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-TILE_ROWS = 2048  # vectors a tile
-TILE_CODES = 4096  # codes a tile: a tile of scores is 2048 x 4096 x 4 bytes = 32 MiB
+MAX_SIDE = 1024  # rows and codes of a tile of scores: 4 MiB
+TILE_NUMBERS = 2**19  # components in the rows, or in the codes, of a tile: 2 MiB
+PAIR_NUMBERS = 2**18  # components compared at once in float64: 2 MiB
 
 
 def nearest(z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metric: str) -> Int64[Tensor, " n"]:
-    """Index of the nearest code of every vector; see `smalti.ops.nearest_code`."""
-    offset_D = _origin(codebook_KD) if metric == "euclidean" else torch.zeros_like(codebook_KD[0], dtype=torch.float32)
-    codes_KD, bias_K = _linear_form(codebook_KD.float() - offset_D, metric)
-    indices_N = torch.empty(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
-    for start in range(0, z_ND.shape[0], TILE_ROWS):
-        tile_ND = z_ND[start : start + TILE_ROWS].float() - offset_D
-        indices_N[start : start + TILE_ROWS] = _search_tile(tile_ND, codes_KD, bias_K)
+    """Index of the nearest code of every vector; see `smalti.ops.nearest_code`.
+
+    A row with a NaN or an infinity has index 0; a code with one is never the nearest. Beside the inputs and the result
+    at most about 50 MB are needed.
+    """
+    origin_D = _origin(codebook_KD) if metric == "euclidean" else torch.zeros_like(codebook_KD[0], dtype=torch.float32)
+    side = _side(z_ND.shape[1])
+    indices_N = torch.zeros(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
+    with torch.autocast(z_ND.device.type, enabled=False):
+        for start in range(0, z_ND.shape[0], side):
+            rows = slice(start, start + side)
+            indices_N[rows] = _search_rows(z_ND[rows].float(), codebook_KD, metric, origin_D)
     return indices_N
 
 
+def _side(dim: int) -> int:
+    return max(1, min(MAX_SIDE, TILE_NUMBERS // dim))
+
+
 def _origin(codebook_KD: Tensor) -> Tensor:
-    """Where to put the origin: distances stay, and numbers near zero lose fewer digits in |e|^2 / 2 - z.e.
-
-    The mean of the codes, rounded to 1/128 of the largest component, so that subtracting it from small whole numbers
-    stays exact and ties stay ties.
-    """
-    step = torch.exp2(codebook_KD.float().abs().max().clamp(min=1e-30).log2().floor() - 7)
-    return (codebook_KD.float().mean(dim=0) / step).round() * step
+    """Where to put the origin: distances stay, and small numbers have small errors. The mean of some of the codes."""
+    step = max(1, codebook_KD.numel() // TILE_NUMBERS)
+    return codebook_KD[::step].float().mean(dim=0).nan_to_num(0.0, 0.0, 0.0)
 
 
-def _linear_form(codebook_KD: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+def _search_rows(z_ND: Tensor, codebook_KD: Tensor, metric: str, origin_D: Tensor) -> Tensor:
+    finite_N = z_ND.isfinite().all(dim=1)
+    z_ND = torch.where(finite_N[:, None], z_ND, 0.0)
+    centred_ND = z_ND - origin_D
+    length_N = torch.linalg.vector_norm(centred_ND, dim=1)
+    ceiling_N = torch.full_like(length_N, torch.inf)  # the nearest code's true score is not above this
+    best = _Best(z_ND)
+    side = _side(z_ND.shape[1])
+    for start in range(0, codebook_KD.shape[0], side):
+        tile_KD = codebook_KD[start : start + side].float()
+        codes_KD, bias_K = _linear_form(tile_KD, metric, origin_D)
+        error_N = _error_bound(length_N, codes_KD, metric)
+        score_NK = torch.addmm(bias_K, centred_ND, codes_KD.T, alpha=-1)
+        ceiling_N = torch.minimum(ceiling_N, score_NK.amin(dim=1) + error_N)
+        # not "<=": where fp32 overflowed, the score or the bound is NaN, and the code stays a candidate
+        candidates_NK = (score_NK > (ceiling_N + error_N)[:, None]).logical_not_()
+        rows_P, codes_P = candidates_NK.nonzero(as_tuple=True)
+        best.compare(rows_P, codes_P, tile_KD, start, metric)
+    return best.index_N.to(z_ND.device).masked_fill_(~finite_N, 0)
+
+
+def _linear_form(tile_KD: Tensor, metric: str, origin_D: Tensor) -> tuple[Tensor, Tensor]:
     """Codes e' and biases b such that the nearest code has the smallest score b - z.e'."""
-    if metric == "cosine":
-        codebook_KD = torch.nn.functional.normalize(codebook_KD, dim=1)
+    finite_K = tile_KD.isfinite().all(dim=1)
+    codes_KD = torch.where(finite_K[:, None], tile_KD - origin_D, 0.0)
+    bias_K = torch.zeros_like(codes_KD[:, 0])
     if metric == "euclidean":
         # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2), and |z|^2 is the same for every code.
-        return codebook_KD, codebook_KD.square().sum(dim=1) / 2
-    return codebook_KD, codebook_KD.new_zeros(codebook_KD.shape[0])
+        bias_K = codes_KD.square().sum(dim=1) / 2
+    if metric == "cosine":
+        codes_KD = codes_KD / codes_KD.abs().amax(dim=1, keepdim=True).clamp(min=1)  # else large squares overflow
+        codes_KD = torch.nn.functional.normalize(codes_KD, dim=1)
+    return codes_KD, bias_K.masked_fill_(~finite_K, torch.inf)
 
 
-def _search_tile(z_ND: Tensor, codes_KD: Tensor, bias_K: Tensor) -> Tensor:
-    best_N = torch.full((z_ND.shape[0],), torch.inf, device=z_ND.device)
-    index_N = torch.zeros(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
-    with torch.autocast(z_ND.device.type, enabled=False):
-        for start in range(0, codes_KD.shape[0], TILE_CODES):
-            codes = slice(start, start + TILE_CODES)
-            score_NK = torch.addmm(bias_K[codes], z_ND, codes_KD[codes].T, alpha=-1)
-            score_N, offset_N = score_NK.min(dim=1)
-            better_N = score_N < best_N  # strictly: on a tie the earlier tile keeps the vector
-            best_N = torch.where(better_N, score_N, best_N)
-            index_N = torch.where(better_N, offset_N + start, index_N)
-    return index_N
+def _error_bound(length_N: Tensor, codes_KD: Tensor, metric: str) -> Tensor:
+    """How far a score of this tile can be from the true one: (N,).
+
+    A sum with n roundings is off by at most about n * 2^-24 times the sum of its absolute terms (Higham, Accuracy and
+    Stability of Numerical Algorithms, 3.1), here |z| |e| + |e|^2 / 2. Twice that covers the origin and the lengths.
+    """
+    dim = codes_KD.shape[1]
+    longest = torch.linalg.vector_norm(codes_KD, dim=1).amax()
+    terms_N = length_N * longest + (longest.square() / 2 if metric == "euclidean" else 0)
+    relative = 2 * (dim + 8) * 2.0**-24
+    backend = torch.backends.cuda if length_N.device.type == "cuda" else torch.backends.mkldnn
+    if backend.matmul.fp32_precision not in ("none", "ieee"):
+        relative += 2.0**-7  # the user lets products round their factors to TF32 or bfloat16
+    return relative * terms_N + (dim + 8) * 2.0**-125 * (1 + length_N + longest)  # at last: what underflow loses
+
+
+class _Best:
+    """The nearest codes known so far of a tile of rows, by float64 costs."""
+
+    def __init__(self, z_ND: Tensor):
+        # Apple's GPUs have no float64: their few pairs are compared on the CPU
+        self.device = torch.device("cpu") if z_ND.device.type == "mps" else z_ND.device
+        self.z_ND = z_ND
+        self.cost_N = torch.full((z_ND.shape[0],), torch.inf, dtype=torch.float64, device=self.device)
+        self.index_N = torch.zeros(z_ND.shape[0], dtype=torch.int64, device=self.device)
+
+    def compare(self, rows_P: Tensor, codes_P: Tensor, tile_KD: Tensor, offset: int, metric: str) -> None:
+        """Let the codes `codes_P` of a tile, which starts at code `offset`, compete for the rows `rows_P`."""
+        step = max(1, PAIR_NUMBERS // tile_KD.shape[1])
+        for rows, codes in zip(rows_P.split(step), codes_P.split(step), strict=True):
+            z_PD, e_PD = self.z_ND[rows].to(self.device).double(), tile_KD[codes].to(self.device).double()
+            self._merge(rows.to(self.device), codes.to(self.device) + offset, _exact_cost(z_PD, e_PD, metric))
+
+    def _merge(self, rows_P: Tensor, codes_P: Tensor, cost_P: Tensor) -> None:
+        before_N = self.cost_N.clone()
+        self.cost_N.scatter_reduce_(0, rows_P, cost_P, "amin")
+        # a row that has improved forgets its old code; one that has not keeps it, unless an equal one is lower
+        self.index_N.masked_fill_(self.cost_N < before_N, torch.iinfo(torch.int64).max)
+        equal_P = cost_P == self.cost_N[rows_P]
+        self.index_N.scatter_reduce_(0, rows_P[equal_P], codes_P[equal_P], "amin")
+
+
+def _exact_cost(z_PD: Tensor, e_PD: Tensor, metric: str) -> Tensor:
+    """What makes a code near, in float64; smaller is nearer. A code that is not finite costs infinitely much."""
+    if metric == "euclidean":
+        cost_P = (z_PD - e_PD).square_().sum(dim=1)
+    else:
+        if metric == "cosine":
+            e_PD = torch.nn.functional.normalize(e_PD, dim=1)
+        cost_P = -(z_PD * e_PD).sum(dim=1)
+    return torch.where(e_PD.isfinite().all(dim=1), cost_P, torch.inf)

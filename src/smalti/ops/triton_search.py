@@ -1,0 +1,263 @@
+"""Nearest codes on the GPU by Triton kernels: tiles of the codebook stream by, the arg-min stays in registers.
+
+Neighbours: `native.py` does the same on CPUs, `portable.py` in plain torch anywhere. The exact answer is that of a
+float64 brute force over the float32 numbers, ties to the lowest index, whatever the data. It is found in passes, each
+finer and slower than the one before, which hand on only the rows that they cannot settle:
+
+    1. scores from TF32 products on tensor cores (10 bits; from `MIN_TF32_DIM` components on),
+    2. scores from fp32 products,
+    3. distances in float64, from the original numbers.
+
+A row is settled when its best score leads the second best by more than both can be wrong. The fast answer is that of
+pass 1, whoever leads. Beside the inputs and the result only O(N) numbers about rows and O(K) about codes are stored.
+
+Status: tested under Triton's interpreter, and compiled for GPUs, but not yet run on one.
+
+Legend: N vectors, K codes, D components. A program takes BLOCK_N rows and walks over the codes BLOCK_K at a time.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+Products = Literal["tf32", "ieee"]
+
+MIN_TF32_DIM = 32  # in fewer dimensions too many codes are too close for TF32
+# The largest tiles whose numbers all fit in registers, as the compiler reports for compute capability 8.0 and 9.0
+LAUNCH = {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 8}
+LAUNCH_FLOAT64 = {"BLOCK_N": 16, "BLOCK_K": 128, "num_warps": 8}
+
+
+def nearest(
+    z_ND: Float[Tensor, "n d"],
+    codebook_KD: Float[Tensor, "k d"],
+    metric: Literal["euclidean", "cosine", "dot"] = "euclidean",
+    precision: Literal["exact", "fast"] = "exact",
+) -> Int64[Tensor, " n"]:
+    """Index of the nearest code of every vector; see `smalti.ops.nearest_code`.
+
+    Args:
+        z_ND: float32, float16 or bfloat16, on the GPU; any strides.
+        codebook_KD: K >= 1 codes on the same GPU; types as for z.
+        metric: as in `nearest_code`.
+        precision: "exact", or "fast": the best TF32 score, unchecked.
+
+    A row with a NaN or an infinity has index 0 (exact) or any; a code with one is never the nearest.
+    """
+    _check_device(z_ND, codebook_KD)
+    N, D = z_ND.shape
+    indices_N = torch.zeros(N, dtype=torch.int64, device=z_ND.device)
+    if N == 0:
+        return indices_N
+    z_ND, codebook_KD = z_ND.detach(), codebook_KD.detach()
+    passes: tuple[Products, ...] = ("tf32", "ieee") if D >= MIN_TF32_DIM else ("ieee",)
+    if precision == "fast":
+        passes = ("tf32",)
+    rows = torch.arange(N, device=z_ND.device)
+    with torch.cuda.device_of(z_ND):
+        codes = _describe(codebook_KD, metric)
+        for products in passes:
+            rows = rows[_search(z_ND, codebook_KD, codes, rows, indices_N, products)]
+        if precision == "exact":
+            _search_float64(z_ND, codebook_KD, metric, rows, indices_N)
+    return indices_N
+
+
+def _check_device(z_ND: Tensor, codebook_KD: Tensor) -> None:
+    allowed = ("cuda", "cpu") if triton.knobs.runtime.interpret else ("cuda",)
+    if z_ND.device.type not in allowed or codebook_KD.device != z_ND.device:
+        raise ValueError(
+            f"backend: got 'triton' with z_ND on {z_ND.device} and codebook_KD on {codebook_KD.device}, but it takes "
+            "both on one CUDA device"
+        )
+
+
+class _Codes(NamedTuple):
+    """What the kernels have to know of the codes, in the form whose smallest score bias - scale * (z.e) is nearest."""
+
+    origin_D: Tensor
+    """Subtracted from rows and codes: small numbers have small errors. The mean of some codes, 0 unless euclidean."""
+    bias_K: Tensor
+    """|e|^2 / 2 if euclidean, else 0; infinite for a code that is not finite."""
+    scale_K: Tensor
+    """1 / |e| if cosine, else 1."""
+    largest_3: Tensor
+    """The largest length |e|, scaled length and bias of a finite code."""
+
+
+def _describe(codebook_KD: Tensor, metric: str) -> _Codes:
+    K, D = codebook_KD.shape
+    origin_D = torch.zeros(D, device=codebook_KD.device)
+    if metric == "euclidean":
+        origin_D = codebook_KD[:: triton.cdiv(K, 16)].float().mean(dim=0).nan_to_num(0.0, 0.0, 0.0)
+    bias_K, scale_K, length_K = torch.empty(3, K, device=codebook_KD.device)
+    describe[(triton.cdiv(K, 64),)](
+        codebook_KD, origin_D, bias_K, scale_K, length_K, K, D, *codebook_KD.stride(), METRIC=metric, BLOCK_K=64
+    )
+    longest = length_K.max()
+    largest_bias = longest.square() / 2 if metric == "euclidean" else torch.zeros_like(longest)
+    return _Codes(origin_D, bias_K, scale_K, torch.stack([longest, (length_K * scale_K).max(), largest_bias]))
+
+
+def _search(
+    z_ND: Tensor, codebook_KD: Tensor, codes: _Codes, rows: Tensor, indices_N: Tensor, products: Products
+) -> Tensor:
+    """Write the indices of the rows numbered `rows`; return which of them (bool) remain open."""
+    K, D = codebook_KD.shape
+    is_open = torch.empty(rows.numel(), dtype=torch.bool, device=rows.device)
+    if rows.numel():
+        search[(triton.cdiv(rows.numel(), LAUNCH["BLOCK_N"]),)](
+            z_ND, codebook_KD, *codes, rows, indices_N, is_open, rows.numel(), K, *z_ND.stride(), *codebook_KD.stride(),
+            _relative_error(products, D), PRODUCTS=products, D=D, BLOCK_D=_block_d(products, D), **LAUNCH,
+        )  # fmt: skip
+    return is_open
+
+
+def _search_float64(z_ND: Tensor, codebook_KD: Tensor, metric: str, rows: Tensor, indices_N: Tensor) -> None:
+    if rows.numel():
+        search_float64[(triton.cdiv(rows.numel(), LAUNCH_FLOAT64["BLOCK_N"]),)](
+            z_ND, codebook_KD, rows, indices_N, rows.numel(), *codebook_KD.shape, *z_ND.stride(), *codebook_KD.stride(),
+            METRIC=metric, **LAUNCH_FLOAT64,
+        )  # fmt: skip
+
+
+def _block_d(products: Products, dim: int) -> int:
+    """Components taken at once; tensor cores want many, the registers of the others hold few."""
+    if products == "ieee":
+        return 16
+    return max(16, triton.next_power_of_2(dim)) if dim <= 64 else 32
+
+
+def _relative_error(products: Products, dim: int) -> float:
+    """How far a score can be from the true one, relative to |z| |e| + |e|^2 / 2.
+
+    A sum with n roundings is off by at most about n * 2^-24 times the sum of its absolute terms (Higham, Accuracy and
+    Stability of Numerical Algorithms, 3.1); twice that covers the origin and the lengths. Tensor cores cut both factors
+    after 10 bits, and cut their sums where others round.
+    """
+    return 2 * (dim + 8) * 2.0**-24 if products == "ieee" else 2.0**-9 + 2 * (dim + 8) * 2.0**-22
+
+
+@triton.jit
+def describe(codes, origin, bias, scale, length, K, D, stride_k, stride_d, METRIC: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Bias, scale and length of BLOCK_K codes, see `_Codes`; in float64 no square of a float32 overflows."""
+    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    code = codes + k.to(tl.int64) * stride_k
+    square = tl.zeros([BLOCK_K], tl.float64)
+    for d in range(D):
+        e = tl.load(code + d * stride_d, k < K, other=0.0).to(tl.float32) - tl.load(origin + d)
+        square += e.to(tl.float64) * e.to(tl.float64)
+    finite = square < float("inf")
+    norm = tl.sqrt(tl.where(finite, square, 0.0))
+    b = tl.where(finite, square / 2 if METRIC == "euclidean" else 0.0, float("inf"))
+    s = 1 / tl.maximum(norm, 1e-12) if METRIC == "cosine" else tl.full([BLOCK_K], 1.0, tl.float64)
+    tl.store(bias + k, b.to(tl.float32), k < K)
+    tl.store(scale + k, s.to(tl.float32), k < K)
+    tl.store(length + k, norm.to(tl.float32), k < K)
+
+
+@triton.jit
+def load_tile(base, d, D, stride_d, origin, mask):
+    """Numbers [base, d] of a matrix in float32, less the origin; 0 outside of it. `base` and `mask` are columns."""
+    tile = tl.load(base + d[None, :] * stride_d, mask & (d < D)[None, :], other=0.0).to(tl.float32)
+    return tile - tl.load(origin + d, d < D, other=0.0)[None, :]
+
+
+@triton.jit
+def search(
+    z, codes, origin, bias, scale, largest, rows, indices, is_open, N, K,
+    stride_zn, stride_zd, stride_ck, stride_cd, relative_error,
+    PRODUCTS: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The code with the smallest score for BLOCK_N rows, and whether rounding leaves that open."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    lane = tl.arange(0, BLOCK_K)
+    d = tl.arange(0, BLOCK_D)
+    row = tl.load(rows + n, n < N, other=0)
+    z_row = z + row[:, None] * stride_zn
+    row_exists = (n < N)[:, None]
+
+    first_z_tile = load_tile(z_row, d, D, stride_zd, origin, row_exists)  # often the only one: D <= BLOCK_D
+    square = tl.sum(first_z_tile * first_z_tile, axis=1)
+    for start_d in range(BLOCK_D, D, BLOCK_D):
+        z_tile = load_tile(z_row, start_d + d, D, stride_zd, origin, row_exists)
+        square += tl.sum(z_tile * z_tile, axis=1)
+
+    # Each lane keeps the best and second best of the codes that pass through it / 每个通道保留最好和次好的分数
+    best = tl.full([BLOCK_N, BLOCK_K], float("inf"), tl.float32)
+    second = tl.full([BLOCK_N, BLOCK_K], float("inf"), tl.float32)
+    code_of_best = tl.zeros([BLOCK_N, BLOCK_K], tl.int32)
+    for start_k in range(0, K, BLOCK_K):
+        k = start_k + lane
+        code = codes + k.to(tl.int64)[:, None] * stride_ck
+        e_tile = load_tile(code, d, D, stride_cd, origin, (k < K)[:, None])
+        product = tl.dot(first_z_tile, tl.trans(e_tile), input_precision=PRODUCTS)
+        for start_d in range(BLOCK_D, D, BLOCK_D):
+            z_tile = load_tile(z_row, start_d + d, D, stride_zd, origin, row_exists)
+            e_tile = load_tile(code, start_d + d, D, stride_cd, origin, (k < K)[:, None])
+            product = tl.dot(z_tile, tl.trans(e_tile), product, input_precision=PRODUCTS)
+        b = tl.load(bias + k, k < K, other=float("inf"))
+        score = b[None, :] - tl.load(scale + k, k < K, other=0.0)[None, :] * product
+        second = tl.minimum(second, tl.maximum(best, score))
+        closer = score < best  # strictly: a tie stays with the lower code
+        code_of_best = tl.where(closer, k[None, :], code_of_best)
+        best = tl.where(closer, score, best)
+
+    # The lanes meet / 汇总各通道
+    best_of_row = tl.min(best, axis=1)
+    is_best = best == best_of_row[:, None]
+    index = tl.min(tl.where(is_best, code_of_best, K), axis=1)
+    is_winner = is_best & (code_of_best == index[:, None])
+    second_of_row = tl.min(tl.minimum(second, tl.where(is_winner, float("inf"), best)), axis=1)
+    tl.store(indices + row, tl.where(index < K, index, 0).to(tl.int64), n < N)
+
+    # How far scores can be wrong / 分数的误差上界
+    norm = tl.sqrt(square)
+    longest, longest_scaled, largest_bias = tl.load(largest), tl.load(largest + 1), tl.load(largest + 2)
+    underflow = (D + 8) * 1e-24  # of products, times a scale of up to 1e12
+    error = 1.01 * relative_error * (norm * longest_scaled + largest_bias) + underflow
+    in_range = (1 + norm) * (1 + longest) < 1e37  # nothing overflowed
+    settled = (second_of_row - best_of_row > 2 * error) & in_range
+    tl.store(is_open + n, ~settled, n < N)
+
+
+@triton.jit
+def search_float64(
+    z, codes, rows, indices, N, K, D, stride_zn, stride_zd, stride_ck, stride_cd,
+    METRIC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The code with the smallest cost for BLOCK_N rows, in float64."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    lane = tl.arange(0, BLOCK_K)
+    row = tl.load(rows + n, n < N, other=0)
+    best = tl.full([BLOCK_N, BLOCK_K], float("inf"), tl.float64)
+    code_of_best = tl.zeros([BLOCK_N, BLOCK_K], tl.int32)
+    for start_k in range(0, K, BLOCK_K):
+        k = start_k + lane
+        code = codes + k.to(tl.int64) * stride_ck
+        length = tl.full([BLOCK_K], 1.0, tl.float64)
+        if METRIC == "cosine":
+            square = tl.zeros([BLOCK_K], tl.float64)
+            for d in range(D):
+                e = tl.load(code + d * stride_cd, k < K, other=0.0).to(tl.float64)
+                square += e * e
+            length = tl.maximum(tl.sqrt(square), 1e-12)
+        cost = tl.zeros([BLOCK_N, BLOCK_K], tl.float64)
+        for d in range(D):
+            a = tl.load(z + row * stride_zn + d * stride_zd, n < N, other=0.0).to(tl.float64)[:, None]
+            e = tl.load(code + d * stride_cd, k < K, other=0.0).to(tl.float64)[None, :]
+            if METRIC == "euclidean":
+                cost += (a - e) * (a - e)
+            else:
+                cost -= a * (e / length[None, :])
+        usable = (k < K)[None, :] & (cost > -float("inf"))  # of a code that is not finite, the cost is not either
+        cost = tl.where(usable, cost, float("inf"))
+        closer = cost < best
+        code_of_best = tl.where(closer, k[None, :], code_of_best)
+        best = tl.where(closer, cost, best)
+    is_best = best == tl.min(best, axis=1)[:, None]
+    tl.store(indices + row, tl.min(tl.where(is_best, code_of_best, K), axis=1).to(tl.int64), n < N)
