@@ -7,5 +7,16 @@ load_published("vq_ds16_c2i.pt")     somebody else's, from its publisher's check
 
 from smalti.zoo.models import MODELS, TOKENIZERS, build, load
 from smalti.zoo.published import FAMILIES, load_published, read_published
+from smalti.zoo.published_priors import PRIOR_FAMILIES, load_published_prior
 
-__all__ = ["FAMILIES", "MODELS", "TOKENIZERS", "build", "load", "load_published", "read_published"]
+__all__ = [
+    "FAMILIES",
+    "MODELS",
+    "PRIOR_FAMILIES",
+    "TOKENIZERS",
+    "build",
+    "load",
+    "load_published",
+    "load_published_prior",
+    "read_published",
+]
