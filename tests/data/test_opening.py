@@ -88,7 +88,10 @@ def test_a_folder_may_be_called_like_a_name_or_contain_a_colon(tmp_path, monkeyp
     [
         ("embedded:valid", "embedded:valid: no split 'valid', there are train and test"),
         ("fashion-mnist:all", "fashion-mnist:all: no split 'all'"),
-        ("photos:test", "photos:test: only embedded, fashion-mnist and folders with IDX files have splits"),
+        (
+            "photos:test",
+            "photos:test: only embedded, fashion-mnist, shards, hf:// and folders with IDX files have splits",
+        ),
     ],
 )
 def test_unknown_splits(tmp_path, monkeypatch, data, message):

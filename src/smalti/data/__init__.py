@@ -1,16 +1,25 @@
-"""Images in and out: files, folders and embedded photographs as sources, transforms, and batches.
+"""Images in and out: folders, tar shards, Parquet, hub data sets and embedded photographs as sources; batches.
 
 `open_images` gives an `ImageSource`, `training_batches` and `ordered_batches` turn it into `Batch`es in -1...1.
 """
 
 from smalti.data.decode import DEFAULT_MAX_PIXELS, load_image
-from smalti.data.embedded import EMBEDDED_SPLITS, EmbeddedPhotographs, MissingPackageError
+from smalti.data.embedded import EMBEDDED_SPLITS, EmbeddedPhotographs
 from smalti.data.files import ImageFiles
+from smalti.data.hub import HubImages, HubStream
 from smalti.data.idx import IdxImages
 from smalti.data.loader import Batch, ordered_batches, training_batches
 from smalti.data.opening import open_images
+from smalti.data.parquet import ParquetImages
 from smalti.data.save import save_image
-from smalti.data.source import CachedSource, ImageSource, UnreadableImageError
+from smalti.data.source import (
+    CachedSource,
+    ImageSource,
+    MissingPackageError,
+    SourceVanishedError,
+    UnreadableImageError,
+)
+from smalti.data.tar import TarImages
 from smalti.data.transforms import TransformConfig
 
 __all__ = [
@@ -19,10 +28,15 @@ __all__ = [
     "Batch",
     "CachedSource",
     "EmbeddedPhotographs",
+    "HubImages",
+    "HubStream",
     "IdxImages",
     "ImageFiles",
     "ImageSource",
     "MissingPackageError",
+    "ParquetImages",
+    "SourceVanishedError",
+    "TarImages",
     "TransformConfig",
     "UnreadableImageError",
     "load_image",

@@ -24,9 +24,9 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -40,7 +40,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from smalti.data.source import UnreadableImageError
 
-__all__ = ["DEFAULT_MAX_PIXELS", "FORMATS", "IMAGE_SUFFIXES", "check_channels", "load_image"]
+__all__ = ["DEFAULT_MAX_PIXELS", "FORMATS", "IMAGE_SUFFIXES", "check_decoding", "decode_image", "load_image"]
 
 DEFAULT_MAX_PIXELS = 100_000_000
 """Largest width x height decoded unless the caller raises it: 300 MB as RGB."""
@@ -84,21 +84,34 @@ def load_image(
         OSError: the file cannot be opened (FileNotFoundError if it does not exist).
         ValueError: `channels` is neither 1 nor 3, or `max_pixels` is below 1.
     """
-    check_channels(channels)
+    check_decoding(channels, max_pixels)
+    with Path(path).open("rb") as file:
+        return _read(file, str(path), channels, max_pixels)
+
+
+def decode_image(
+    data: bytes, name: str, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> UInt8[np.ndarray, "h w {channels}"]:
+    """`load_image` for the bytes of a picture file, which errors call `name`."""
+    check_decoding(channels, max_pixels)
+    return _read(BytesIO(data), name, channels, max_pixels)
+
+
+def check_decoding(channels: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
+    """ValueError unless `channels` is 1 (grey) or 3 (RGB) and `max_pixels` at least 1."""
+    if channels not in (1, 3):
+        raise ValueError(f"channels: {channels}, must be 1 (grey) or 3 (RGB)")
     if max_pixels < 1:
         raise ValueError(f"max_pixels: {max_pixels}, must be at least 1")
-    with Path(path).open("rb") as file, warnings.catch_warnings():
+
+
+def _read(file: BufferedIOBase, name: str, channels: int, max_pixels: int) -> UInt8[np.ndarray, "h w {channels}"]:
+    with warnings.catch_warnings():
         # Pillow warns about damaged metadata of pictures that it still decodes; nobody can act on it.
         warnings.simplefilter("ignore")
         with _pillow_allows(max_pixels):
-            image = _decode(file, str(path), max_pixels)
-        return _channels_last(image, str(path), channels)
-
-
-def check_channels(channels: int) -> None:
-    """ValueError unless `channels` is 1 (grey) or 3 (RGB)."""
-    if channels not in (1, 3):
-        raise ValueError(f"channels: {channels}, must be 1 (grey) or 3 (RGB)")
+            image = _decode(file, name, max_pixels)
+        return _channels_last(image, name, channels)
 
 
 @contextmanager
@@ -116,7 +129,7 @@ def _pillow_allows(pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+def _decode(file: BufferedIOBase, name: str, max_pixels: int) -> Image.Image:
     """The first frame, decoded and turned upright."""
     decoder = _decoder_for(file.read(16), name)
     file.seek(0)
@@ -138,7 +151,7 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     return _upright(image)
 
 
-def _decoder_for(head: bytes, name: str) -> Callable[[BinaryIO], ImageFile]:
+def _decoder_for(head: bytes, name: str) -> Callable[..., ImageFile]:
     """Which of Pillow's decoders reads a file that begins with `head`."""
     if not head:
         raise UnreadableImageError(name, "the file is empty")

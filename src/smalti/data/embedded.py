@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from smalti.data.decode import check_channels, load_image
-from smalti.data.source import ImageSource
+from smalti.data.decode import check_decoding, load_image
+from smalti.data.source import ImageSource, MissingPackageError
 
-__all__ = ["EMBEDDED_SPLITS", "EmbeddedPhotographs", "MissingPackageError"]
+__all__ = ["EMBEDDED_SPLITS", "EmbeddedPhotographs"]
 
 EMBEDDED_SPLITS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -41,10 +41,6 @@ EMBEDDED_SPLITS: dict[str, tuple[str, ...]] = {
 DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
-class MissingPackageError(ValueError):
-    """The embedded photographs are not on this machine; the message names what to install."""
-
-
 class EmbeddedPhotographs(ImageSource):
     """One split of the embedded photographs, each decoded once and then kept. No labels.
 
@@ -59,7 +55,7 @@ class EmbeddedPhotographs(ImageSource):
 
     def __init__(self, split: str = "train", channels: int = 3):
         super().__init__()
-        check_channels(channels)
+        check_decoding(channels)
         if split not in EMBEDDED_SPLITS:
             raise ValueError(f"split: {split!r}, must be one of {', '.join(EMBEDDED_SPLITS)}")
         self.channels = channels

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from smalti.data.decode import DEFAULT_MAX_PIXELS, FORMATS, IMAGE_SUFFIXES, check_channels, load_image
-from smalti.data.source import ImageSource, UnreadableImageError
+from smalti.data.decode import DEFAULT_MAX_PIXELS, FORMATS, IMAGE_SUFFIXES, check_decoding, load_image
+from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError
 
 __all__ = ["ImageFiles"]
 
@@ -35,9 +35,7 @@ class ImageFiles(ImageSource):
 
     def __init__(self, path: str | Path, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS):
         super().__init__()
-        check_channels(channels)
-        if max_pixels < 1:
-            raise ValueError(f"max_pixels: {max_pixels}, must be at least 1")
+        check_decoding(channels, max_pixels)
         self.root = Path(path)
         self.channels = channels
         self.max_pixels = max_pixels
@@ -71,6 +69,8 @@ class ImageFiles(ImageSource):
         except UnreadableImageError as error:
             raise UnreadableImageError(self.key(index), error.reason) from error
         except OSError as error:  # removed or locked since the search
+            if not self.root.exists():
+                raise SourceVanishedError(f"{self.root}: was there, and is gone") from error
             raise UnreadableImageError(self.key(index), f"cannot be opened ({error.strerror})") from error
 
 

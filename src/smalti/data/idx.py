@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from smalti.data.decode import check_channels
+from smalti.data.decode import check_decoding
 from smalti.data.source import ImageSource
 
 __all__ = ["FASHION_MNIST_CLASSES", "FASHION_MNIST_FOLDER", "IdxImages", "is_idx_folder", "read_idx"]
@@ -47,7 +47,7 @@ class IdxImages(ImageSource):
 
     def __init__(self, folder: str | Path, split: str = "train", channels: int = 3, class_names: tuple[str, ...] = ()):
         super().__init__()
-        check_channels(channels)
+        check_decoding(channels)
         if split not in SPLIT_PREFIXES:
             raise ValueError(f"split: {split!r}, must be one of {', '.join(SPLIT_PREFIXES)}")
         self.split = split

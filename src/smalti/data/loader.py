@@ -3,24 +3,28 @@
 What a batch contains depends on the seed and on its number alone. Every epoch is a permutation drawn from (seed,
 epoch), every augmentation is drawn from (seed, epoch, index of the image), and the epochs are joined into one stream
 that is cut into batches. So the number of worker processes changes nothing, and a run resumes exactly by the number of
-its next batch. PyTorch's usual way is different: a random state walks through the epoch, one in each worker, and
-neither holds.
+its next batch. Training processes ("ranks") cut each batch of the same stream into equal blocks, so there is no
+remainder: all have the same number of batches, and over an epoch each image is seen once. PyTorch's usual way is
+different: a random state walks through the epoch, one in each worker, a sampler pads or drops images at the end of an
+epoch, and none of this holds.
 """
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from multiprocessing import get_all_start_methods
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from smalti.data.source import CachedSource, ImageSource, UnreadableImageError
+from smalti.data.encoded import Encoded, EncodedSource
+from smalti.data.order import Position, augmentation_stream, endless_batches
+from smalti.data.source import CachedSource, ImageSource, SourceVanishedError, UnreadableImageError
 from smalti.data.transforms import TransformConfig
 from smalti.ops.pixels import to_float
 
@@ -28,9 +32,6 @@ __all__ = ["DEFAULT_CACHE_BYTES", "Batch", "ordered_batches", "training_batches"
 
 DEFAULT_CACHE_BYTES = 2**28
 """Decoded images that each process of a training stream keeps in memory."""
-
-ORDER_STREAM, AUGMENTATION_STREAM = 0, 1
-"""First word of the key under a seed, so that the two kinds of random numbers never coincide."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +43,44 @@ class Batch:
         keys: `ImageSource.key` of each image.
         labels: `ImageSource.label` of each image.
         unreadable: keys of the files skipped since the batch before; the reasons are in `ImageSource.unreadable`.
+        captions: `ImageSource.caption` of each image.
     """
 
     image: Float32[Tensor, "B C H W"]
     keys: tuple[str, ...]
     labels: tuple[int | None, ...]
     unreadable: tuple[str, ...] = ()
+    captions: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
 @dataclass(frozen=True)
-class _Position:
-    """One image's place in a stream. In an ordered pass the epoch is None, and nothing is random."""
+class _Order:
+    """What a worker is told to read next: a position, and the bytes where only the main process can fetch them."""
 
-    epoch: int | None
-    index: int
+    position: Position
+    encoded: Encoded | None = None
+
+
+@dataclass
+class _ReadImage:
+    """What a worker sends: uint8, a quarter of the bytes, as a numpy array, which needs no shared memory."""
+
+    image: UInt8[np.ndarray, "c h w"]
+    key: str
+    label: int | None
+    caption: str | None
 
 
 @dataclass
 class _ReadBatch:
-    """What a worker sends: uint8, a quarter of the bytes, as numpy arrays, which need no shared memory."""
+    """The images of a batch that could be read, and why the others could not."""
 
-    images: list[np.ndarray]
-    indices: list[int]
-    failures: dict[str, str]
+    images: list[_ReadImage] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    vanished: str = ""
 
 
 def training_batches(
@@ -78,52 +91,70 @@ def training_batches(
     start_batch: int = 0,
     workers: int = 0,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
-    """The endless training stream from batch number `start_batch` on.
+    """The endless training stream from batch number `start_batch` on, or one process's part of it.
+
+    With `world` processes, batch n of rank r is rows r * batch_size ... (r + 1) * batch_size - 1 of batch n that one
+    process with world * batch_size would get: joined in the order of the ranks, the parts are that batch.
 
     A file that cannot be read makes its batch smaller. If that would leave nothing, the next readable image in the
-    order of the source takes the place, so that there is a batch for every number.
+    order of the source takes the place, so that there is a batch for every number in every process.
 
     Args:
         source: the images.
         transform: should have a size, unless all images of the source share one.
-        batch_size: images in a batch; may exceed the source, which then repeats within a batch.
-        seed: at least 0.
+        batch_size: images in a batch of this process; may exceed the source, which then repeats within a batch.
+        seed: at least 0; the same in all processes.
         start_batch: batches already seen; the stream goes on as if they had been drawn.
         workers: processes that decode; 0 does it in this one. They are started fresh, not forked, so a script that uses
             them needs `if __name__ == "__main__":`.
         cache_bytes: decoded images that each process keeps.
+        rank: which of the training processes this is, 0...world - 1.
+        world: number of training processes.
 
     Raises:
         ValueError: a bad argument, at once; no image is readable, or images of different sizes meet, while iterating.
     """
     _check_at_least(batch_size=(batch_size, 1), start_batch=(start_batch, 0), workers=(workers, 0), seed=(seed, 0))
-    _check_at_least(cache_bytes=(cache_bytes, 0))
+    _check_at_least(cache_bytes=(cache_bytes, 0), world=(world, 1), rank=(rank, 0))
+    if rank >= world:
+        raise ValueError(f"rank: {rank}, must be below world = {world}")
     reader = _Reader(CachedSource(source, cache_bytes), transform, seed, refill=True)
-    return _one_size(_read(reader, _endless(len(source), batch_size, seed, start_batch), workers), source)
+    stream = endless_batches(len(source), source.blocks, batch_size * world, seed, start_batch)
+    part = slice(rank * batch_size, (rank + 1) * batch_size)
+    return _one_size(_read(reader, (positions[part] for positions in stream), workers), source)
 
 
 def ordered_batches(
-    source: ImageSource, transform: TransformConfig, batch_size: int, workers: int = 0
+    source: ImageSource,
+    transform: TransformConfig,
+    batch_size: int,
+    workers: int = 0,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Every readable image once, in order, by `transform` with the center crop and without anything random.
+
+    `indices` picks the images, as for one of many processes or for going on where another pass ended; sources with
+    `blocks` read fastest where they ascend.
 
     Without a size, a batch ends early where the next image has another height or width. No batch is empty: skipped
     files are reported in the next batch that has an image, those after the last such batch only in
     `source.unreadable`.
 
     Raises:
-        ValueError: a bad argument, at once; no image of the source is readable, while iterating.
+        ValueError: a bad argument, at once; without `indices` also if no image is readable, while iterating.
     """
     _check_at_least(batch_size=(batch_size, 1), workers=(workers, 0))
-    positions = [_Position(None, index) for index in range(len(source))]
+    positions = [Position(None, index) for index in (range(len(source)) if indices is None else indices)]
     batches = [tuple(positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
     reader = _Reader(source, transform.centered(), 0, refill=False)
-    return _runs_of_one_size(_read(reader, batches, workers), source)
+    return _runs_of_one_size(_read(reader, batches, workers), source, may_be_empty=indices is not None)
 
 
 class _Reader(Dataset[_ReadBatch]):
-    """Reads a whole batch at a time: `reader[(position, position, ...)]`. This is what lives in the workers."""
+    """Reads a whole batch at a time: `reader[(order, order, ...)]`. This is what lives in the workers."""
 
     def __init__(self, source: ImageSource, transform: TransformConfig, seed: int, refill: bool):
         self.source = source
@@ -131,66 +162,67 @@ class _Reader(Dataset[_ReadBatch]):
         self.seed = seed
         self.refill = refill
 
-    def __getitem__(self, positions: tuple[_Position, ...]) -> _ReadBatch:
-        batch = _ReadBatch([], [], {})
-        for position in positions:
-            self._append(batch, position)
-        if self.refill and not batch.images:
-            count, last = len(self.source), positions[-1]
-            for step in range(1, count):
-                self._append(batch, replace(last, index=(last.index + step) % count))
+    def __getitem__(self, orders: tuple[_Order, ...]) -> _ReadBatch:
+        batch = _ReadBatch()
+        try:
+            for order in orders:
+                self._append(batch, order)
+            count, last = len(self.source), orders[-1].position
+            for step in range(1, count if self.refill else 0):
                 if batch.images:
                     break
+                self._append(batch, _Order(replace(last, index=(last.index + step) % count)))
+        except SourceVanishedError as error:  # an exception would arrive as the traceback of a worker
+            batch.vanished = str(error)
         return batch
 
-    def _append(self, batch: _ReadBatch, position: _Position) -> None:
+    def _append(self, batch: _ReadBatch, order: _Order) -> None:
+        index = order.position.index
+        if order.encoded is not None:
+            _origin(self.source).receive(index, order.encoded)
         try:
-            image = self.source.load(position.index)
+            image = self.source.load(index)
         except UnreadableImageError as error:
             batch.failures[error.key] = error.reason
             return
-        generator = None
-        if position.epoch is not None:
-            generator = _generator(self.seed, AUGMENTATION_STREAM, position.epoch, position.index)
-        batch.images.append(self.transform.apply(image, generator).numpy())
-        batch.indices.append(position.index)
+        pixels = self.transform.apply(image, augmentation_stream(self.seed, order.position)).numpy()
+        known = self.source.key(index), self.source.label(index), self.source.caption(index)
+        batch.images.append(_ReadImage(pixels, *known))
 
 
-def _generator(seed: int, *key: int) -> np.random.Generator:
-    """An independent random stream for every (seed, key)."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+def _origin(source: ImageSource) -> EncodedSource:
+    """The source that fetches, below a cache."""
+    origin = source.source if isinstance(source, CachedSource) else source
+    assert isinstance(origin, EncodedSource), "sources with blocks hold encoded images"
+    return origin
 
 
-def _endless(count: int, batch_size: int, seed: int, start_batch: int) -> Iterator[tuple[_Position, ...]]:
-    """The positions of batch `start_batch`, of the one after it, and so on."""
-
-    def stream() -> Iterator[_Position]:
-        epoch, offset = divmod(start_batch * batch_size, count)
-        while True:
-            order = _generator(seed, ORDER_STREAM, epoch).permutation(count)
-            for index in order[offset:]:
-                yield _Position(epoch, int(index))
-            epoch, offset = epoch + 1, 0
-
-    positions = stream()
-    while True:
-        yield tuple(islice(positions, batch_size))
+def _orders(source: ImageSource, batches: Iterable[tuple[Position, ...]]) -> Iterator[tuple[_Order, ...]]:
+    """With the bytes where images lie in blocks: there this process fetches each block once, for all workers."""
+    for positions in batches:
+        if source.blocks is None:
+            yield tuple(_Order(position) for position in positions)
+        else:
+            origin = _origin(source)
+            yield tuple(_Order(position, origin.fetch(position.index)) for position in positions)
 
 
-def _read(reader: _Reader, batches: Iterable[tuple[_Position, ...]], workers: int) -> Iterator[_ReadBatch]:
+def _read(reader: _Reader, batches: Iterable[tuple[Position, ...]], workers: int) -> Iterator[_ReadBatch]:
     """Read `batches` in their order, here or in worker processes."""
-    return iter(
-        DataLoader(
-            reader,
-            batch_size=None,  # one index of the reader is already a whole batch
-            sampler=batches,  # type: ignore[arg-type]
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_ignore_interrupts if workers else None,
-            multiprocessing_context=_start_method() if workers else None,
-            generator=torch.Generator(),  # or it would draw from the caller's global random state
-        )
+    read = DataLoader(
+        reader,
+        batch_size=None,  # one index of the reader is already a whole batch
+        sampler=_orders(reader.source, batches),  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_ignore_interrupts if workers else None,
+        multiprocessing_context=_start_method() if workers else None,
+        generator=torch.Generator(),  # or it would draw from the caller's global random state
     )
+    for batch in read:
+        if batch.vanished:
+            raise SourceVanishedError(batch.vanished)
+        yield batch
 
 
 def _start_method() -> str:
@@ -212,37 +244,35 @@ def _one_size(read: Iterator[_ReadBatch], source: ImageSource) -> Iterator[Batch
         source.unreadable.update(batch.failures)
         if not batch.images:
             raise ValueError(_nothing_readable(source))
-        shapes = sorted({image.shape[1:] for image in batch.images})
+        shapes = sorted({read.image.shape[1:] for read in batch.images})
         if len(shapes) > 1:
             raise ValueError(
                 f"size: none, but images differ in height and width ({shapes[0]}, {shapes[-1]}); give a size"
             )
-        yield _batch(source, batch.images, batch.indices, tuple(batch.failures))
+        yield _batch(batch.images, tuple(batch.failures))
 
 
-def _runs_of_one_size(read: Iterator[_ReadBatch], source: ImageSource) -> Iterator[Batch]:
+def _runs_of_one_size(read: Iterator[_ReadBatch], source: ImageSource, may_be_empty: bool) -> Iterator[Batch]:
     skipped: list[str] = []
     nothing_yet = True
     for batch in read:
         source.unreadable.update(batch.failures)
         skipped.extend(batch.failures)
-        for _, run in groupby(zip(batch.images, batch.indices, strict=True), key=lambda item: item[0].shape):
-            images, indices = zip(*run, strict=True)
-            yield _batch(source, images, indices, tuple(skipped))
+        for _, run in groupby(batch.images, key=lambda read: read.image.shape):
+            yield _batch(list(run), tuple(skipped))
             skipped.clear()
             nothing_yet = False
-    if nothing_yet:
+    if nothing_yet and not may_be_empty:
         raise ValueError(_nothing_readable(source))
 
 
-def _batch(
-    source: ImageSource, images: Sequence[np.ndarray], indices: Sequence[int], skipped: tuple[str, ...]
-) -> Batch:
+def _batch(images: Sequence[_ReadImage], skipped: tuple[str, ...]) -> Batch:
     return Batch(
-        image=to_float(torch.from_numpy(np.stack(images))),
-        keys=tuple(source.key(index) for index in indices),
-        labels=tuple(source.label(index) for index in indices),
+        image=to_float(torch.from_numpy(np.stack([read.image for read in images]))),
+        keys=tuple(read.key for read in images),
+        labels=tuple(read.label for read in images),
         unreadable=skipped,
+        captions=tuple(read.caption for read in images),
     )
 
 

@@ -1,17 +1,26 @@
 """`ImageSource`: what every set of images looks like to the rest of smalti, whatever it is stored as.
 
-A source is a finite sequence of pictures, each with a stable key, an optional class label, and uint8 pixels on demand.
-It also remembers which pictures could not be read, so that a job can name them at its end. Its neighbours: `files.py`,
-`embedded.py` and `idx.py` are sources; `loader.py` turns a source into batches.
+A source is a finite sequence of pictures, each with a stable and unique key, a class label and a caption where there
+are any, and uint8 pixels on demand. It also remembers which pictures could not be read, so that a job can name them at
+its end. Its neighbours: `files.py`, `tar.py`, `parquet.py`, `hub.py`, `embedded.py` and `idx.py` are sources;
+`loader.py` turns a source into batches.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-__all__ = ["CachedSource", "ImageSource", "UnreadableImageError"]
+__all__ = [
+    "Blocks",
+    "CachedSource",
+    "ImageSource",
+    "MissingPackageError",
+    "SourceVanishedError",
+    "UnreadableImageError",
+]
 
 NAMED_AT_MOST = 20
 """How many unreadable files the one-line summary spells out before it says "and N more"."""
@@ -34,14 +43,40 @@ class UnreadableImageError(ValueError):
         return f"{self.key}: {self.reason}"
 
 
-class ImageSource(ABC):
-    """A finite, ordered set of images. Subclasses give `__len__`, `key`, `_read`, and `label` if there are classes.
+class SourceVanishedError(OSError):
+    """The images as a whole are gone in the middle of a job: folder removed, disk or network lost."""
+
+
+class MissingPackageError(ValueError):
+    """An optional package is not on this machine; the message names what to install."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How images lie together where reading one costs the reading of its neighbours.
+
+    A shuffled epoch then takes block after block (see `order.py`) instead of any image at any time.
 
     Attributes:
+        starts: index of the first image of each block, ascending, the first 0.
+        in_sequence: whether blocks can only be read one after the other, as from a download that is not kept.
+    """
+
+    starts: tuple[int, ...]
+    in_sequence: bool = False
+
+
+class ImageSource(ABC):
+    """A finite, ordered set of images. Subclasses give `__len__`, `key`, `_read`; `label`, `caption` if there are any.
+
+    Attributes:
+        blocks: how images lie together; None where any image can be read at the same cost.
         unreadable: key -> reason for every picture that failed so far, in the order of failing. Batches made by
             `training_batches` and `ordered_batches` add to it, whether or not they were read in worker processes.
         class_names: the names behind the labels; empty where there are none.
     """
+
+    blocks: Blocks | None = None
 
     def __init__(self) -> None:
         self.unreadable: dict[str, str] = {}
@@ -53,7 +88,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def key(self, index: int) -> str:
-        """A name for image `index`, stable over runs and machines; for a folder, the relative path with `/`."""
+        """A name for image `index`, unique, stable over runs and machines; in a folder the relative path with `/`."""
 
     @abstractmethod
     def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
@@ -63,11 +98,16 @@ class ImageSource(ABC):
         """The class of image `index`, an index into `class_names`, or None."""
         return None
 
+    def caption(self, index: int) -> str | None:
+        """The text that describes image `index`, or None."""
+        return None
+
     def load(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         """The pixels of image `index`: uint8 (H, W, C), C = 1 or 3 for the whole source. Do not write to them.
 
         Raises:
             UnreadableImageError: the picture cannot be used; it is then also listed in `unreadable`.
+            SourceVanishedError: nothing can be read any more.
         """
         try:
             return self._read(index)
@@ -85,6 +125,14 @@ class ImageSource(ABC):
         return f"skipped {len(self.unreadable)} of {len(self)} images: {', '.join(named)}{more}"
 
 
+class _Kept(NamedTuple):
+    """A decoded image and what is known about it."""
+
+    image: np.ndarray
+    label: int | None
+    caption: str | None
+
+
 class CachedSource(ImageSource):
     """Keeps the first decoded images of another source in memory, up to `max_bytes` in this process.
 
@@ -98,7 +146,8 @@ class CachedSource(ImageSource):
         self.max_bytes = max_bytes
         self.unreadable = source.unreadable  # one record, seen from both
         self.class_names = source.class_names
-        self._kept: dict[int, np.ndarray] = {}
+        self.blocks = source.blocks
+        self._kept: dict[int, _Kept] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -108,15 +157,20 @@ class CachedSource(ImageSource):
         return self.source.key(index)
 
     def label(self, index: int) -> int | None:
-        return self.source.label(index)
+        kept = self._kept.get(index)
+        return self.source.label(index) if kept is None else kept.label
+
+    def caption(self, index: int) -> str | None:
+        kept = self._kept.get(index)
+        return self.source.caption(index) if kept is None else kept.caption
 
     def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         kept = self._kept.get(index)
         if kept is not None:
-            return kept
+            return kept.image
         image = self.source.load(index)
         if self._bytes + image.nbytes <= self.max_bytes:
-            self._kept[index] = image
+            self._kept[index] = _Kept(image, self.source.label(index), self.source.caption(index))
             self._bytes += image.nbytes
         return image
 

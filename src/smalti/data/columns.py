@@ -1,0 +1,116 @@
+"""Which columns of a table hold image, label and caption: by their types, or by the names that the user gives.
+
+Tables come as Parquet files and as `datasets.Dataset`s; both have an Arrow schema, in whose metadata the `datasets`
+library keeps what Arrow cannot say: that a struct is an image and that an integer is a class with a name.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smalti.data.encoded import Encoded
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["Columns", "choose_columns"]
+
+IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls")
+CAPTION_NAMES = ("caption", "text", "txt", "prompt")
+"""Names by which a column is recognised, in this order, where its type leaves a choice."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that matter here.
+
+    Attributes:
+        image: bytes of a picture file, or a struct with them in the field "bytes".
+        label: integers, or None if there is no such column.
+        caption: strings, or None if there is no such column.
+        class_names: the names behind the labels, where the table has them.
+    """
+
+    image: str
+    label: str | None = None
+    caption: str | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The columns to read."""
+        return [name for name in (self.image, self.label, self.caption) if name is not None]
+
+    def encoded(self, row: dict[str, Any]) -> Encoded:
+        """One row of the table. A negative label stands for none, as in the `datasets` library."""
+        cell = row[self.image]
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if data is None:
+            return Encoded(problem="there is no picture in this row")
+        label = None if self.label is None else row[self.label]
+        caption = None if self.caption is None else row[self.caption]
+        return Encoded(data, label if label is not None and label >= 0 else None, caption)
+
+
+def choose_columns(
+    schema: "pyarrow.Schema", where: str, image: str | None = None, label: str | None = None, caption: str | None = None
+) -> Columns:
+    """Find the columns for image, label and caption.
+
+    Args:
+        schema: of the table.
+        where: what an error calls the table.
+        image: name of the image column; None: the only column of that type, or the one with a usual name.
+        label: name of the label column; None: the same, and none if there is none.
+        caption: name of the caption column; None: the one with a usual name, if there is one.
+
+    Raises:
+        ValueError: no such column, one of another type, or several that could be it.
+    """
+    from pyarrow import types
+
+    features = _features(schema)
+
+    def is_image(field: "pyarrow.Field") -> bool:
+        kind, feature = field.type, features.get(field.name, {})
+        if types.is_struct(kind):
+            return any(part.name == "bytes" and _is_binary(part.type) for part in kind)
+        return _is_binary(kind) and feature.get("_type", "Image") in ("Image", "Value")
+
+    images = [field.name for field in schema if is_image(field)]
+    numbers = [field.name for field in schema if types.is_integer(field.type)]
+    texts = [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
+    classes = [name for name in numbers if features.get(name, {}).get("_type") == "ClassLabel"]
+    image = image or _only(images) or _usual(images, IMAGE_NAMES)
+    if image is None:
+        found = f"several columns could be it: {', '.join(images)}" if images else "no column holds picture files"
+        raise ValueError(f"{where}: image column: {found}; name it (columns are {', '.join(schema.names)})")
+    label = label or _only(classes) or _usual(numbers, LABEL_NAMES)
+    caption = caption or _usual(texts, CAPTION_NAMES)
+    for role, name, allowed in (("image", image, images), ("label", label, numbers), ("caption", caption, texts)):
+        if name is not None and name not in allowed:
+            raise ValueError(f"{where}: {role}: {name!r}, must be one of {', '.join(allowed) or 'no column here'}")
+    class_names = features.get(label, {}).get("names") or () if label else ()
+    return Columns(image, label, caption, tuple(class_names))
+
+
+def _features(schema: "pyarrow.Schema") -> dict[str, dict[str, Any]]:
+    """Column -> what the `datasets` library says about it; empty where the table did not come from there."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    features = json.loads(stored).get("info", {}).get("features", {}) if stored else {}
+    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+
+
+def _is_binary(kind: "pyarrow.DataType") -> bool:
+    from pyarrow import types
+
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _only(names: list[str]) -> str | None:
+    return names[0] if len(names) == 1 else None
+
+
+def _usual(names: list[str], usual: tuple[str, ...]) -> str | None:
+    return next((name for name in usual if name in names), None)

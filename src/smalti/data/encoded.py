@@ -1,0 +1,84 @@
+"""`EncodedSource`: the sources that keep picture files inside other files: tar shards, Parquet, hub data sets.
+
+One look-up (`fetch`) brings the bytes of the picture file together with label and caption; decoding comes later, maybe
+in another process. Where images lie in blocks, only the main process fetches, each block once, and hands the bytes to
+whichever worker decodes them (`receive`).
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from smalti.data.decode import DEFAULT_MAX_PIXELS, check_decoding, decode_image
+from smalti.data.source import ImageSource, UnreadableImageError
+
+__all__ = ["Encoded", "EncodedSource"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture file as bytes, with what is known about it.
+
+    Attributes:
+        data: the file's bytes.
+        label: index into `class_names`, or None.
+        caption: text, or None.
+        problem: why the picture cannot be used; "" if there is nothing to say against it.
+    """
+
+    data: bytes = b""
+    label: int | None = None
+    caption: str | None = None
+    problem: str = ""
+
+
+class EncodedSource(ImageSource):
+    """A source whose subclasses give `__len__`, `key` and `fetch`.
+
+    Args:
+        channels: 3 for RGB, 1 for grey.
+        max_pixels: pictures of more pixels are reported as unreadable.
+    """
+
+    def __init__(self, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS):
+        super().__init__()
+        check_decoding(channels, max_pixels)
+        self.channels = channels
+        self.max_pixels = max_pixels
+        self._at_hand: tuple[int, Encoded] | None = None
+
+    @abstractmethod
+    def fetch(self, index: int) -> Encoded:
+        """The bytes of image `index` and what is known about it.
+
+        Raises:
+            SourceVanishedError: the file that holds it is gone.
+        """
+
+    def receive(self, index: int, encoded: Encoded) -> None:
+        """Take what `fetch(index)` gave in another process; the next look at image `index` uses it."""
+        self._at_hand = (index, encoded)
+
+    def label(self, index: int) -> int | None:
+        return self._fetched(index).label
+
+    def caption(self, index: int) -> str | None:
+        return self._fetched(index).caption
+
+    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        encoded, key = self._fetched(index), self.key(index)
+        if encoded.problem:
+            raise UnreadableImageError(key, encoded.problem)
+        return decode_image(encoded.data, key, self.channels, self.max_pixels)
+
+    def _fetched(self, index: int) -> Encoded:
+        """Pixels, label and caption are asked for one after the other: the last image fetched stays at hand."""
+        if self._at_hand is None or self._at_hand[0] != index:
+            self._at_hand = (index, self.fetch(index))
+        return self._at_hand[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_at_hand": None}

@@ -1,0 +1,119 @@
+"""Parquet files with one picture file a row as a source, read in place, one row group at a time.
+
+A row group is the least that Parquet reads, so images of one row group are neighbours (`Blocks`), and a shuffled epoch
+goes through the row groups in random order. `hub.py` reads the same files through the `datasets` library, which first
+copies them into a cache where any row is as near as any other.
+"""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smalti.data.columns import choose_columns
+from smalti.data.decode import DEFAULT_MAX_PIXELS
+from smalti.data.encoded import Encoded, EncodedSource
+from smalti.data.order import SHUFFLE_WINDOW
+from smalti.data.source import Blocks, MissingPackageError, SourceVanishedError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["ParquetImages"]
+
+
+class ParquetImages(EncodedSource):
+    """All rows of Parquet files, in their order. Keys are file/row, the file without folder and ".parquet".
+
+    Row groups stay in memory, encoded, as long as a shuffled epoch needs them: those of 1024 images and one row group
+    more. Write files with small row groups (`datasets` takes 100 rows for images).
+
+    Args:
+        files: Parquet files with equal columns; their names must differ.
+        channels: 3 for RGB, 1 for grey.
+        max_pixels: pictures of more pixels are reported as unreadable.
+        columns: names of the columns for "image", "label" and "caption"; what is not named is found, see `columns.py`.
+
+    Raises:
+        MissingPackageError: pyarrow is not installed.
+        FileNotFoundError: a file does not exist.
+        ValueError: a file is not Parquet, damaged, without rows or of other columns; or columns are not found.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        channels: int = 3,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        columns: dict[str, str] | None = None,
+    ):
+        super().__init__(channels, max_pixels)
+        self._files = [str(path) for path in files]
+        self._names = [Path(path).stem for path in self._files]
+        if not self._files or len(set(self._names)) < len(self._names):
+            raise ValueError(f"files: {self._files}, must be Parquet files whose names differ, at least one")
+        opened = [_open(path) for path in self._files]
+        for path, file in zip(self._files, opened, strict=True):
+            if file.schema_arrow.names != opened[0].schema_arrow.names:
+                raise ValueError(f"{path}: columns differ from those of {self._files[0]}")
+        self.columns = choose_columns(opened[0].schema_arrow, self._files[0], **(columns or {}))
+        self.class_names = self.columns.class_names
+        self._groups = [(number, group) for number, file in enumerate(opened) for group in range(file.num_row_groups)]
+        sizes = [opened[number].metadata.row_group(group).num_rows for number, group in self._groups]
+        self._count = sum(sizes)
+        if not self._count:
+            raise ValueError(f"{self._files[0]}: no row in this file" + " and the others" * (len(self._files) > 1))
+        self.blocks = Blocks(tuple(np.cumsum([0, *sizes[:-1]]).tolist()))
+        self._file_starts = np.cumsum([0] + [file.metadata.num_rows for file in opened]).tolist()
+        self._kept_at_most = SHUFFLE_WINDOW + max(sizes)
+        self._kept: OrderedDict[int, pyarrow.Table | str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def key(self, index: int) -> str:
+        file = bisect_right(self._file_starts, index) - 1
+        return f"{self._names[file]}/{index - self._file_starts[file]:07d}"
+
+    def fetch(self, index: int) -> Encoded:
+        assert self.blocks is not None
+        block = bisect_right(self.blocks.starts, index) - 1
+        if block not in self._kept:
+            self._kept[block] = self._read_group(*self._groups[block])
+            while sum(map(len, self._kept.values())) > self._kept_at_most:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(block)
+        table = self._kept[block]
+        if isinstance(table, str):
+            return Encoded(problem=table)
+        (row,) = table.slice(index - self.blocks.starts[block], 1).to_pylist()
+        return self.columns.encoded(row)
+
+    def _read_group(self, number: int, group: int) -> "pyarrow.Table | str":
+        """The columns of one row group, or in one line why they cannot be read."""
+        path = self._files[number]
+        try:
+            return _open(path).read_row_group(group, columns=self.columns.names)
+        except FileNotFoundError as error:
+            raise SourceVanishedError(f"{path}: was there, and is gone") from error
+        except (OSError, ValueError) as error:
+            return f"row group {group} cannot be read ({' '.join(str(error).split())[:120]})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_kept": OrderedDict()}
+
+
+def _open(path: str) -> "pyarrow.parquet.ParquetFile":
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{path}: pyarrow is not installed; install it with: pip install 'smalti[datasets]'"
+        ) from error
+    try:
+        return parquet.ParquetFile(path)
+    except ArrowException as error:
+        raise ValueError(f"{path}: cannot be read as Parquet ({error})") from error
