@@ -29,7 +29,10 @@ bench-search: setup  ## time code search against its peers, write benchmarks/sea
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt faiss-cpu vector-quantize-pytorch
 	$(BIN)/python benchmarks/search.py --out benchmarks/search.json
 
+bench-loader: setup  ## time loading against plain code on ../shared/photos/train, write benchmarks/loader.json and .md
+	$(BIN)/python benchmarks/loader.py --out benchmarks/loader.json
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test check bench-search clean
+.PHONY: help setup demo test check bench-search bench-loader clean

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from smalti.data.decode import load_image
+from smalti.data.decode import load_image, load_picture
 from smalti.data.source import UnreadableImageError
 
 LOSSLESS = {"png": {}, "bmp": {}, "tif": {}, "webp": {"lossless": True}}
@@ -393,3 +393,31 @@ def test_bad_arguments(tmp_path):
         load_image(tmp_path / "a.png", channels=2)
     with pytest.raises(ValueError, match="max_pixels: 0, must be at least 1"):
         load_image(tmp_path / "a.png", max_pixels=0)
+
+
+# --- JPEG files decoded smaller ---
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_may_be_decoded_smaller_but_not_below_what_is_enough(tmp_path, mode):
+    smooth = Image.fromarray(noise(12, 20, 3)).resize((600, 360)).convert(mode)
+    smooth.save(tmp_path / "a.jpg", quality=95)
+    whole = load_picture(tmp_path / "a.jpg")
+    for enough, factor in ((361, 1), (181, 1), (180, 2), (100, 2), (90, 4), (1, 8)):
+        small = load_picture(tmp_path / "a.jpg", enough=enough)
+        size = (600 // factor, 360 // factor)
+        assert (small.mode, small.size) == ("RGB", size)
+        averaged = np.asarray(whole.resize(size, Image.Resampling.BOX)).astype(int)
+        assert np.abs(averaged - np.asarray(small)).mean() < 2.5
+
+
+def test_other_files_and_turned_ones_keep_to_what_is_enough(tmp_path):
+    picture = Image.fromarray(noise(80, 48, 3))
+    picture.save(tmp_path / "a.png")
+    assert load_picture(tmp_path / "a.png", enough=4).size == (48, 80)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert load_picture(tmp_path / "a.jpg", enough=24).size == (40, 24)
+    with pytest.raises(UnreadableImageError, match="3840 pixels, more than max_pixels = 3000"):
+        load_picture(tmp_path / "a.jpg", max_pixels=3000, enough=4)  # counted before it is made smaller

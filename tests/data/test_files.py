@@ -135,12 +135,12 @@ def test_refusals_say_what_is_wrong(tmp_path):
 
 def test_the_cache_decodes_once_keeps_its_budget_and_changes_nothing(tmp_path):
     for value in range(5):
-        write(tmp_path / f"{value}.png", value)  # 36 bytes each
+        write(tmp_path / f"{value}.png", value)  # 12 pixels, in memory of 4 bytes each
     (tmp_path / "5.png").touch()
     source, reads = ImageFiles(tmp_path), []
     read_file = source._read
-    source._read = lambda index: (reads.append(index), read_file(index))[1]
-    cached = CachedSource(source, max_bytes=80)
+    source._read = lambda index, enough: (reads.append(index), read_file(index, enough))[1]
+    cached = CachedSource(source, max_bytes=100)
     for _ in range(3):
         for index in range(5):
             np.testing.assert_array_equal(cached.load(index), np.full((3, 4, 3), index))

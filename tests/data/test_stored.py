@@ -282,11 +282,13 @@ def test_damaged_parquet(tmp_path, folder):
 def test_a_picture_that_a_row_only_points_to(folder, tmp_path):
     features = datasets.Features(image=datasets.Image())
     paths = sorted(str(path) for path in folder.rglob("*.*"))
-    source = HubImages(datasets.Dataset.from_dict({"image": [*paths, "/absent.png"]}, features=features), "set")
+    table = datasets.Dataset.from_dict({"image": [*paths, "/absent.png"]}, features=features)
+    parquet.write_table(pa.table({"image": table.data["image"]}), tmp_path / "t.parquet")
     files = ImageFiles(folder)
-    np.testing.assert_array_equal(source.load(0), files.load(0))
-    with pytest.raises(ValueError, match=r"train/000000011: cannot be opened \(No such file"):
-        source.load(11)
+    for source in (HubImages(table, "set"), ParquetImages([tmp_path / "t.parquet"])):
+        np.testing.assert_array_equal(source.load(0), files.load(0))
+        with pytest.raises(ValueError, match=r"00011: /absent\.png: cannot be opened \(No such file"):
+            source.load(11)
 
 
 def test_splits_of_tables(folder, tmp_path):
@@ -351,13 +353,14 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, module
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("kind", ["folder", "tar", "parquet"])
 def test_a_source_that_vanishes_is_one_line(folder, tmp_path, monkeypatch, kind, workers):
-    if workers == 0:
-        monkeypatch.setattr(parquet_module, "SHUFFLE_WINDOW", 1)  # keep one row group only
+    monkeypatch.setattr(parquet_module, "SHUFFLE_WINDOW", 1)  # keep one row group only
     stored = tmp_path / "stored"
     source = ImageFiles(folder) if kind == "folder" else store(kind, rows_of(folder), stored)
+    stream = training_batches(source, AUGMENT, 4, 0, cache_bytes=0, workers=workers)
+    next(stream)
     (folder if kind == "folder" else stored).rename(tmp_path / "elsewhere")
     with pytest.raises(SourceVanishedError) as caught:
-        for _ in islice(training_batches(source, AUGMENT, 4, 0, cache_bytes=0, workers=workers), 9):
+        for _ in islice(stream, 9):
             pass
     assert "\n" not in str(caught.value)
     assert str(folder if kind == "folder" else stored) in str(caught.value)

@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from smalti.data.decode import load_picture
 from smalti.data.transforms import TransformConfig
 
 RNG = np.random.default_rng
@@ -71,6 +73,20 @@ def test_the_faster_filter_of_strong_reductions_in_training_is_close_to_the_exac
     fast = hwc(TransformConfig(size=32, crop="random").apply(image, RNG(0)))
     assert 0 < np.abs(fast - exact).max() <= 6
     assert np.abs(fast - exact).mean() < 1
+
+
+def test_crops_of_a_jpeg_decoded_smaller_are_close_to_the_exact_ones(tmp_path):
+    detailed = Image.fromarray(noise(100, 150)).resize((1200, 800), Image.Resampling.BICUBIC)
+    detailed.save(tmp_path / "a.jpg", quality=95)
+    transform = TransformConfig(size=32, crop="random", zoom=2.0, flip=True)
+    assert transform.enough == 128
+    small, whole = load_picture(tmp_path / "a.jpg", enough=transform.enough), load_picture(tmp_path / "a.jpg")
+    assert small.size == (300, 200)
+    for seed in range(10):
+        one, other = (hwc(transform.apply(picture, RNG(seed))).astype(int) for picture in (small, whole))
+        assert np.abs(one - other).mean() < 1
+    assert TransformConfig(size=32).enough is None
+    assert TransformConfig(size=(8, 32), crop="random").enough == 64
 
 
 def test_a_picture_of_the_right_size_is_untouched_and_copied():

@@ -6,6 +6,7 @@ library keeps what Arrow cannot say: that a struct is an image and that an integ
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smalti.data.encoded import Encoded
@@ -26,7 +27,7 @@ class Columns:
     """The columns of a table that matter here.
 
     Attributes:
-        image: bytes of a picture file, or a struct with them in the field "bytes".
+        image: bytes of a picture file, or a struct with them in the field "bytes" or else the file's name in "path".
         label: integers, or None if there is no such column.
         caption: strings, or None if there is no such column.
         class_names: the names behind the labels, where the table has them.
@@ -44,13 +45,21 @@ class Columns:
 
     def encoded(self, row: dict[str, Any]) -> Encoded:
         """One row of the table. A negative label stands for none, as in the `datasets` library."""
+        label = -1 if self.label is None else row[self.label]
+        known: dict[str, Any] = {
+            "label": label if label is not None and label >= 0 else None,
+            "caption": None if self.caption is None else row[self.caption],
+        }
         cell = row[self.image]
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+        if data is None and path:  # the picture lies in a file of its own
+            try:
+                data = Path(path).read_bytes()
+            except OSError as error:
+                return Encoded(problem=f"{path}: cannot be opened ({error.strerror})", **known)
         if data is None:
-            return Encoded(problem="there is no picture in this row")
-        label = None if self.label is None else row[self.label]
-        caption = None if self.caption is None else row[self.caption]
-        return Encoded(data, label if label is not None and label >= 0 else None, caption)
+            return Encoded(problem="there is no picture in this row", **known)
+        return Encoded(data, **known)
 
 
 def choose_columns(

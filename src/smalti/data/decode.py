@@ -24,7 +24,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BufferedIOBase, BytesIO
+from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
 from threading import Lock
 
@@ -38,9 +38,17 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from smalti.data.source import UnreadableImageError
+from smalti.data.source import UnreadableImageError, to_array
 
-__all__ = ["DEFAULT_MAX_PIXELS", "FORMATS", "IMAGE_SUFFIXES", "check_decoding", "decode_image", "load_image"]
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "check_decoding",
+    "decode_picture",
+    "load_image",
+    "load_picture",
+]
 
 DEFAULT_MAX_PIXELS = 100_000_000
 """Largest width x height decoded unless the caller raises it: 300 MB as RGB."""
@@ -63,6 +71,9 @@ UPRIGHT = {
 }
 """EXIF orientation -> the operation that undoes it."""
 
+READ_AT_ONCE = 2**18
+"""Bytes a read of a picture file: most files come at once."""
+
 ONE_AT_A_TIME = Lock()
 """Held while Pillow's global limit is lifted, so that threads put it back in order."""
 
@@ -84,17 +95,28 @@ def load_image(
         OSError: the file cannot be opened (FileNotFoundError if it does not exist).
         ValueError: `channels` is neither 1 nor 3, or `max_pixels` is below 1.
     """
-    check_decoding(channels, max_pixels)
-    with Path(path).open("rb") as file:
-        return _read(file, str(path), channels, max_pixels)
+    return to_array(load_picture(path, channels, max_pixels))
 
 
-def decode_image(
-    data: bytes, name: str, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> UInt8[np.ndarray, "h w {channels}"]:
-    """`load_image` for the bytes of a picture file, which errors call `name`."""
+def load_picture(
+    path: str | Path, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS, enough: int | None = None
+) -> Image.Image:
+    """`load_image` as Pillow's image of mode RGB or L.
+
+    A JPEG decoder can leave out detail on the way, which is up to ten times faster: with `enough`, sides may come out
+    2, 4 or 8 times shorter, but not below `enough` pixels.
+    """
     check_decoding(channels, max_pixels)
-    return _read(BytesIO(data), name, channels, max_pixels)
+    with BufferedReader(Path(path).open("rb", buffering=0), READ_AT_ONCE) as file:
+        return _read(file, str(path), channels, max_pixels, enough)
+
+
+def decode_picture(
+    data: bytes, name: str, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS, enough: int | None = None
+) -> Image.Image:
+    """`load_picture` for the bytes of a picture file, which errors call `name`."""
+    check_decoding(channels, max_pixels)
+    return _read(BytesIO(data), name, channels, max_pixels, enough)
 
 
 def check_decoding(channels: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
@@ -105,13 +127,13 @@ def check_decoding(channels: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         raise ValueError(f"max_pixels: {max_pixels}, must be at least 1")
 
 
-def _read(file: BufferedIOBase, name: str, channels: int, max_pixels: int) -> UInt8[np.ndarray, "h w {channels}"]:
+def _read(file: BufferedIOBase, name: str, channels: int, max_pixels: int, enough: int | None) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow warns about damaged metadata of pictures that it still decodes; nobody can act on it.
         warnings.simplefilter("ignore")
         with _pillow_allows(max_pixels):
-            image = _decode(file, name, max_pixels)
-        return _channels_last(image, name, channels)
+            image = _decode(file, name, max_pixels, enough)
+        return _grey_or_rgb(image, name, channels)
 
 
 @contextmanager
@@ -129,7 +151,7 @@ def _pillow_allows(pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _decode(file: BufferedIOBase, name: str, max_pixels: int) -> Image.Image:
+def _decode(file: BufferedIOBase, name: str, max_pixels: int, enough: int | None) -> Image.Image:
     """The first frame, decoded and turned upright."""
     decoder = _decoder_for(file.read(16), name)
     file.seek(0)
@@ -141,6 +163,8 @@ def _decode(file: BufferedIOBase, name: str, max_pixels: int) -> Image.Image:
             raise UnreadableImageError(
                 name, f"{pixels}, more than max_pixels = {max_pixels}; raise max_pixels to read it"
             )
+        if enough is not None and isinstance(image, JpegImageFile):
+            image.draft(None, (enough, enough))
         image.load()
     except UnreadableImageError:
         raise
@@ -178,25 +202,24 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if operation is None else image.transpose(operation)
 
 
-def _channels_last(image: Image.Image, name: str, channels: int) -> UInt8[np.ndarray, "h w {channels}"]:
-    """Any Pillow mode to uint8 (H, W, channels)."""
+def _grey_or_rgb(image: Image.Image, name: str, channels: int) -> Image.Image:
+    """Any Pillow mode to L or RGB."""
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = _deep_grey(image, name)
+        image = Image.fromarray(_deep_grey(image, name))
     elif image.has_transparency_data:
-        return _over_white(np.asarray(image.convert("RGBA")), channels)
-    elif image.mode in ("1", "L"):
-        grey = np.asarray(image.convert("L"))
-    else:
-        rgb = image.convert("RGB")
-        return np.asarray(rgb) if channels == 3 else np.asarray(rgb.convert("L"))[:, :, None]
-    return np.repeat(grey[:, :, None], channels, axis=2)
+        image = Image.fromarray(_over_white(np.asarray(image.convert("RGBA"))))
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    wanted = "RGB" if channels == 3 else "L"
+    return image if image.mode == wanted else image.convert(wanted)
 
 
-def _over_white(rgba: UInt8[np.ndarray, "h w 4"], channels: int) -> UInt8[np.ndarray, "h w {channels}"]:
+def _over_white(rgba: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
     """(colour * alpha + 255 * (255 - alpha)) / 255, rounded; it fits 16 bits."""
     alpha = rgba[:, :, 3:].astype(np.uint16)
-    rgb = ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return rgb if channels == 3 else np.asarray(Image.fromarray(rgb).convert("L"))[:, :, None]
+    return ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _deep_grey(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:

@@ -8,10 +8,9 @@ only photographs are taken; left out are drawings, text pages, synthetic and pha
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
+from PIL import Image
 
-from smalti.data.decode import check_decoding, load_image
+from smalti.data.decode import check_decoding, load_picture
 from smalti.data.source import ImageSource, MissingPackageError
 
 __all__ = ["EMBEDDED_SPLITS", "EmbeddedPhotographs"]
@@ -61,7 +60,7 @@ class EmbeddedPhotographs(ImageSource):
         self.channels = channels
         self._keys = EMBEDDED_SPLITS[split]
         self._paths = [_installed_file(key) for key in self._keys]
-        self._kept: dict[int, np.ndarray] = {}
+        self._kept: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -69,9 +68,9 @@ class EmbeddedPhotographs(ImageSource):
     def key(self, index: int) -> str:
         return self._keys[index]
 
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    def _read(self, index: int, enough: int | None) -> Image.Image:
         if index not in self._kept:
-            self._kept[index] = load_image(self._paths[index], self.channels)
+            self._kept[index] = load_picture(self._paths[index], self.channels)
         return self._kept[index]
 
 

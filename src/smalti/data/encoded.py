@@ -9,10 +9,9 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
+from PIL import Image
 
-from smalti.data.decode import DEFAULT_MAX_PIXELS, check_decoding, decode_image
+from smalti.data.decode import DEFAULT_MAX_PIXELS, check_decoding, decode_picture
 from smalti.data.source import ImageSource, UnreadableImageError
 
 __all__ = ["Encoded", "EncodedSource"]
@@ -68,11 +67,11 @@ class EncodedSource(ImageSource):
     def caption(self, index: int) -> str | None:
         return self._fetched(index).caption
 
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    def _read(self, index: int, enough: int | None) -> Image.Image:
         encoded, key = self._fetched(index), self.key(index)
         if encoded.problem:
             raise UnreadableImageError(key, encoded.problem)
-        return decode_image(encoded.data, key, self.channels, self.max_pixels)
+        return decode_picture(encoded.data, key, self.channels, self.max_pixels, enough)
 
     def _fetched(self, index: int) -> Encoded:
         """Pixels, label and caption are asked for one after the other: the last image fetched stays at hand."""

@@ -7,10 +7,9 @@ nested, and a file that cannot be read is reported instead of ending the job.
 import os
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
+from PIL import Image
 
-from smalti.data.decode import DEFAULT_MAX_PIXELS, FORMATS, IMAGE_SUFFIXES, check_decoding, load_image
+from smalti.data.decode import DEFAULT_MAX_PIXELS, FORMATS, IMAGE_SUFFIXES, check_decoding, load_picture
 from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError
 
 __all__ = ["ImageFiles"]
@@ -63,9 +62,9 @@ class ImageFiles(ImageSource):
         top, slash, _ = self._keys[index].partition("/")
         return self.class_names.index(top) if slash else None
 
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    def _read(self, index: int, enough: int | None) -> Image.Image:
         try:
-            return load_image(self._paths[index], self.channels, self.max_pixels)
+            return load_picture(self._paths[index], self.channels, self.max_pixels, enough)
         except UnreadableImageError as error:
             raise UnreadableImageError(self.key(index), error.reason) from error
         except OSError as error:  # removed or locked since the search

@@ -59,7 +59,7 @@ class HubImages(EncodedSource):
         return f"{self._split}/{index:09d}"
 
     def fetch(self, index: int) -> Encoded:
-        return _with_file(self.columns, self._dataset[index])
+        return self.columns.encoded(self._dataset[index])
 
 
 class HubStream(EncodedSource):
@@ -117,7 +117,7 @@ class HubStream(EncodedSource):
         if offset >= len(self._rows):
             end = block * SHUFFLE_WINDOW + len(self._rows)
             raise SourceVanishedError(f"{self.name}: the stream ended after {end} of {self._count} images")
-        return _with_file(self.columns, self._rows[offset])
+        return self.columns.encoded(self._rows[offset])
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_rest": iter(()), "_next_block": -1, "_rows": []}
@@ -217,17 +217,6 @@ def _encoded(dataset: Any, columns: Columns) -> Any:
     if isinstance(dataset.features[columns.image], Image):
         return dataset.cast_column(columns.image, Image(decode=False))
     return dataset
-
-
-def _with_file(columns: Columns, row: dict[str, Any]) -> Encoded:
-    """One row as `Encoded`; the picture may lie in a file of its own, which the row names."""
-    cell = row[columns.image]
-    if isinstance(cell, dict) and cell.get("bytes") is None and cell.get("path"):
-        try:
-            row = row | {columns.image: Path(cell["path"]).read_bytes()}
-        except OSError as error:
-            return Encoded(problem=f"cannot be opened ({error.strerror})")
-    return columns.encoded(row)
 
 
 def _stated_length(dataset: Any) -> int | None:

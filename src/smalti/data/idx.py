@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from smalti.data.decode import check_decoding
 from smalti.data.source import ImageSource
@@ -71,8 +72,9 @@ class IdxImages(ImageSource):
     def label(self, index: int) -> int | None:
         return int(self._labels[index])
 
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        return np.repeat(self._images[index][:, :, None], self.channels, axis=2)
+    def _read(self, index: int, enough: int | None) -> Image.Image:
+        grey = Image.fromarray(self._images[index])
+        return grey if self.channels == 1 else grey.convert("RGB")
 
 
 def is_idx_folder(folder: Path) -> bool:

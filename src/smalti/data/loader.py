@@ -147,8 +147,11 @@ def ordered_batches(
         ValueError: a bad argument, at once; without `indices` also if no image is readable, while iterating.
     """
     _check_at_least(batch_size=(batch_size, 1), workers=(workers, 0))
-    positions = [Position(None, index) for index in (range(len(source)) if indices is None else indices)]
-    batches = [tuple(positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
+    chosen = range(len(source)) if indices is None else indices
+    batches = (
+        tuple(Position(None, index) for index in chosen[start : start + batch_size])
+        for start in range(0, len(chosen), batch_size)
+    )
     reader = _Reader(source, transform.centered(), 0, refill=False)
     return _runs_of_one_size(_read(reader, batches, workers), source, may_be_empty=indices is not None)
 
@@ -181,11 +184,11 @@ class _Reader(Dataset[_ReadBatch]):
         if order.encoded is not None:
             _origin(self.source).receive(index, order.encoded)
         try:
-            image = self.source.load(index)
+            picture = self.source.picture(index, self.transform.enough)
         except UnreadableImageError as error:
             batch.failures[error.key] = error.reason
             return
-        pixels = self.transform.apply(image, augmentation_stream(self.seed, order.position)).numpy()
+        pixels = self.transform.apply(picture, augmentation_stream(self.seed, order.position)).numpy()
         known = self.source.key(index), self.source.label(index), self.source.caption(index)
         batch.images.append(_ReadImage(pixels, *known))
 

@@ -69,7 +69,8 @@ class ParquetImages(EncodedSource):
         self.blocks = Blocks(tuple(np.cumsum([0, *sizes[:-1]]).tolist()))
         self._file_starts = np.cumsum([0] + [file.metadata.num_rows for file in opened]).tolist()
         self._kept_at_most = SHUFFLE_WINDOW + max(sizes)
-        self._kept: OrderedDict[int, pyarrow.Table | str] = OrderedDict()
+        self._kept: OrderedDict[int, pyarrow.Table] = OrderedDict()
+        self._damaged: dict[int, str] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -81,26 +82,26 @@ class ParquetImages(EncodedSource):
     def fetch(self, index: int) -> Encoded:
         assert self.blocks is not None
         block = bisect_right(self.blocks.starts, index) - 1
-        if block not in self._kept:
-            self._kept[block] = self._read_group(*self._groups[block])
-            while sum(map(len, self._kept.values())) > self._kept_at_most:
-                self._kept.popitem(last=False)
+        if block not in self._kept and block not in self._damaged:
+            self._read_group(block)
+        if block in self._damaged:
+            return Encoded(problem=self._damaged[block])
         self._kept.move_to_end(block)
-        table = self._kept[block]
-        if isinstance(table, str):
-            return Encoded(problem=table)
-        (row,) = table.slice(index - self.blocks.starts[block], 1).to_pylist()
+        (row,) = self._kept[block].slice(index - self.blocks.starts[block], 1).to_pylist()
         return self.columns.encoded(row)
 
-    def _read_group(self, number: int, group: int) -> "pyarrow.Table | str":
-        """The columns of one row group, or in one line why they cannot be read."""
+    def _read_group(self, block: int) -> None:
+        """Keep the columns of one row group, and let go of those that were not needed for longest."""
+        number, group = self._groups[block]
         path = self._files[number]
         try:
-            return _open(path).read_row_group(group, columns=self.columns.names)
+            self._kept[block] = _open(path).read_row_group(group, columns=self.columns.names)
         except FileNotFoundError as error:
             raise SourceVanishedError(f"{path}: was there, and is gone") from error
         except (OSError, ValueError) as error:
-            return f"row group {group} cannot be read ({' '.join(str(error).split())[:120]})"
+            self._damaged[block] = f"row group {group} cannot be read ({' '.join(str(error).split())[:120]})"
+        while sum(map(len, self._kept.values())) > self._kept_at_most:
+            self._kept.popitem(last=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": OrderedDict()}

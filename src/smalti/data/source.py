@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 __all__ = [
     "Blocks",
@@ -91,8 +92,8 @@ class ImageSource(ABC):
         """A name for image `index`, unique, stable over runs and machines; in a folder the relative path with `/`."""
 
     @abstractmethod
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        """The pixels of image `index`, or UnreadableImageError."""
+    def _read(self, index: int, enough: int | None) -> Image.Image:
+        """Image `index` as RGB or L, or UnreadableImageError. Sides may be shortened down to `enough` pixels."""
 
     def label(self, index: int) -> int | None:
         """The class of image `index`, an index into `class_names`, or None."""
@@ -109,8 +110,19 @@ class ImageSource(ABC):
             UnreadableImageError: the picture cannot be used; it is then also listed in `unreadable`.
             SourceVanishedError: nothing can be read any more.
         """
+        return to_array(self.picture(index))
+
+    def picture(self, index: int, enough: int | None = None) -> Image.Image:
+        """Image `index` as Pillow's, of mode RGB or L. Do not change it.
+
+        With `enough` its sides may come out shorter than they are, but not below so many pixels, where that is faster.
+
+        Raises:
+            UnreadableImageError: the picture cannot be used; it is then also listed in `unreadable`.
+            SourceVanishedError: nothing can be read any more.
+        """
         try:
-            return self._read(index)
+            return self._read(index, enough)
         except UnreadableImageError as error:
             self.unreadable[error.key] = error.reason
             raise
@@ -125,10 +137,16 @@ class ImageSource(ABC):
         return f"skipped {len(self.unreadable)} of {len(self)} images: {', '.join(named)}{more}"
 
 
+def to_array(picture: Image.Image) -> UInt8[np.ndarray, "h w c"]:
+    """A picture of mode RGB or L as uint8 (H, W, C)."""
+    array = np.asarray(picture)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
 class _Kept(NamedTuple):
     """A decoded image and what is known about it."""
 
-    image: np.ndarray
+    picture: Image.Image
     label: int | None
     caption: str | None
 
@@ -137,7 +155,7 @@ class CachedSource(ImageSource):
     """Keeps the first decoded images of another source in memory, up to `max_bytes` in this process.
 
     Nothing is ever evicted: under a fresh permutation each epoch every image is used once, so a kept image is worth the
-    same as any other, and evicting would only decode more.
+    same as any other, and evicting would only decode more. All reads should say the same `enough`.
     """
 
     def __init__(self, source: ImageSource, max_bytes: int):
@@ -164,15 +182,16 @@ class CachedSource(ImageSource):
         kept = self._kept.get(index)
         return self.source.caption(index) if kept is None else kept.caption
 
-    def _read(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+    def _read(self, index: int, enough: int | None) -> Image.Image:
         kept = self._kept.get(index)
         if kept is not None:
-            return kept.image
-        image = self.source.load(index)
-        if self._bytes + image.nbytes <= self.max_bytes:
-            self._kept[index] = _Kept(image, self.source.label(index), self.source.caption(index))
-            self._bytes += image.nbytes
-        return image
+            return kept.picture
+        picture = self.source.picture(index, enough)
+        size = picture.width * picture.height * (4 if picture.mode == "RGB" else 1)  # Pillow pads RGB to four bytes
+        if self._bytes + size <= self.max_bytes:
+            self._kept[index] = _Kept(picture, self.source.label(index), self.source.caption(index))
+            self._bytes += size
+        return picture
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker process starts with an empty cache instead of receiving a copy of this one."""

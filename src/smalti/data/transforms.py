@@ -16,12 +16,19 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from smalti.data.source import to_array
+
 __all__ = ["TransformConfig"]
 
 TRAINING_REDUCING_GAP = 3.0
 """Random crops that shrink a picture more than about this many times are first averaged over whole blocks of pixels,
 which is up to seven times faster and hardly visible (Pillow's `reducing_gap`). Center crops, on which models are
 measured, are not.
+"""
+
+JPEG_REDUCING_GAP = 2.0
+"""Likewise, a JPEG may be decoded smaller as long as its sides stay this many times what the largest zoom of a random
+crop needs: on photographs 56 dB or more from the exact crop.
 """
 
 
@@ -61,17 +68,24 @@ class TransformConfig:
         """Whether `apply` draws random numbers."""
         return self.crop == "random" or self.flip
 
+    @property
+    def enough(self) -> int | None:
+        """A length of a picture's sides beyond which `apply` gains hardly anything; None where every pixel counts."""
+        if self.crop == "center" or self.size is None:
+            return None
+        return math.ceil(JPEG_REDUCING_GAP * self.zoom * max(self.height_width))
+
     def centered(self) -> "TransformConfig":
         """The same size without anything random: the center crop, no zoom, no flip."""
         return TransformConfig(size=self.size)
 
     def apply(
-        self, image: UInt8[np.ndarray, "h w c"], generator: np.random.Generator | None = None
+        self, image: UInt8[np.ndarray, "h w c"] | Image.Image, generator: np.random.Generator | None = None
     ) -> UInt8[Tensor, "c height width"]:
         """Resize, crop and flip one picture.
 
         Args:
-            image: uint8 (H, W, C) with C = 1 or 3, any H, W >= 1.
+            image: uint8 (H, W, C) with C = 1 or 3, any H, W >= 1; or Pillow's image of mode L or RGB.
             generator: where randomness comes from; needed if `is_random`. Four numbers are drawn whatever the fields
                 say, so that switching one kind of augmentation off leaves the others as they were.
 
@@ -81,22 +95,25 @@ class TransformConfig:
         if generator is None and self.is_random:
             raise ValueError("generator: none, but this transform is random (crop random or flip)")
         zoom, down, right, mirror = (0.0, 0.0, 0.0, 1.0) if generator is None else generator.random(4)
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
         if self.size is not None:
             place = (down, right) if self.crop == "random" else None
             image = _cover_and_crop(image, self.height_width, self.zoom**zoom, place)
+        array = to_array(image)
         if self.flip and mirror < 0.5:
-            image = image[:, ::-1]
-        return torch.from_numpy(image.transpose(2, 0, 1).copy())
+            array = array[:, ::-1]
+        return torch.from_numpy(array.transpose(2, 0, 1).copy())
 
 
 def _cover_and_crop(
-    image: UInt8[np.ndarray, "h w c"], crop: tuple[int, int], zoom: float, place: tuple[float, float] | None
-) -> UInt8[np.ndarray, "height width c"]:
+    image: Image.Image, crop: tuple[int, int], zoom: float, place: tuple[float, float] | None
+) -> Image.Image:
     """Resize `image` to cover `crop` times `zoom`, and cut the crop out at `place`.
 
     `place` is (down, right) in 0...1, from the upper left to the lower right; None is the middle.
     """
-    height, width = image.shape[:2]
+    width, height = image.size
     scale = zoom * max(crop[0] / height, crop[1] / width)
     tall = max(crop[0], round(height * scale))
     wide = max(crop[1], round(width * scale))
@@ -107,10 +124,8 @@ def _cover_and_crop(
         top, left = _offset(place[0], tall - crop[0]), _offset(place[1], wide - crop[1])
     # The crop's outline in the pixels of `image`: left, upper, right, lower.
     box = (left * width / wide, top * height / tall, (left + crop[1]) * width / wide, (top + crop[0]) * height / tall)
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     gap = None if place is None else TRAINING_REDUCING_GAP
-    cut = picture.resize((crop[1], crop[0]), Image.Resampling.LANCZOS, box, reducing_gap=gap)
-    return np.asarray(cut)[:, :, None] if image.shape[2] == 1 else np.asarray(cut)
+    return image.resize((crop[1], crop[0]), Image.Resampling.LANCZOS, box, reducing_gap=gap)
 
 
 def _offset(place: float, room: int) -> int:
