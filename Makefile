@@ -10,6 +10,7 @@ help:  ## list the targets
 	$(PYTHON) -c 'import sys; sys.exit("smalti needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade --target .venv/oracles foolbox torch-fidelity
 	touch $@
 
 setup: .venv/installed  ## make .venv with pinned versions

@@ -13,6 +13,9 @@ from smalti.data import open_images
 from smalti.jobs.evaluate import EvaluateConfig, evaluate
 from smalti.tokenizers import SimpleVQVAE
 
+EVAL = ["eval", "--judges", "[]"]
+"""Without networks that judge, whose loading takes longer than all the rest."""
+
 
 def save_run(folder, codebook):
     torch.manual_seed(0)
@@ -48,18 +51,18 @@ def photos(tmp_path_factory):
 
 def test_json_is_all_of_stdout_and_equals_the_result(run, photos, tmp_path, capsys):
     out = tmp_path / "result.json"
-    assert main(["eval", run, photos, "--json", "--size", "32", "--out", str(out)]) == 0
+    assert main([*EVAL, run, photos, "--json", "--size", "32", "--out", str(out)]) == 0
     printed = capsys.readouterr()
-    expected = evaluate(EvaluateConfig(run=run, data=photos, size=32)).to_dict()
+    expected = evaluate(EvaluateConfig(run=run, data=photos, judges=(), size=32)).to_dict()
     assert json.loads(printed.out) == json.loads(out.read_text()) == json.loads(json.dumps(expected))
     assert printed.err == ""
 
 
 def test_the_table_says_what_the_json_says(run, photos, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    assert main(["eval", run, photos, "--size", "[32, 48]"]) == 0
+    assert main([*EVAL, run, photos, "--size", "[32, 48]"]) == 0
     table = capsys.readouterr().out
-    result = evaluate(EvaluateConfig(run=run, data=photos, size=(32, 48)))
+    result = evaluate(EvaluateConfig(run=run, data=photos, judges=(), size=(32, 48)))
     assert "3 images" in table
     assert "32 x 48" in table
     assert f"{result.quality['psnr']:.2f} dB" in table
@@ -76,19 +79,19 @@ def test_the_table_says_what_the_json_says(run, photos, capsys, monkeypatch):
 
 
 def test_collapse_has_its_own_exit_code_only_when_asked(run, collapsed_run, photos, capsys):
-    assert main(["eval", run, photos, "--size", "32", "--fail-on-collapse"]) == 0
-    assert main(["eval", collapsed_run, photos, "--size", "32"]) == 0
+    assert main([*EVAL, run, photos, "--size", "32", "--fail-on-collapse"]) == 0
+    assert main([*EVAL, collapsed_run, photos, "--size", "32"]) == 0
     assert "collapsed: scale 2 (8x8) used a single code" in capsys.readouterr().out
-    assert main(["eval", collapsed_run, photos, "--size", "32", "--json", "--fail-on-collapse"]) == 3
+    assert main([*EVAL, collapsed_run, photos, "--size", "32", "--json", "--fail-on-collapse"]) == 3
     printed = capsys.readouterr()
     assert json.loads(printed.out)["collapsed"] is True
     assert "collapsed: scale 2 (8x8) used a single code" in printed.err
 
 
 def test_min_usage_decides(run, photos, capsys):
-    used = evaluate(EvaluateConfig(run=run, data=photos, size=32)).usage.total.usage
+    used = evaluate(EvaluateConfig(run=run, data=photos, judges=(), size=32)).usage.total.usage
     assert 0 < used < 1
-    call = ["eval", run, photos, "--size", "32", "--json", "--fail-on-collapse", "--min_usage"]
+    call = [*EVAL, run, photos, "--size", "32", "--json", "--fail-on-collapse", "--min_usage"]
     assert main([*call, str(used - 0.01)]) == 0
     assert main([*call, str(used + 0.01)]) == 3
 
@@ -96,9 +99,9 @@ def test_min_usage_decides(run, photos, capsys):
 def test_an_existing_file_is_kept_unless_forced(run, photos, tmp_path, capsys):
     out = tmp_path / "result.json"
     out.write_text("precious")
-    assert main(["eval", run, photos, "--out", str(out)]) == 2
+    assert main([*EVAL, run, photos, "--out", str(out)]) == 2
     assert out.read_text() == "precious"
-    assert main(["eval", run, photos, "--out", str(out), "--force"]) == 0
+    assert main([*EVAL, run, photos, "--out", str(out), "--force"]) == 0
     assert json.loads(out.read_text())["images"] == 3
     assert list(tmp_path.iterdir()) == [out]
 
@@ -129,7 +132,7 @@ def test_mistakes_are_one_line_and_code_2(run, photos, arguments, complaint, cap
 def test_a_closed_pipe_and_a_missing_torchvision_do_no_harm(run, photos):
     """In a fresh process in which torchvision cannot be imported, and whose reader leaves at once."""
     script = "import sys; sys.modules['torchvision'] = None; from smalti.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, "eval", run, photos, "--size", "32", "--json"]
+    command = [sys.executable, "-c", script, *EVAL, run, photos, "--size", "32", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         errors = process.stderr.read()

@@ -21,6 +21,11 @@ from smalti.zoo import load
 SIZES = [(40, 52), (40, 52), (33, 17), (40, 52), (9, 30), (1, 1)]  # height, width
 
 
+def plain(**options):
+    """Without networks that judge: `test_judges.py` has those."""
+    return EvaluateConfig(judges=(), **options)
+
+
 def to_chw(image):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
 
@@ -71,7 +76,7 @@ def entropy(codes):
 
 def test_numbers_are_those_taken_by_hand(run, photos, by_hand):
     decibels, codes, pixels = by_hand
-    result = evaluate(EvaluateConfig(run=str(run), data=str(photos)))
+    result = evaluate(plain(run=str(run), data=str(photos)))
     count = sum(len(scale) for scale in codes)
     assert result.size is None
     assert result.quality["images"] == len(SIZES)
@@ -89,7 +94,7 @@ def test_numbers_are_those_taken_by_hand(run, photos, by_hand):
 
 
 def test_unreadable_files_are_named_and_in_no_number(run, photos):
-    result = evaluate(EvaluateConfig(run=str(run), data=str(photos)))
+    result = evaluate(plain(run=str(run), data=str(photos)))
     assert list(result.unreadable) == ["broken.png"]
     told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert told["unreadable_count"] == 1
@@ -99,7 +104,7 @@ def test_unreadable_files_are_named_and_in_no_number(run, photos):
 
 @pytest.mark.parametrize("size", ["native", 24, (20, 36)])
 def test_batch_size_changes_nothing(run, photos, size):
-    config = EvaluateConfig(run=str(run), data=str(photos), size=size, batch_size=1)
+    config = plain(run=str(run), data=str(photos), size=size, batch_size=1)
     one, four = (evaluate(replace(config, batch_size=batch_size)).to_dict() for batch_size in (1, 4))
     assert one["codes"] == four["codes"]
     assert one["scales"] == four["scales"]
@@ -108,9 +113,9 @@ def test_batch_size_changes_nothing(run, photos, size):
 
 
 def test_huge_pictures_pass_one_by_one_with_the_same_result(run, photos, monkeypatch):
-    config = EvaluateConfig(run=str(run), data=str(photos))
+    config = plain(run=str(run), data=str(photos))
     whole = evaluate(config)
-    monkeypatch.setattr("smalti.jobs.evaluate.PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("smalti.jobs.preparation.PIXELS_AT_ONCE", 1)
     parts = evaluate(config)
     assert parts.usage == whole.usage
     assert parts.quality == pytest.approx(whole.quality, rel=1e-4)
@@ -119,7 +124,7 @@ def test_huge_pictures_pass_one_by_one_with_the_same_result(run, photos, monkeyp
 def test_bits_per_pixel_count_the_image_without_its_padding(run, tmp_path):
     """5 x 6 pixels are padded to 8 x 8: a 2 x 2 latent, after grids of 1 x 1 (round(0.25 * 2)) and 1 x 1."""
     Image.new("RGB", (6, 5), (200, 30, 60)).save(tmp_path / "small.png")
-    result = evaluate(EvaluateConfig(run=str(run), data=str(tmp_path)))
+    result = evaluate(plain(run=str(run), data=str(tmp_path)))
     assert result.tokens_per_image == 1 + 1 + 4
     assert result.bits_per_pixel == pytest.approx(6 * 5 / 30)
 
@@ -129,7 +134,7 @@ def test_the_size_is_the_one_trained_at_unless_given(run, photos, tmp_path, size
     folder = tmp_path / "run"
     load(run).save_pretrained(folder)
     (folder / "train.yaml").write_text(yaml.safe_dump({"data": "photos", "input": {"size": size, "flip": True}}))
-    config = EvaluateConfig(run=str(folder), data=str(photos))
+    config = plain(run=str(folder), data=str(photos))
     assert evaluate(config).size == expected
     assert evaluate(replace(config, size="native")).size is None
     assert evaluate(replace(config, size=12)).size == (12, 12)
@@ -140,7 +145,7 @@ def test_a_recipe_without_a_size_is_refused_by_name(run, photos, tmp_path, recip
     load(run).save_pretrained(tmp_path / "run")
     (tmp_path / "run" / "train.yaml").write_text(recipe)
     with pytest.raises(ValueError, match=r"size: .*train.yaml does not say input.size"):
-        evaluate(EvaluateConfig(run=str(tmp_path / "run"), data=str(photos)))
+        evaluate(plain(run=str(tmp_path / "run"), data=str(photos)))
 
 
 def test_a_collapsed_codebook_is_found(run, photos, tmp_path):
@@ -149,7 +154,7 @@ def test_a_collapsed_codebook_is_found(run, photos, tmp_path):
         tokenizer.quantizer.get_codebook().copy_(torch.full((20, 8), 1e4))
         tokenizer.quantizer.get_codebook()[7] = 0
     tokenizer.save_pretrained(tmp_path)
-    result = evaluate(EvaluateConfig(run=str(tmp_path), data=str(photos), size=32))
+    result = evaluate(plain(run=str(tmp_path), data=str(photos), size=32))
     assert [reason.split(" used ")[0] for reason in result.collapse] == [
         "scale 0 (2x2)",
         "scale 1 (4x4)",
@@ -166,12 +171,12 @@ def test_a_tokenizer_that_gives_nan_is_refused(run, photos, tmp_path):
         next(tokenizer.decoder.parameters()).fill_(math.nan)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="reconstruction: got NaN"):
-        evaluate(EvaluateConfig(run=str(tmp_path), data=str(photos)))
+        evaluate(plain(run=str(tmp_path), data=str(photos)))
 
 
 def test_progress_ends_at_the_end(run, photos):
     calls = []
-    evaluate(EvaluateConfig(run=str(run), data=str(photos)), lambda done, total: calls.append((done, total)))
+    evaluate(plain(run=str(run), data=str(photos)), lambda done, total: calls.append((done, total)))
     assert calls[-1] == (len(SIZES) + 1, len(SIZES) + 1)
     assert calls == sorted(calls)
 
@@ -181,20 +186,20 @@ def test_progress_ends_at_the_end(run, photos):
 )
 def test_bad_values_are_refused_when_built(name, value):
     with pytest.raises(ValueError, match=f"{name}: got"):
-        EvaluateConfig(run="run", data="data", **{name: value})
+        plain(run="run", data="data", **{name: value})
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "nonsense:1"])
 def test_unknown_devices_are_refused(run, photos, device):
     with pytest.raises(ValueError, match=f"device: got '{device}'"):
-        evaluate(EvaluateConfig(run=str(run), data=str(photos), device=device))
+        evaluate(plain(run=str(run), data=str(photos), device=device))
 
 
 def test_missing_things_are_refused_by_name(run, photos, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        evaluate(EvaluateConfig(run=str(tmp_path / "nowhere"), data=str(photos)))
+        evaluate(plain(run=str(tmp_path / "nowhere"), data=str(photos)))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        evaluate(EvaluateConfig(run=str(run), data=str(tmp_path / "nowhere")))
+        evaluate(plain(run=str(run), data=str(tmp_path / "nowhere")))
     (tmp_path / "only.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"none of the 1 images.*only.png"):
-        evaluate(EvaluateConfig(run=str(run), data=str(tmp_path)))
+        evaluate(plain(run=str(run), data=str(tmp_path)))

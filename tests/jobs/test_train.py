@@ -14,7 +14,9 @@ import torch
 import yaml
 from PIL import Image
 
+from smalti.blocks import EfficientNetLite0
 from smalti.data import TransformConfig, load_image
+from smalti.formats import WeightsFile
 from smalti.jobs.train import TrainConfig, TrainResult, plain_settings, train
 from smalti.training import NonFiniteLossError, OptimizationConfig, Silent, read_log
 from smalti.zoo import load
@@ -350,3 +352,26 @@ def test_grey_models_are_trained_on_grey_pictures(photos, tmp_path):
     assert load(config.out).image_channels == 1
     with Image.open(f"{config.out}/samples/000001.png") as picture:
         assert picture.mode == "L"
+
+
+def test_a_loss_with_a_network_is_logged_recorded_and_not_saved(photos, tmp_path):
+    weights = {"l1": 1.0, "efficientnet_lite0": 0.5, "codebook": 0.75, "commitment": 0.25}
+    train(config_for(photos, tmp_path / "run", steps=3, loss_weights=weights))
+    line = read_log(tmp_path / "run")[-1]
+    assert set(line["terms"]) == set(weights)
+    assert line["loss"] == pytest.approx(sum(weights[name] * term for name, term in line["terms"].items()), abs=1e-6)
+    recorded = yaml.safe_load((tmp_path / "run" / "train.yaml").read_text())
+    assert recorded["loss_weights"] == weights
+    files = [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".safetensors", ".pt")]
+    assert files
+    assert sum(path.stat().st_size for path in files) < 2**20  # the network alone is 17 times that
+
+
+def test_a_missing_network_is_refused_before_anything_is_written(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(EfficientNetLite0, "weights", WeightsFile(names=("missing.pth",), sha256="ab" * 32))
+    config = config_for(
+        photos, tmp_path / "run", loss_weights={"efficientnet_lite0": 1.0}, pretrained=str(tmp_path / "mine")
+    )
+    with pytest.raises(FileNotFoundError, match=f"{'ab' * 32}; looked at {tmp_path}/mine/missing.pth"):
+        train(config)
+    assert not (tmp_path / "run").exists()

@@ -6,8 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from smalti.losses import RECONSTRUCTION_LOSSES, LossTable, charbonnier, l1, l2, table
+from smalti.blocks import EfficientNetLite0
+from smalti.formats import WeightsFile
+from smalti.losses import (
+    NETWORK_LOSSES,
+    RECONSTRUCTION_LOSSES,
+    LossTable,
+    build_network_losses,
+    charbonnier,
+    check_weights,
+    l1,
+    l2,
+    refuse_training_network,
+    table,
+)
 from smalti.quantizers import QuantizerOutput, VectorQuantizer
+from smalti.tokenizers import SimpleVQVAE
 
 
 @dataclass
@@ -72,10 +86,10 @@ def test_gradient_is_the_weighted_sum_of_gradients():
     torch.testing.assert_close(torch.autograd.grad(result.total, x)[0], 3 * by_l1 + 0.5 * by_ms_ssim)
 
 
-@pytest.mark.parametrize("name", ["L1", "lpips", "commit"])
+@pytest.mark.parametrize("name", ["L1", "LPIPS", "commit"])
 def test_unknown_names_are_refused_with_the_allowed_ones(name):
     image, output = make_output()
-    with pytest.raises(ValueError, match=f"'{name}'.*l1, l2, charbonnier, ms_ssim, codebook, commitment"):
+    with pytest.raises(ValueError, match=f"'{name}'.*l1, l2, charbonnier, ms_ssim, lpips, .*, codebook, commitment"):
         LossTable({"l1": 1.0, name: 1.0})(image, output)
 
 
@@ -99,3 +113,73 @@ def test_weights_apply_to_a_real_quantizer_as_its_own_loss_does():
     result = LossTable({"l2": 1.0})(image, output)
     expected = l2(output.reconstruction, image) + quantized.loss
     assert result.total.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+# ---- losses that need a network --------------------------------------------------------------------------------------
+
+
+def test_network_losses_are_built_if_and_only_if_they_are_weighted():
+    assert build_network_losses({"l1": 1.0, "lpips": 0.0}) == {}
+    built = build_network_losses({"l1": 1.0, "efficientnet_lite0": 0.5})
+    assert list(built) == ["efficientnet_lite0"]
+    assert built["efficientnet_lite0"].name == "EfficientNet-Lite0 feature distance"
+    assert built["efficientnet_lite0"].weights_sha256 == EfficientNetLite0.weights.sha256
+
+
+def test_the_sum_with_a_networks_term_equals_the_total():
+    image, output = make_output()
+    weights = {"l1": 1.0, "efficientnet_lite0": 0.5, "ms_ssim": 0.25}
+    built = build_network_losses(weights)
+    result = LossTable(weights, built)(image, output)
+    assert list(result.terms) == ["l1", "ms_ssim", "efficientnet_lite0", "codebook", "commitment"]
+    total = sum(result.weights[name] * term.item() for name, term in result.terms.items())
+    assert result.total.item() == pytest.approx(total, abs=1e-6)
+    assert result.terms["efficientnet_lite0"].item() == built["efficientnet_lite0"](output.reconstruction, image).item()
+
+
+def test_training_against_a_network_moves_the_model_and_leaves_the_network():
+    model = SimpleVQVAE(vocab_size=16, hidden_dim=8, embedding_dim=4)
+    weights = {"efficientnet_lite0": 1.0}
+    built = build_network_losses(weights)
+    before = {name: tensor.clone() for name, tensor in built["efficientnet_lite0"].state_dict().items()}
+    names = set(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    losses = LossTable(weights, built)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model.train()(image)
+        losses(image, output).total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.decoder.parameters())
+    optimizer.step()
+    assert set(model.state_dict()) == names
+    for name, tensor in built["efficientnet_lite0"].state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_networks_loss_that_was_not_built_is_refused():
+    check_weights({"efficientnet_lite0": 1.0})
+    LossTable({"l1": 1.0, "efficientnet_lite0": 0.0})
+    with pytest.raises(ValueError, match=r"efficientnet_lite0: got 1\.0.*network_losses"):
+        LossTable({"efficientnet_lite0": 1.0})
+    with pytest.raises(ValueError, match=r"lpips: got -1\.0"):
+        check_weights({"lpips": -1.0})
+
+
+def test_missing_weights_are_one_line_with_path_and_hash(monkeypatch, tmp_path):
+    missing = WeightsFile(names=("missing.pth",), sha256="ab" * 32)
+    monkeypatch.setattr(EfficientNetLite0, "weights", missing)
+    with pytest.raises(FileNotFoundError, match="ab" * 32) as caught:
+        build_network_losses({"efficientnet_lite0": 1.0}, tmp_path)
+    assert str(tmp_path / "missing.pth") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_network_of_the_training_loss_is_refused_as_a_judge():
+    weights = {"l1": 1.0, "efficientnet_lite0": 0.1, "lpips": 0.0}
+    refuse_training_network("HED VGG16", weights)
+    refuse_training_network("VGG16", weights)
+    with pytest.raises(ValueError, match=r"EfficientNet-Lite0.*loss weight efficientnet_lite0: 0\.1"):
+        refuse_training_network("EfficientNet-Lite0", weights)
+    with pytest.raises(ValueError, match="VGG16"):
+        refuse_training_network("VGG16", {"lpips": 1.0})
+    assert {kind.name for _, kind in NETWORK_LOSSES.values()} == {"VGG16", "EfficientNet-Lite0", "HED VGG16"}

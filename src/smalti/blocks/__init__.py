@@ -1,5 +1,22 @@
-"""Encoders, decoders and the blocks they are made of: tensor in, tensor out. They know nothing of codes."""
+"""Encoders, decoders and the blocks they are made of; fixed networks that judge. They know nothing of codes."""
 
+from smalti.blocks.alexnet import AlexNet
 from smalti.blocks.convolutional import Activation, ConvDecoder, ConvEncoder, Norm, ResidualBlock
+from smalti.blocks.efficientnet_lite import EfficientNetLite0
+from smalti.blocks.feature_network import FeatureNetwork
+from smalti.blocks.fid_inception import FIDInception
+from smalti.blocks.vgg import HEDVGG16, VGG16
 
-__all__ = ["Activation", "ConvDecoder", "ConvEncoder", "Norm", "ResidualBlock"]
+__all__ = [
+    "HEDVGG16",
+    "VGG16",
+    "Activation",
+    "AlexNet",
+    "ConvDecoder",
+    "ConvEncoder",
+    "EfficientNetLite0",
+    "FIDInception",
+    "FeatureNetwork",
+    "Norm",
+    "ResidualBlock",
+]

@@ -12,7 +12,8 @@ from importlib.metadata import version
 
 COMMANDS = {
     "train": "train a tokenizer on a folder of images",
-    "eval": "measure a tokenizer over a whole set of images: PSNR, SSIM, bits, codebook usage",
+    "eval": "measure a tokenizer over a whole set of images: PSNR, SSIM, LPIPS, rFID, bits, codebook usage",
+    "compare": "measure several tokenizers, and JPEG and WebP at their price, on the same images",
     "encode": "turn images into token files",
     "decode": "turn token files back into images",
     "reconstruct": "pass one image through a tokenizer and back, and print the PSNR",

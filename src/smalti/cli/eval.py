@@ -25,7 +25,7 @@ COLLAPSED = 3
 
 @dataclass(frozen=True)
 class EvalCommand(EvaluateConfig):
-    """Measure a tokenizer over a whole set of images: PSNR, SSIM, bits per pixel, codebook usage per scale."""
+    """Measure a tokenizer over a whole set of images: PSNR, SSIM, LPIPS, rFID, KID, bits per pixel, codebook usage."""
 
     json: bool = False
     """Print one JSON object instead of the table; nothing else goes to stdout."""
@@ -51,6 +51,8 @@ def run(arguments: list[str]) -> int:
         print(to_json(result))
     else:
         print_tables(result, Console(markup=False, highlight=False, emoji=False))
+    for warning in result.warnings:
+        print(f"smalti eval: warning: {warning}", file=sys.stderr)
     if command.fail_on_collapse and result.collapse:
         for reason in result.collapse:
             print(f"smalti eval: collapsed: {reason}", file=sys.stderr)
@@ -78,6 +80,8 @@ def print_tables(result: EvaluationResult, console: Console) -> None:
     console.print(_scales(result))
     for reason in result.collapse:
         console.print(f"collapsed: {reason}", style="bold red")
+    for what, why in result.left_out.items():
+        console.print(f"no {what}: {why}", style="dim", soft_wrap=True)
     if result.unreadable:
         console.print(f"{len(result.unreadable)} files could not be read:", style="yellow")
         for key, why in result.unreadable.items():
@@ -95,6 +99,9 @@ def _summary(result: EvaluationResult) -> Table:
     table.add_column(style="dim")
     table.add_row("PSNR", _number(quality["psnr"], ".2f", " dB"), f"one mean colour an image: {baseline}{exact}")
     table.add_row("SSIM", _number(quality["ssim"], ".4f"), judged)
+    for judgment in result.judgments:
+        for title, number in judgment.numbers().items():
+            table.add_row(title, f"{number:.4f}", f"weights {judgment.weights_sha256[:8]}")
     table.add_row("tokens an image", _number(result.tokens_per_image, ".6g"), f"{bits} bits each")
     table.add_row("bits per pixel", _number(result.bits_per_pixel, ".4f"), "as stored: tokens x bits")
     table.add_row("entropy per pixel", _number(result.entropy_bits_per_pixel, ".4f"), "bits; estimate, ideal coder")

@@ -1,15 +1,20 @@
-"""Bytes on disk: the token file, packed integers, and writing that is all or nothing. Knows no model."""
+"""Bytes on disk: token file, packed integers, all-or-nothing writing, finding weights by hash. Knows no model."""
 
 from smalti.formats.atomic import check_replaceable, replace_file, replace_folder
 from smalti.formats.bits import bits_per_index, pack, packed_size, unpack
 from smalti.formats.token_file import TokenFile, TokenFileError, TokenImage, read_token_file, write_token_file
+from smalti.formats.weights import WeightsFile, file_sha256, find_weights, load_tensors
 
 __all__ = [
     "TokenFile",
     "TokenFileError",
     "TokenImage",
+    "WeightsFile",
     "bits_per_index",
     "check_replaceable",
+    "file_sha256",
+    "find_weights",
+    "load_tensors",
     "pack",
     "packed_size",
     "read_token_file",

@@ -103,7 +103,8 @@ def demo(
         reporter or Silent(),
     )
     train_set, held_out = (
-        evaluate(EvaluateConfig(str(run), data, device=config.device)) for data in ("embedded", "embedded:test")
+        evaluate(EvaluateConfig(str(run), data, device=config.device, judges=()))
+        for data in ("embedded", "embedded:test")
     )
     tokenizer = load(run)
     pictures = [_use(config, run, tokenizer, index) for index in range(2)]

@@ -2,59 +2,47 @@
 
 Every number is over the whole set and does not depend on the batch size. Images go the way a user's go, through
 `encode` and `decode`, so what is measured is what a token file would give back. How PSNR and SSIM are taken is said in
-`smalti.metrics.image_quality`, what collapse means in `smalti.metrics.code_usage`.
+`smalti.metrics.image_quality`, what collapse means in `smalti.metrics.code_usage`, who else judges in
+`smalti.jobs.judges`. Beside the numbers stands all that is needed to get them again.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
 
-import yaml
-from torch import Tensor
-
-from smalti.data import ImageSource, TransformConfig, open_images, ordered_batches
-from smalti.formats.bits import bits_per_index
-from smalti.metrics import CodeUsage, CodeUsageResult, ImageQuality
+from smalti.data import open_images
+from smalti.jobs.judges import open_judges
+from smalti.jobs.measure import (
+    Judgment,
+    Measurement,
+    Originals,
+    entropy_bits,
+    stored_bits,
+    usage_to_dict,
+    warnings_about,
+)
+from smalti.jobs.preparation import MeasureConfig, open_tokenizer, prepared_images, target_size
+from smalti.jobs.repeat import command_line
+from smalti.metrics import CodeUsageResult, Protocol
 from smalti.training.runtime import find_device
-from smalti.zoo import load
-
-PIXELS_AT_ONCE = 2**20
-"""Pictures at their own size can be huge: so many pixels of them, or one picture, pass the network at once."""
-
-Size = int | tuple[int, int] | Literal["trained", "native"]
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(MeasureConfig):
     """What to measure, on what."""
 
     run: str
-    """Folder of a trained tokenizer (config.json, model.safetensors), or its name on the hub."""
+    """Folder of a trained tokenizer (config.json, model.safetensors), its name on the hub, or somebody's checkpoint."""
     data: str
     """Images: a folder, one file, or a name such as "embedded:test"."""
-    size: Size = "trained"
-    """Size at which images are judged: a side or [height, width] (resized to cover it, then cropped to the centre),
-    "native" for each image's own, "trained" for the size in RUN/train.yaml, native where there is none."""
-    batch_size: int = 16
-    """Images at a time; changes speed and memory, not the result."""
-    workers: int = 0
-    """Processes that read images."""
-    device: str = "auto"
-    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
     min_usage: float = 0.1
     """The codebook counts as collapsed if fewer than this share of the codes that the set could have used were used."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: got {self.batch_size}, expected at least 1")
-        if self.workers < 0:
-            raise ValueError(f"workers: got {self.workers}, expected at least 0")
+        super().__post_init__()
         if not 0 <= self.min_usage <= 1:
             raise ValueError(f"min_usage: got {self.min_usage}, expected a number from 0 to 1")
-        if not isinstance(self.size, str) and min(_pair(self.size)) < 1:
-            raise ValueError(f"size: got {self.size}, expected sides of at least 1")
 
 
 @dataclass(frozen=True)
@@ -67,12 +55,18 @@ class EvaluationResult:
     """Which weights it had."""
     data: str
     """The images, as they were named."""
-    size: tuple[int, int] | None
-    """Height and width that images were brought to; None if each kept its own."""
+    protocol: Protocol
+    """How the images were prepared."""
+    images_sha256: str
+    """Hash of the prepared pixels: which images they were."""
     unreadable: dict[str, str]
     """Files that did not decode, and why; they are in no number."""
     quality: dict[str, float | int | None]
     """PSNR, SSIM and how many images they are of; see `smalti.metrics.ImageQuality.compute`."""
+    judgments: tuple[Judgment, ...]
+    """What the networks say."""
+    left_out: dict[str, str]
+    """What could not be measured, and why."""
     tokens_per_image: float
     """Mean number of tokens of an image."""
     bits_per_pixel: float
@@ -84,28 +78,43 @@ class EvaluationResult:
     """Usage, perplexity and entropy, per scale and over all."""
     collapse: tuple[str, ...]
     """Why the codebook is called collapsed; empty if it is healthy."""
+    warnings: tuple[str, ...]
+    """What a reader of the numbers must know."""
+    command: str
+    """The command that gives these numbers again."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that images were brought to; None if each kept its own."""
+        return self.protocol.size
+
+    @property
+    def rfid(self) -> float | None:
+        """The Fréchet distance on FID's own network and weights, if it was among the judges."""
+        return next((judgment.frechet_distance for judgment in self.judgments if judgment.is_fid), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the keys are stable within one value of `version`."""
-        scales = [
-            {"scale": k, "largest_grid": list(grid), **asdict(statistics)}
-            for k, (grid, statistics) in enumerate(zip(self.usage.grids, self.usage.scales, strict=True))
-        ]
         return {
-            "version": 1,
+            "version": 2,
+            "smalti": version("smalti"),
+            "command": self.command,
             "run": self.run,
             "fingerprint": self.fingerprint,
             "data": self.data,
-            "size": None if self.size is None else list(self.size),
+            "images_sha256": self.images_sha256,
+            "protocol": self.protocol.to_dict(),
             **self.quality,
+            "rfid": self.rfid,
+            "judges": [judgment.to_dict() for judgment in self.judgments],
+            "left_out": self.left_out,
             "tokens_per_image": self.tokens_per_image,
             "bits_per_pixel": self.bits_per_pixel,
             "entropy_bits_per_pixel": self.entropy_bits_per_pixel,
-            "vocab_size": self.usage.vocab_size,
-            "codes": asdict(self.usage.total),
-            "scales": scales,
+            **usage_to_dict(self.usage),
             "collapsed": bool(self.collapse),
             "collapse": list(self.collapse),
+            "warnings": list(self.warnings),
             "unreadable_count": len(self.unreadable),
             "unreadable": self.unreadable,
         }
@@ -119,66 +128,41 @@ def evaluate(config: EvaluateConfig, on_images: Callable[[int, int], None] | Non
         on_images: told (images done, images in all) after every batch, for a progress bar.
 
     Raises:
-        FileNotFoundError: no such run or data.
+        FileNotFoundError: no such run or data, or no weights of a judge that was asked for by name.
         ValueError: no image could be read, the tokenizer gives values that are not finite, or a bad value in a file.
     """
     device = find_device(config.device)
-    tokenizer = load(config.run).to(device).eval()
+    size = target_size(config.size, [config.run])
+    tokenizer = open_tokenizer(config.run).to(device).eval()
     source = open_images(config.data, channels=tokenizer.image_channels)
-    size = _target_size(config)
-    quality = ImageQuality()
-    usage: CodeUsage | None = None
-    images = pixels = 0
-    for image in _images(source, size, config):
+    judges = open_judges(config.judges, [config.run], device, config.weights, config.download)
+    protocol = Protocol.of_size(size, tokenizer.image_channels)
+    originals = Originals(judges, protocol, config.statistics)
+    measurement = Measurement(tokenizer, judges)
+    for image, _ in prepared_images(source, size, config):
         image = image.to(device)
-        tokens = tokenizer.encode(image)
-        quality.update(tokenizer.decode(tokens), image)
-        usage = usage or CodeUsage(tokenizer.vocab_size, num_scales=len(tokens.grids))
-        usage.update(tokens.indices)
-        images += image.shape[0]
-        pixels += image.shape[0] * math.prod(image.shape[2:])
+        originals.update(image)
+        measurement.update(image)
         if on_images is not None:
-            on_images(images + len(source.unreadable), len(source))
-    assert usage is not None, "ordered_batches raises where no image can be read"
-    codes = usage.compute()
+            on_images(originals.images + len(source.unreadable), len(source))
+    usage = measurement.usage()
+    judgments = measurement.pictures.judgments(originals.statistics())
+    repeated = replace(config, size="native" if size is None else size)
     return EvaluationResult(
         run=config.run,
         fingerprint=tokenizer.fingerprint,
         data=config.data,
-        size=size,
+        protocol=protocol,
+        images_sha256=originals.sha256,
         unreadable=dict(source.unreadable),
-        quality=quality.compute(),
-        tokens_per_image=codes.total.tokens / images,
-        bits_per_pixel=codes.total.tokens * bits_per_index(codes.vocab_size) / pixels,
-        entropy_bits_per_pixel=math.fsum(scale.tokens * scale.entropy_bits for scale in codes.scales) / pixels,
-        usage=codes,
-        collapse=codes.collapse(config.min_usage),
+        quality=measurement.pictures.quality.compute(),
+        judgments=judgments,
+        left_out={**judges.left_out, **originals.left_out(judges)},
+        tokens_per_image=usage.total.tokens / originals.images,
+        bits_per_pixel=stored_bits(usage) / originals.pixels,
+        entropy_bits_per_pixel=entropy_bits(usage) / originals.pixels,
+        usage=usage,
+        collapse=usage.collapse(config.min_usage),
+        warnings=warnings_about(originals.images, judgments),
+        command=command_line("eval", repeated, EvaluateConfig, ("run", "data")),
     )
-
-
-def _images(source: ImageSource, size: tuple[int, int] | None, config: EvaluateConfig) -> Iterator[Tensor]:
-    """Batches (B, C, H, W) of one size each; pictures at their own size also within a limit of pixels."""
-    for batch in ordered_batches(source, TransformConfig(size=size), config.batch_size, config.workers):
-        limit = config.batch_size if size else max(1, PIXELS_AT_ONCE // math.prod(batch.image.shape[2:]))
-        yield from batch.image.split(limit)
-
-
-def _target_size(config: EvaluateConfig) -> tuple[int, int] | None:
-    """The size that images are brought to, or None for each its own."""
-    if not isinstance(config.size, str):
-        return _pair(config.size)
-    recipe = Path(config.run) / "train.yaml"
-    if config.size == "native" or not recipe.is_file():
-        return None
-    try:
-        size = yaml.safe_load(recipe.read_text(encoding="utf-8"))["input"]["size"]
-        return None if size is None else _pair(size)
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"size: {recipe} does not say input.size; give a size or 'native'") from error
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return int(height), int(width)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from smalti.data import ImageSource, TransformConfig, open_images, ordered_batches, save_image, training_batches
-from smalti.losses import LossTable
+from smalti.losses import LossTable, build_network_losses, check_weights
 from smalti.tokenizers import Tokenizer
 from smalti.training import (
     OptimizationConfig,
@@ -67,7 +67,12 @@ class TrainConfig:
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     """How long and how fast to learn."""
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
-    """Weights of l1, l2, charbonnier, ms_ssim, and of the quantizer's terms where they should differ from its paper."""
+    """Weights of l1, l2, charbonnier, ms_ssim; of lpips, efficientnet_lite0, hed_vgg16, which need a pretrained
+    network; and of the quantizer's terms where they should differ from its paper."""
+    pretrained: str = ""
+    """Folder to look for pretrained networks of losses in before the usual places."""
+    download: bool = False
+    """Fetch pretrained networks that are nowhere on this machine."""
     precision: Precision = "auto"
     """Number format of forward passes; auto: bf16 where the hardware multiplies it."""
     channels_last: Literal["auto"] | bool = "auto"
@@ -104,7 +109,7 @@ class TrainConfig:
             raise ValueError(f"channels_last: got {self.channels_last!r}, expected auto, true or false")
         if self.resume and self.force:
             raise ValueError("resume, force: got both, expected one: go on with the run in the folder, or replace it")
-        LossTable(self.loss_weights)
+        check_weights(self.loss_weights)
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
         model = build(config.model, **config.model_args)
         source = open_images(config.data, channels=model.image_channels)
         samples = next(ordered_batches(source, config.input, SAMPLES)).image
-        losses = LossTable(config.loss_weights)
+        losses = _losses(config, runtime.device)
         state = start_state(model, config.optimization, runtime)
         _rehearse(state.averaged.model, losses, runtime.place(samples[:1]))
         random = load_checkpoint(checkpoint, state) if checkpoint else None
@@ -245,6 +250,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _losses(config: TrainConfig, device: torch.device) -> LossTable:
+    """The table of weights with the pretrained networks that it names."""
+    networks = build_network_losses(config.loss_weights, config.pretrained or None, download=config.download)
+    return LossTable(config.loss_weights, {name: loss.to(device) for name, loss in networks.items()})
 
 
 @torch.no_grad()

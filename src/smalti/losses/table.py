@@ -3,23 +3,36 @@
 Layers return named, unweighted terms: the quantizer its own (`output.quantizer_output.terms`), this room those that
 compare a reconstruction with its image. A `LossTable` is the table of weights of the training config; calling it gives
 the total and every term by name, so that a log shows what was minimised and nothing is weighted twice.
+
+Some terms need a pretrained network. `build_network_losses` builds those that a table of weights names, once, and the
+`LossTable` receives them built. They belong to no model, so no checkpoint holds them and no optimizer moves them.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from smalti.blocks import HEDVGG16, VGG16, EfficientNetLite0, FeatureNetwork
 from smalti.losses.ms_ssim import ms_ssim
+from smalti.losses.perceptual import LPIPS, FeatureDistance, PerceptualDistance
 from smalti.losses.reconstruction import charbonnier, l1, l2
 from smalti.quantizers import QuantizerOutput
 
 RECONSTRUCTION_LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "ms_ssim": ms_ssim}
-"""Every loss of a reconstruction against its image, by the name it has in a config."""
+"""Every loss of a reconstruction against its image that needs no network, by the name it has in a config."""
+
+NETWORK_LOSSES: dict[str, tuple[type[LPIPS] | type[FeatureDistance], type[FeatureNetwork]]] = {
+    "lpips": (LPIPS, VGG16),
+    "efficientnet_lite0": (FeatureDistance, EfficientNetLite0),
+    "hed_vgg16": (FeatureDistance, HEDVGG16),
+}
+"""Every loss that needs a pretrained network, by the name it has in a config: which distance, on which network."""
 
 
 @runtime_checkable
@@ -47,27 +60,83 @@ class LossResult:
     """The weight that each of the terms was taken with."""
 
 
-class LossTable:
-    """Weights by name: those of `RECONSTRUCTION_LOSSES`, and any term of the quantizer whose weight should differ.
+def check_weights(weights: Mapping[str, float | int]) -> None:
+    """Refuse a table of weights that cannot be meant, before any network is loaded.
 
-    A reconstruction loss is computed if, and only if, the table gives it a weight other than 0. A quantizer's term
-    takes the table's weight if it is named there, else the quantizer's own.
+    Raises:
+        ValueError: a weight that is not finite, or a negative weight of a term that compares with the image.
+    """
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise ValueError(f"loss weight {name}: got {weight}, expected a finite number")
+        if name in (*RECONSTRUCTION_LOSSES, *NETWORK_LOSSES) and weight < 0:
+            raise ValueError(f"loss weight {name}: got {weight}, expected a number >= 0")
+
+
+def build_network_losses(
+    weights: Mapping[str, float | int], path: str | Path | None = None, *, download: bool = False
+) -> dict[str, PerceptualDistance]:
+    """The losses of `NETWORK_LOSSES` to which a table gives a weight other than 0, with their published weights.
+
+    Args:
+        weights: the table of weights.
+        path: a folder to look for the files in first; default: only the usual places, see `find_weights`.
+        download: fetch files that are nowhere.
+
+    Raises:
+        FileNotFoundError, ValueError, ConnectionError: as `smalti.formats.find_weights` says.
+    """
+    named = {name: NETWORK_LOSSES[name] for name in NETWORK_LOSSES if weights.get(name, 0) != 0}
+    return {name: distance.load(kind, path, download=download) for name, (distance, kind) in named.items()}
+
+
+def refuse_training_network(judge: str, weights: Mapping[str, float | int]) -> None:
+    """Refuse a judge that a tokenizer was trained to please.
+
+    Args:
+        judge: the `name` of the network that is about to evaluate, as in `FeatureNetwork.name`.
+        weights: the table of weights that the tokenizer was trained with (`loss_weights` in RUN/train.yaml).
+
+    Raises:
+        ValueError: one of the table's losses was computed on that network.
+    """
+    for name, (_, kind) in NETWORK_LOSSES.items():
+        if weights.get(name, 0) != 0 and kind.name == judge:
+            raise ValueError(
+                f"network: got {judge}, on which this tokenizer was trained (loss weight {name}: {weights[name]}), "
+                "expected another network: a network finds what was trained to please it better than it is"
+            )
+
+
+class LossTable:
+    """Weights by name: those of `RECONSTRUCTION_LOSSES` and `NETWORK_LOSSES`, and any term of the quantizer whose
+    weight should differ.
+
+    A term that compares with the image is computed if, and only if, the table gives it a weight other than 0. A
+    quantizer's term takes the table's weight if it is named there, else the quantizer's own.
 
     >>> table = LossTable({"l1": 1.0, "ms_ssim": 0.5})
     """
 
-    def __init__(self, weights: Mapping[str, float | int]) -> None:
-        """Take the weights.
+    def __init__(
+        self, weights: Mapping[str, float | int], network_losses: Mapping[str, PerceptualDistance] | None = None
+    ) -> None:
+        """Take the weights, and the losses that need a network.
+
+        Args:
+            weights: the weight of each term by name.
+            network_losses: from `build_network_losses(weights)`, on the device of the images.
 
         Raises:
-            ValueError: a weight that is not finite, or a negative weight of a reconstruction loss.
+            ValueError: as `check_weights` says, or a weight of a network's loss that was not given.
         """
-        for name, weight in weights.items():
-            if not math.isfinite(weight):
-                raise ValueError(f"loss weight {name}: got {weight}, expected a finite number")
-            if name in RECONSTRUCTION_LOSSES and weight < 0:
-                raise ValueError(f"loss weight {name}: got {weight}, expected a number >= 0")
+        check_weights(weights)
         self.weights = {name: float(weight) for name, weight in weights.items()}
+        built = network_losses or {}
+        for name in NETWORK_LOSSES:
+            if self.weights.get(name, 0.0) != 0 and name not in built:
+                raise ValueError(f"loss weight {name}: got {weights[name]}, expected its network in network_losses")
+        self._losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**RECONSTRUCTION_LOSSES, **built}
 
     def __call__(self, image: Float[Tensor, "b c h w"], output: ReconstructionOutput) -> LossResult:
         """Compute and weight every term.
@@ -84,7 +153,7 @@ class LossTable:
         self._check_names(quantizer)
         terms = {
             name: loss(output.reconstruction, image)
-            for name, loss in RECONSTRUCTION_LOSSES.items()
+            for name, loss in self._losses.items()
             if self.weights.get(name, 0.0) != 0
         }
         weights = {name: self.weights[name] for name in terms}
@@ -99,9 +168,10 @@ class LossTable:
         return LossResult(total=total, terms=terms, weights=weights)
 
     def _check_names(self, quantizer: QuantizerOutput) -> None:
-        shared = RECONSTRUCTION_LOSSES.keys() & quantizer.terms.keys()
+        own = {**RECONSTRUCTION_LOSSES, **NETWORK_LOSSES}
+        shared = own.keys() & quantizer.terms.keys()
         assert not shared, f"a quantizer's term must not be called {shared}"
-        allowed = [*RECONSTRUCTION_LOSSES, *quantizer.terms]
+        allowed = [*own, *quantizer.terms]
         unknown = [name for name in self.weights if name not in allowed]
         if unknown:
             raise ValueError(f"loss weight: got the name {unknown[0]!r}, expected one of {', '.join(allowed)}")

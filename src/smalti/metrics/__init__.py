@@ -1,6 +1,42 @@
-"""Accumulators over a set of images: `update` with batches of any size, then `compute`."""
+"""Accumulators over a set of images: `update` with batches of any size, then `compute`; and distances of two sets."""
 
 from smalti.metrics.code_usage import CodeUsage, CodeUsageResult
+from smalti.metrics.codecs import Codec, CodedImage, code_near
+from smalti.metrics.feature_extractor import (
+    ConvolutionalFeatures,
+    FeatureExtractor,
+    load_convolutional_features,
+    save_convolutional_features,
+)
+from smalti.metrics.feature_statistics import FeatureAccumulator, FeatureStatistics
+from smalti.metrics.frechet import frechet_distance
 from smalti.metrics.image_quality import ImageQuality, mean_color, psnr, ssim
+from smalti.metrics.kernel_distance import KernelDistance, kernel_distance
+from smalti.metrics.protocol import PixelHash, Protocol
+from smalti.metrics.statistics_file import ReferenceStatistics, read_statistics, write_statistics
 
-__all__ = ["CodeUsage", "CodeUsageResult", "ImageQuality", "mean_color", "psnr", "ssim"]
+__all__ = [
+    "CodeUsage",
+    "CodeUsageResult",
+    "Codec",
+    "CodedImage",
+    "ConvolutionalFeatures",
+    "FeatureAccumulator",
+    "FeatureExtractor",
+    "FeatureStatistics",
+    "ImageQuality",
+    "KernelDistance",
+    "PixelHash",
+    "Protocol",
+    "ReferenceStatistics",
+    "code_near",
+    "frechet_distance",
+    "kernel_distance",
+    "load_convolutional_features",
+    "mean_color",
+    "psnr",
+    "read_statistics",
+    "save_convolutional_features",
+    "ssim",
+    "write_statistics",
+]

@@ -1,0 +1,123 @@
+"""`smalti compare RUN... DATA`: several tokenizers, and JPEG and WebP at their price, on the same images.
+
+People get a table, programs get `--json`: one JSON object and nothing else on stdout. `--out FOLDER` keeps that JSON
+and the picture grid.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import Progress
+from rich.table import Table
+
+from smalti.cli.parsing import parse_config
+from smalti.data import save_image
+from smalti.formats.atomic import replace_folder
+from smalti.jobs.compare import CompareConfig, Comparison, Row, compare
+
+
+@dataclass(frozen=True)
+class CompareCommand(CompareConfig):
+    """Compare tokenizers, ours and published ones, on the same images: pictures, price, speed, size."""
+
+    json: bool = False
+    """Print one JSON object instead of the table; nothing else goes to stdout."""
+    out: Path | None = None
+    """Folder to write compare.json and grid.png to: originals, below them a labelled row for each line of the table."""
+    force: bool = False
+    """Let --out replace an existing folder."""
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, compare, print; returns the exit code."""
+    command = parse_config(CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"))
+    if command.out is None:
+        comparison = _compare(command)
+    else:  # an existing folder is refused before the work, not after it
+        with replace_folder(command.out, command.force) as folder:
+            comparison = _compare(command)
+            (folder / "compare.json").write_text(to_json(comparison) + "\n", encoding="utf-8")
+            save_image(folder / "grid.png", comparison.picture)
+    if command.json:
+        print(to_json(comparison))
+    else:
+        print_table(comparison)
+    for warning in comparison.warnings:
+        print(f"smalti compare: warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def to_json(comparison: Comparison) -> str:
+    """The comparison as a JSON object."""
+    return json.dumps(comparison.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _compare(command: CompareCommand) -> Comparison:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("images", total=None)
+        return compare(command, lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def print_table(comparison: Comparison) -> None:
+    """The comparison for people, as wide as it is: a folded table cannot be read."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    table = _table(comparison)
+    console.width = max(
+        console.width, Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    )
+    size = comparison.protocol.size
+    at = "their own size" if size is None else f"{size[0]} x {size[1]}"
+    console.print(f"{comparison.images} images of {comparison.data} at {at}\n")
+    console.print(table)
+    for what, why in comparison.left_out.items():
+        console.print(f"no {what}: {why}", style="dim", soft_wrap=True)
+    for key, why in comparison.unreadable.items():
+        console.print(f"not read: {key}: {why}", style="yellow", soft_wrap=True)
+
+
+def _table(comparison: Comparison) -> Table:
+    """One line a row; the judges' columns are those that have numbers."""
+    lines = [_cells(row) for row in comparison.rows]
+    table = Table()
+    for title in lines[0]:
+        above, _, below = title.partition(" on ") if " on " in title else title.partition(" ")
+        justify: Literal["left", "right"] = "left" if title == "tokenizer" else "right"
+        table.add_column(f"{above}\n{below}", justify=justify, no_wrap=True)
+    for line in lines:
+        table.add_row(*(line.get(title, "") for title in lines[0]))
+    return table
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """Title → text. The first rows are tokenizers and have every column; a codec's other cells stay empty."""
+    judged = {title: f"{number:.4f}" for judgment in row.judgments for title, number in judgment.numbers().items()}
+    cells = {
+        "tokenizer": row.name,
+        "PSNR": _number(row.quality["psnr"], ".2f"),
+        "SSIM": _number(row.quality["ssim"], ".4f"),
+        **judged,
+        "file bytes": f"{row.file_bytes:.0f}",
+        "file bits/px": f"{row.file_bits_per_pixel:.4f}",
+    }
+    if row.costs is None:
+        return cells
+    return {
+        **cells,
+        "token bits/px": f"{row.costs.bits_per_pixel:.4f}",
+        "entropy bits/px": f"{row.costs.entropy_bits_per_pixel:.4f}",
+        "tokens": f"{row.costs.tokens_per_image:.6g}",
+        "usage": f"{row.costs.usage.total.usage:.1%}",
+        "encode img/s": f"{row.costs.encode_images_per_second:.1f}",
+        "decode img/s": f"{row.costs.decode_images_per_second:.1f}",
+        "parameters": f"{row.costs.parameters / 1e6:.2f} M",
+    }
+
+
+def _number(value: float | int | None, form: str) -> str:
+    return "none" if value is None else f"{value:{form}}"

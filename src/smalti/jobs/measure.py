@@ -1,0 +1,276 @@
+"""What `evaluate` and `compare` share: originals and reconstructions pass the judges once, batch by batch, in order.
+
+`Originals` holds what is known of the images themselves, once for all tokenizers; `Pictures` what is measured on
+reconstructions, whoever made them; `Measurement` adds the tokens of a tokenizer.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+
+from smalti.blocks import FIDInception
+from smalti.formats.bits import bits_per_index
+from smalti.jobs.judges import Judges
+from smalti.metrics import (
+    CodeUsage,
+    CodeUsageResult,
+    FeatureAccumulator,
+    FeatureExtractor,
+    FeatureStatistics,
+    ImageQuality,
+    KernelDistance,
+    PixelHash,
+    Protocol,
+    ReferenceStatistics,
+    frechet_distance,
+    kernel_distance,
+    read_statistics,
+    write_statistics,
+)
+from smalti.ops.pixels import to_float, to_uint8
+from smalti.tokenizers import Tokenizer, Tokens
+
+SMALL_SET = 10_000
+"""Below this many images a Fréchet distance depends strongly on their number."""
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """What one judge says about the reconstructions of a set of images."""
+
+    name: str
+    """The honest name of the judge: network and weights."""
+    weights_sha256: str
+    """Which weights it had."""
+    distance: float | None = None
+    """A judge of pairs: mean distance of reconstruction and image."""
+    frechet_distance: float | None = None
+    """A judge of sets: the Fréchet distance, which is rFID on FID's own network and weights only."""
+    kernel_distance: KernelDistance | None = None
+    """A judge of sets: KID on that network."""
+
+    @property
+    def is_fid(self) -> bool:
+        """Whether the Fréchet distance may be called FID."""
+        return self.name == FIDInception.name
+
+    def numbers(self) -> dict[str, float]:
+        """Title → number, as people read them: a name promises the official network and weights, or says which."""
+        at = "" if self.is_fid else f" on {self.name}"
+        kid = None if self.kernel_distance is None else self.kernel_distance.mean
+        titled = {
+            self.name: self.distance,
+            f"Fréchet distance{at}" if at else "rFID": self.frechet_distance,
+            f"KID{at}": kid,
+        }
+        return {title: number for title, number in titled.items() if number is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without what this judge does not say."""
+        numbers = {"distance": self.distance, "frechet_distance": self.frechet_distance}
+        kid = self.kernel_distance
+        if kid is not None:
+            numbers |= {"kid": kid.mean, "kid_std": kid.std}
+        told = {key: value for key, value in numbers.items() if value is not None}
+        how = {} if kid is None else {"kid_subsets": kid.subsets, "kid_subset_size": kid.subset_size}
+        return {"name": self.name, "weights_sha256": self.weights_sha256, **told, **how}
+
+
+class Originals:
+    """The images that are reconstructed: their number, pixels and hash, and their features for the judges of sets.
+
+    With a folder for statistics, features that an earlier evaluation left there are not computed again; that they are
+    of the very same pixels is checked when all images have passed.
+    """
+
+    def __init__(self, judges: Judges, protocol: Protocol, folder: Path | None = None) -> None:
+        """Look for statistics from before.
+
+        Raises:
+            FileNotFoundError: no such folder.
+            ValueError: a statistics file for something else, of another network or another protocol, or damaged.
+        """
+        if folder is not None and not folder.is_dir():
+            raise FileNotFoundError(f"statistics: there is no folder {folder}")
+        self.protocol = protocol
+        self.images = self.pixels = 0
+        self._hash = PixelHash()
+        self._paths = {network.name: _statistics_path(folder, network) for network in judges.sets if folder}
+        self._known = {
+            network.name: _known_statistics(self._paths[network.name], network, protocol)
+            for network in judges.sets
+            if network.name in self._paths and self._paths[network.name].exists()
+        }
+        self._features = [FeatureAccumulator(each) for each in judges.sets if each.name not in self._known]
+
+    def update(self, image: UInt8[Tensor, "b c h w"]) -> None:
+        """Add a batch of prepared images (B, C, H, W)."""
+        self.images += image.shape[0]
+        self.pixels += image.shape[0] * math.prod(image.shape[2:])
+        self._hash.update(image)
+        for accumulator in self._features:
+            accumulator.update(accumulator.network.features(to_float(image)))
+
+    def left_out(self, judges: Judges) -> dict[str, str]:
+        """What the number of images does not allow, and why."""
+        if self.images > 1:
+            return {}
+        return {f"Fréchet distance and KID on {network.name}": "a single image is no set" for network in judges.sets}
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all pixels so far."""
+        return self._hash.compute()
+
+    def statistics(self) -> dict[str, FeatureStatistics]:
+        """Network → statistics of all images; those that are new go to the folder.
+
+        Raises:
+            ValueError: the folder's statistics are of other images.
+        """
+        sha256 = self.sha256
+        for name, known in self._known.items():
+            if known.images_sha256 != sha256:
+                raise ValueError(
+                    f"statistics: {self._paths[name]} is of other images: their hash is {known.images_sha256[:12]}…, "
+                    f"that of the images here {sha256[:12]}…"
+                )
+        statistics = {name: known.statistics for name, known in self._known.items()}
+        for accumulator in self._features:
+            name = accumulator.network.name
+            statistics[name] = accumulator.compute()
+            if name in self._paths:
+                fresh = ReferenceStatistics("rFID", statistics[name], self.protocol.to_dict(), sha256)
+                write_statistics(self._paths[name], fresh)
+        return statistics
+
+
+class Pictures:
+    """Reconstructions of a set of images, whoever made them: `update` with batches of any size, then the numbers."""
+
+    def __init__(self, judges: Judges) -> None:
+        self.quality = ImageQuality()
+        self._pairs = judges.pairs
+        self._distances: list[list[float]] = [[] for _ in judges.pairs]
+        self._sets = [FeatureAccumulator(network) for network in judges.sets]
+
+    def update(self, reconstruction: Float[Tensor, "b c h w"], image: UInt8[Tensor, "b c h w"]) -> None:
+        """Add a batch: reconstructions (B, C, H, W) in [-1, 1], which are rounded to uint8 first, and their images.
+
+        Raises:
+            ValueError: a reconstruction that is not finite.
+        """
+        self.quality.update(reconstruction, image)
+        rounded, pixels = to_float(to_uint8(reconstruction)), to_float(image)
+        with torch.no_grad():
+            for judge, distances in zip(self._pairs, self._distances, strict=True):
+                distances += judge.distances(rounded, pixels).tolist()
+        for accumulator in self._sets:
+            accumulator.update(accumulator.network.features(rounded))
+
+    def judgments(self, originals: dict[str, FeatureStatistics]) -> tuple[Judgment, ...]:
+        """What every judge says, given the statistics of the originals. A single image is no set and has no set's."""
+        said = [
+            Judgment(judge.name, judge.weights_sha256, distance=math.fsum(distances) / len(distances))
+            for judge, distances in zip(self._pairs, self._distances, strict=True)
+        ]
+        for accumulator in self._sets:
+            ours = accumulator.compute()
+            theirs = originals[ours.network]
+            if ours.count < 2:
+                continue
+            assert ours.features is not None
+            kid = None if theirs.features is None else kernel_distance(theirs.features, ours.features)
+            said.append(Judgment(ours.network, ours.weights_sha256, None, frechet_distance(theirs, ours), kid))
+        return tuple(said)
+
+
+class Measurement:
+    """One tokenizer on a set of images: pictures, tokens, usage of the codebook, time."""
+
+    def __init__(self, tokenizer: Tokenizer, judges: Judges) -> None:
+        self.tokenizer = tokenizer
+        self.pictures = Pictures(judges)
+        self.encode_seconds = self.decode_seconds = 0.0
+        self._usage: CodeUsage | None = None
+
+    def update(self, image: UInt8[Tensor, "b c h w"]) -> tuple[Tokens, Float32[Tensor, "b c h w"]]:
+        """Encode, decode and measure a batch; returns its tokens and its reconstructions in [-1, 1]."""
+        pixels = to_float(image)
+        begun = _now(image.device)
+        tokens = self.tokenizer.encode(pixels)
+        between = _now(image.device)
+        reconstruction = self.tokenizer.decode(tokens)
+        self.decode_seconds += _now(image.device) - between
+        self.encode_seconds += between - begun
+        self.pictures.update(reconstruction, image)
+        self._usage = self._usage or CodeUsage(self.tokenizer.vocab_size, num_scales=len(tokens.grids))
+        self._usage.update(tokens.indices)
+        return tokens, reconstruction
+
+    def usage(self) -> CodeUsageResult:
+        """Usage of the codebook over all batches, of which there was at least one."""
+        assert self._usage is not None, "ordered_batches raises where no image can be read"
+        return self._usage.compute()
+
+
+def stored_bits(usage: CodeUsageResult) -> int:
+    """Tokens * ceil(log2 K): what the packed tokens take in a token file."""
+    return usage.total.tokens * bits_per_index(usage.vocab_size)
+
+
+def entropy_bits(usage: CodeUsageResult) -> float:
+    """What an ideal order-0 coder that knows each scale's frequencies would spend on all tokens."""
+    return math.fsum(scale.tokens * scale.entropy_bits for scale in usage.scales)
+
+
+def warnings_about(images: int, judgments: tuple[Judgment, ...]) -> tuple[str, ...]:
+    """What a reader of the numbers must know, a sentence each."""
+    names = [
+        "rFID" if each.is_fid else f"the Fréchet distance on {each.name}"
+        for each in judgments
+        if each.frechet_distance is not None
+    ]
+    if not names or images >= SMALL_SET:
+        return ()
+    return (
+        f"{images} images: below {SMALL_SET} {' and '.join(names)} is biased upwards by an amount that depends on the "
+        "number of images; compare it at equal numbers only, or look at KID",
+    )
+
+
+def usage_to_dict(usage: CodeUsageResult) -> dict[str, Any]:
+    """Usage over all scales and of each, in plain JSON types."""
+    scales = [
+        {"scale": k, "largest_grid": list(grid), **asdict(statistics)}
+        for k, (grid, statistics) in enumerate(zip(usage.grids, usage.scales, strict=True))
+    ]
+    return {"vocab_size": usage.vocab_size, "codes": asdict(usage.total), "scales": scales}
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def _statistics_path(folder: Path, network: FeatureExtractor) -> Path:
+    plain = "".join(letter if letter.isalnum() else "-" for letter in network.name.lower())
+    return folder / f"{plain}-{network.weights_sha256[:8]}.safetensors"
+
+
+def _known_statistics(path: Path, network: FeatureExtractor, protocol: Protocol) -> ReferenceStatistics:
+    """Statistics from before, for this network and this protocol, or an error that says what differs."""
+    known = read_statistics(path, "rFID")
+    if (known.statistics.network, known.statistics.weights_sha256) != (network.name, network.weights_sha256):
+        raise ValueError(f"statistics: {path} is of {known.statistics.network}, expected {network.name}")
+    if known.protocol != protocol.to_dict():
+        raise ValueError(f"statistics: {path} was taken with {known.protocol}, expected {protocol.to_dict()}")
+    return known

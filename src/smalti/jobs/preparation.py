@@ -1,0 +1,117 @@
+"""What `evaluate` and `compare` share before anything is measured: options, the model, the size, the images."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from smalti.data import ImageSource, TransformConfig, ordered_batches
+from smalti.jobs.judges import read_recipe
+from smalti.ops.pixels import to_uint8
+from smalti.tokenizers import Tokenizer
+from smalti.zoo import TOKENIZERS, load, load_published
+
+PIXELS_AT_ONCE = 2**20
+"""Pictures at their own size can be huge: so many pixels of them, or one picture, pass the network at once."""
+
+Size = int | tuple[int, int] | Literal["trained", "native"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureConfig:
+    """How to measure."""
+
+    size: Size = "trained"
+    """Size at which images are judged: a side or [height, width] (resized to cover it, then cropped to the centre),
+    "native" for each image's own, "trained" for the size in RUN/train.yaml, native where there is none."""
+    batch_size: int = 16
+    """Images at a time; changes speed and memory, not the result."""
+    workers: int = 0
+    """Processes that read images."""
+    device: str = "auto"
+    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
+    judges: tuple[str, ...] = ("auto",)
+    """Networks that judge: "lpips", "fid_inception", "efficientnet_lite0", "hed_vgg16", files with convolutional
+    features; "auto" is the first three as far as their weights are here, [] is none."""
+    weights: Path | None = None
+    """Folder to look for the judges' weights in first; null: only the usual places."""
+    download: bool = False
+    """Fetch weights that are nowhere on this machine."""
+    statistics: Path | None = None
+    """Folder for the feature statistics of the originals: read where they are there, else written; null: nowhere."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: got {self.batch_size}, expected at least 1")
+        if self.workers < 0:
+            raise ValueError(f"workers: got {self.workers}, expected at least 0")
+        if not isinstance(self.size, str) and min(_pair(self.size)) < 1:
+            raise ValueError(f"size: got {self.size}, expected sides of at least 1")
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """A tokenizer in eval mode: a folder of ours, a name on the hub, or a published checkpoint (a file or a folder).
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: a file or folder that holds no tokenizer.
+    """
+    path = Path(name)
+    return load_published(path) if path.is_file() or _is_foreign_folder(path) else load(name)
+
+
+def _is_foreign_folder(path: Path) -> bool:
+    config = path / "config.json"
+    if not config.is_file():
+        return False
+    content = json.loads(config.read_text(encoding="utf-8"))
+    return not (isinstance(content, dict) and content.get("type") in TOKENIZERS)
+
+
+def prepared_images(
+    source: ImageSource, size: tuple[int, int] | None, config: MeasureConfig
+) -> Iterator[tuple[UInt8[Tensor, "b c h w"], tuple[str, ...]]]:
+    """Batches (B, C, H, W) of one size each, with their keys; at their own size also within a limit of pixels."""
+    for batch in ordered_batches(source, TransformConfig(size=size), config.batch_size, config.workers):
+        limit = config.batch_size if size else max(1, PIXELS_AT_ONCE // math.prod(batch.image.shape[2:]))
+        for start in range(0, len(batch), limit):
+            yield to_uint8(batch.image[start : start + limit]), batch.keys[start : start + limit]
+
+
+def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
+    """The size that images are brought to, or None for each its own.
+
+    Raises:
+        ValueError: the recipes of the runs do not say one size, or not the same.
+    """
+    if not isinstance(size, str):
+        return _pair(size)
+    if size == "native":
+        return None
+    sizes = {run: _trained_size(run) for run in runs if (Path(run) / "train.yaml").is_file()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{run} {size}" for run, size in sizes.items())
+        raise ValueError(f"size: trained at different sizes ({told}); give one, or 'native'")
+    return next(iter(sizes.values()), None)
+
+
+def _trained_size(run: str) -> tuple[int, int] | None:
+    try:
+        recipe = read_recipe(run)
+        assert recipe is not None
+        size = recipe["input"]["size"]
+        return None if size is None else _pair(size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"size: {run}/train.yaml does not say input.size; give a size or 'native'") from error
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)

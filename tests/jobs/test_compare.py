@@ -1,0 +1,177 @@
+"""`compare`: the rows against `evaluate` and `encode`, the codecs against Pillow, the pictures against the images."""
+
+import io
+import json
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from published import FAMILY, checkpoint
+from torch import nn
+
+from smalti.cli import main
+from smalti.data import load_image, open_images
+from smalti.jobs.compare import CompareConfig, compare
+from smalti.jobs.encode import EncodeConfig, encode
+from smalti.jobs.evaluate import EvaluateConfig, evaluate
+from smalti.jobs.gallery import LABEL_HEIGHT, gallery
+from smalti.metrics import psnr, save_convolutional_features
+from smalti.tokenizers import SimpleVQVAE
+from smalti.training.samples import GAP
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two untrained tokenizers of different price."""
+    torch.manual_seed(0)
+    folders = []
+    for vocab_size, options in ((20, {"patch_nums": (1, 2, 4)}), (300, {})):
+        folders.append(str(tmp_path_factory.mktemp("run")))
+        SimpleVQVAE(vocab_size, 8, 16, num_stages=2, **options).save_pretrained(folders[-1])
+    return tuple(folders)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    photo = Image.fromarray(open_images("embedded:test").load(0))
+    for i, (height, width) in enumerate(((60, 72), (60, 72), (48, 80))):
+        photo.crop((50 * i, 60, 50 * i + width, 60 + height)).save(folder / f"photo-{i}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def comparison(runs, photos):
+    return compare(CompareConfig(runs, photos, judges=(), batch_size=2))
+
+
+def test_each_row_is_what_an_evaluation_says(runs, photos, comparison):
+    for run, row in zip(runs, comparison.rows, strict=False):
+        alone = evaluate(EvaluateConfig(run, photos, judges=(), batch_size=3))
+        assert (row.name, row.costs.fingerprint) == (run, alone.fingerprint)
+        assert row.quality == pytest.approx(alone.quality, abs=1e-4)
+        assert row.costs.usage == alone.usage
+        for name in ("tokens_per_image", "bits_per_pixel", "entropy_bits_per_pixel"):
+            assert getattr(row.costs, name) == pytest.approx(getattr(alone, name))
+        assert min(row.costs.encode_images_per_second, row.costs.decode_images_per_second) > 0
+        assert comparison.images_sha256 == alone.images_sha256
+
+
+def test_bytes_are_those_of_the_files_that_encode_writes(runs, photos, comparison, tmp_path):
+    for k, run in enumerate(runs):
+        sizes = []
+        for i in range(3):
+            out = tmp_path / f"{k}-{i}.tokens"
+            encode(EncodeConfig(run, (f"{photos}/photo-{i}.png",), out))
+            sizes.append(out.stat().st_size)
+        assert comparison.rows[k].file_bytes == pytest.approx(np.mean(sizes))
+        assert comparison.rows[k].file_bits_per_pixel == pytest.approx(8 * sum(sizes) / (2 * 60 * 72 + 48 * 80))
+
+
+def test_codecs_stand_at_the_bytes_of_each_tokenizer(runs, photos, comparison):
+    names = [row.name for row in comparison.rows[2:]]
+    assert names == [f"{codec} at the bytes of {run}" for run in runs for codec in ("JPEG", "WebP")]
+    row = comparison.rows[5]
+    assert row.file_bytes == pytest.approx(comparison.rows[1].file_bytes, rel=0.05)
+    assert row.costs is None
+    shown = comparison.picture[:, -GAP - 60 : -GAP, :72]  # the first image in the last row
+    original = load_image(f"{photos}/photo-0.png")
+    closest = 0
+    for quality in range(101):
+        buffer = io.BytesIO()
+        Image.fromarray(original).save(buffer, "WEBP", quality=quality)
+        decoded = np.asarray(Image.open(buffer).convert("RGB"))
+        closest += np.array_equal(decoded, shown.permute(1, 2, 0).numpy())
+    assert closest >= 1
+
+
+def test_a_codec_at_its_smallest_file_is_one_row(photos, tmp_path):
+    torch.manual_seed(0)
+    for name in ("a", "b"):
+        SimpleVQVAE(4, 8, 16, num_stages=4).save_pretrained(tmp_path / name)
+    both = (str(tmp_path / "a"), str(tmp_path / "b"))
+    rows = compare(CompareConfig(both, photos, judges=(), codecs=("jpeg",))).rows
+    assert [row.name for row in rows[2:]] == [f"JPEG at the bytes of {both[0]}, {both[1]}"]
+    assert rows[2].file_bytes > rows[0].file_bytes
+
+
+def test_the_grid_shows_originals_and_reconstructions(runs, photos, comparison):
+    picture = comparison.picture
+    pitch = LABEL_HEIGHT + 60 + GAP  # the tallest picture has 60 rows, the widest 80 columns
+    assert picture.shape == (3, 7 * pitch, 3 * (80 + GAP) - GAP)
+    first = torch.from_numpy(load_image(f"{photos}/photo-0.png").copy()).permute(2, 0, 1)
+    assert torch.equal(picture[:, LABEL_HEIGHT : LABEL_HEIGHT + 60, 4:76], first)  # centred in 80 columns
+    below = picture[:, pitch + LABEL_HEIGHT : pitch + LABEL_HEIGHT + 60, 4:76]
+    config = EvaluateConfig(runs[0], f"{photos}/photo-0.png", judges=())
+    assert psnr(below[None], first[None]).item() == pytest.approx(evaluate(config).quality["psnr"], abs=1e-3)
+    labels = [picture[:, k * pitch : k * pitch + LABEL_HEIGHT] for k in range(7)]
+    assert all(label.min() == 0 for label in labels)  # there are letters
+    assert all(not torch.equal(a, b) for k, a in enumerate(labels) for b in labels[:k])
+
+
+def test_large_grey_pictures_are_shrunk_for_the_grid():
+    grid = gallery([("grey", [torch.full((1, 300, 600), 90, dtype=torch.uint8)])])
+    assert grid.shape == (3, LABEL_HEIGHT + 128 + GAP, 256)
+    assert torch.equal(grid[:, LABEL_HEIGHT:-GAP].unique(), torch.tensor([90], dtype=torch.uint8))
+
+
+def test_published_checkpoints_stand_beside_ours(golden, runs, photos):
+    theirs = str(checkpoint(golden, "taming_vqgan_f16"))
+    result = compare(CompareConfig((runs[0], theirs), photos, judges=(), size=32, codecs=(), pictures=1))
+    assert "taming_vqgan_f16" in FAMILY
+    assert [row.name for row in result.rows] == [runs[0], theirs]
+    assert result.rows[1].costs.tokens_per_image == 4  # 32 / 16 squared
+    assert result.rows[1].costs.parameters > 10**5
+
+
+def test_json_out_and_the_command(runs, photos, tmp_path, capsys):
+    save_convolutional_features(tmp_path / "net", [nn.Conv2d(3, 8, 3)])
+    out = tmp_path / "out"
+    options = ["--judges", f'["{tmp_path / "net"}"]', "--size", "32", "--codecs", '["webp"]', "--pictures", "2"]
+    assert main(["compare", *runs, photos, *options, "--json", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)
+    assert told == json.loads((out / "compare.json").read_text())
+    assert "warning: 3 images" in printed.err
+    grid = Image.open(out / "grid.png")
+    assert grid.size == (2 * 32 + GAP, 5 * (LABEL_HEIGHT + 32 + GAP))
+    assert [len(row["judges"]) for row in told["rows"]] == [1, 1, 1, 1]
+    assert main([*shlex.split(told["command"])[1:], "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    for one, other in zip(told["rows"], again["rows"], strict=True):
+        speeds = {"encode_images_per_second", "decode_images_per_second"}
+        assert {k: v for k, v in one.items() if k not in speeds} == {k: v for k, v in other.items() if k not in speeds}
+    assert main(["compare", *runs, photos, *options, "--out", str(out)]) == 2
+    assert "already exists" in capsys.readouterr().err
+
+
+def test_the_table_has_a_line_for_each(runs, photos, comparison, capsys):
+    assert main(["compare", *runs, photos, "--judges", "[]"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for row in comparison.rows:
+        (line,) = [line for line in lines if f"│ {row.name} " in line]
+        assert f"{row.quality['psnr']:.2f}" in line
+        assert f"{row.file_bytes:.0f}" in line
+    assert len({len(line) for line in lines if line.startswith("│")}) == 1  # no cell is folded
+
+
+def test_what_cannot_be_compared_is_refused(runs, photos, tmp_path, capsys):
+    SimpleVQVAE(20, 8, 16, num_stages=2, image_channels=1).save_pretrained(tmp_path / "grey")
+    for k, side in enumerate((24, 32)):
+        SimpleVQVAE(20, 8, 16, num_stages=2).save_pretrained(tmp_path / f"{k}")
+        (tmp_path / f"{k}" / "train.yaml").write_text(f"input: {{size: {side}}}")
+    calls = {
+        "some take RGB images": [runs[0], str(tmp_path / "grey"), photos],
+        "trained at different sizes": [str(tmp_path / "0"), str(tmp_path / "1"), photos],
+        "/nowhere": [runs[0], "/nowhere", photos],
+        "RUNS": [photos],
+        "codecs": [*runs, photos, "--codecs", '["png"]'],
+        "pictures: got 0": [*runs, photos, "--pictures", "0"],
+    }
+    for complaint, arguments in calls.items():
+        assert main(["compare", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert complaint in error
+        assert error.count("\n") == 1
