@@ -45,7 +45,9 @@ def run(arguments: list[str]) -> int:
 def summary(result: TokenizeResult) -> str:
     """What a person needs to know."""
     each = "" if result.tokens is None else f" of {result.tokens} tokens"
-    lines = [f"{result.out}: {result.images} images, {result.rows} rows{each}, {result.made} of {result.shards} shards now"]
+    lines = [
+        f"{result.out}: {result.images} images, {result.rows} rows{each}, {result.made} of {result.shards} shards now"
+    ]
     if result.unreadable:
         named = [f"  {key}: {reason}" for key, reason in list(result.unreadable.items())[:LISTED]]
         lines += [f"{len(result.unreadable)} images could not be read:", *named]

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from smalti.data.loader import Order, load_ordered, read_batches
+from smalti.data.loader import Order, ordered_picture, read_batches
 from smalti.data.order import Position, augmentation_stream
-from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError
-from smalti.data.transforms import cover_and_crop, crop_box
+from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError, to_array
+from smalti.data.transforms import cover_and_crop
 
 __all__ = ["View", "ViewBatch", "ViewedImage", "ViewsConfig", "view_batches"]
 
@@ -124,31 +125,28 @@ class _ViewReader(Dataset[ViewBatch]):
 
     def _append(self, batch: ViewBatch, order: Order) -> None:
         try:
-            image = load_ordered(self.source, order)
+            picture = ordered_picture(self.source, order)
         except UnreadableImageError as error:
             batch.unreadable[error.key] = error.reason
             return
         index = order.position.index
         known = self.source.label(index), self.source.caption(index)
-        views = list(_views(image, self.config, augmentation_stream(self.config.seed, order.position)))
-        batch.images.append(ViewedImage(self.source.key(index), (image.shape[0], image.shape[1]), *known, views))
+        generator = augmentation_stream(self.config.seed, order.position)
+        assert generator is not None, "positions of views have an epoch"
+        views = list(_views(picture, self.config, generator))
+        batch.images.append(ViewedImage(self.source.key(index), (picture.height, picture.width), *known, views))
 
 
-def _views(
-    image: UInt8[np.ndarray, "h w c"], config: ViewsConfig, generator: np.random.Generator | None
-) -> Iterator[View]:
-    height, width = image.shape[:2]
+def _views(picture: Image.Image, config: ViewsConfig, generator: np.random.Generator) -> Iterator[View]:
     for number in range(config.crops):
-        pixels, box = image, (0.0, 0.0, float(height), float(width))
+        cut, (left, top, right, bottom) = picture, (0.0, 0.0, float(picture.width), float(picture.height))
         if config.size is not None:
-            crop = (config.size[0], config.size[1])
             zoom, place = 1.0, None
             if number > 0:
-                assert generator is not None
                 drawn = generator.random(3)
                 zoom, place = config.zoom ** float(drawn[0]), (float(drawn[1]), float(drawn[2]))
-            left, top, right, bottom = crop_box((height, width), crop, zoom, place)
-            pixels, box = cover_and_crop(image, crop, zoom, place), (top, left, bottom, right)
+            cut, (left, top, right, bottom) = cover_and_crop(picture, (config.size[0], config.size[1]), zoom, place)
+        pixels = to_array(cut)
         for mirrored in (False, True) if config.mirrored else (False,):
             turned = pixels[:, ::-1] if mirrored else pixels
-            yield View(torch.from_numpy(turned.transpose(2, 0, 1).copy()), box, mirrored)
+            yield View(torch.from_numpy(turned.transpose(2, 0, 1).copy()), (top, left, bottom, right), mirrored)

@@ -109,7 +109,7 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What an interrupted job must share with the one that goes on: not where things lie."""
-        return {key: value for key, value in asdict(self).items() if key != "run"}
+        return {key: value for key, value in asdict(self).items() if key not in ("run", "data")}
 
 
 @dataclass(frozen=True)
@@ -337,13 +337,17 @@ def _notes(storage: Storage) -> dict[int, ShardNote]:
     return notes
 
 
-def _finish(storage: Storage, plan: Plan, tokenizer: Tokenizer, source: ImageSource, device: torch.device) -> TokenManifest:
+def _finish(
+    storage: Storage, plan: Plan, tokenizer: Tokenizer, source: ImageSource, device: torch.device
+) -> TokenManifest:
     """Write the manifest, and take away what only an unfinished set needs."""
     notes = [note for _, note in sorted(_notes(storage).items())]
     filled = [note for note in notes if note.shard.rows]
     unreadable = {key: reason for note in notes for key, reason in note.unreadable.items()}
     if not filled:
-        raise ValueError(f"none of the {len(source)} images of {plan.data} can be read: {next(iter(unreadable.values()))}")
+        raise ValueError(
+            f"none of the {len(source)} images of {plan.data} can be read: {next(iter(unreadable.values()))}"
+        )
     manifest = TokenManifest(
         fingerprint=plan.fingerprint,
         vocab_size=plan.vocab_size,

@@ -53,7 +53,9 @@ def describe_tokens(config: TokensConfig) -> dict[str, str]:
         "images": f"{manifest.images}, {len(manifest.unreadable)} more could not be read",
         "rows": f"{manifest.rows} in {len(manifest.shards)} shards",
         "tokens a row": _tokens(manifest),
-        "image size": "each its own" if manifest.image_size is None else " x ".join(map(str, manifest.image_size[::-1])),
+        "image size": "each its own"
+        if manifest.image_size is None
+        else " x ".join(map(str, manifest.image_size[::-1])),
         "vocabulary": str(manifest.vocab_size),
         "classes": str(len(manifest.class_names)) if manifest.class_names else "none named",
         "tokenizer": manifest.fingerprint[:12] + "…",
