@@ -5,6 +5,7 @@ load_prior("prior")                                        a trained one
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,13 @@ PRIORS: dict[str, dict[str, Any]] = {
 
 
 def build_prior(
-    name: str, layout: TokenLayout, num_classes: int, quantizer: Quantizer | None = None, **changes: Any
+    name: str,
+    layout: TokenLayout,
+    num_classes: int,
+    quantizer: Quantizer | None = None,
+    *,
+    class_names: Sequence[str] = (),
+    **changes: Any,
 ) -> Prior:
     """A freshly initialised prior: the row `name` of `PRIORS` with some sizes changed.
 
@@ -72,6 +79,7 @@ def build_prior(
         layout: the tokens to model.
         num_classes: number of classes; 0 without labels.
         quantizer: that of the tokenizer; a next-scale prior takes a copy of it, the others need none.
+        class_names: names of the classes, if they have any.
         changes: fields of the config.
 
     Raises:
@@ -86,13 +94,13 @@ def build_prior(
         if key not in allowed:
             raise ValueError(f"prior argument: got {key!r}, {kind} takes {', '.join(allowed)}")
     if kind != "NextScaleTransformer":
-        return PRIOR_TYPES[kind](layout, num_classes, row)
+        return PRIOR_TYPES[kind](layout, num_classes, row, class_names=class_names)
     if not isinstance(quantizer, MultiScaleQuantizer):
         raise ValueError(f"prior: {name} predicts scale after scale, but the tokens come from a single-scale tokenizer")
     copied = quantizer_from_config(quantizer.config())
     copied.load_state_dict(quantizer.state_dict())
     assert isinstance(copied, MultiScaleQuantizer)
-    return NextScaleTransformer(layout, num_classes, copied, row)
+    return NextScaleTransformer(layout, num_classes, copied, row, class_names=class_names)
 
 
 def load_prior(prior: str | Path) -> Prior:
