@@ -17,6 +17,9 @@ COMMANDS = {
     "encode": "turn images into token files",
     "decode": "turn token files back into images",
     "reconstruct": "pass one image through a tokenizer and back, and print the PSNR",
+    "tokenize": "turn a set of images into a token data set, once, to train on it many times",
+    "tokens": "verify a token data set, say what it holds, decode one of its rows",
+    "sample": "draw images from a trained prior, or let it change a part of a photograph",
     "import": "turn a published tokenizer's checkpoint into a folder that every other command takes",
     "demo": "train, evaluate and use a small tokenizer in two minutes, and leave a report",
 }

@@ -220,7 +220,7 @@ def read_batches(reader: Any, batches: Iterable[tuple[Position, ...]], workers: 
     """Read `batches` in their order, here or in worker processes.
 
     Args:
-        reader: `reader[(order, …)]` is a batch, whose `vanished` says why nothing can be read any more; reads `.source`.
+        reader: `reader[(order, …)]` is a batch, whose `vanished` says why nothing can be read; it has a `source`.
         batches: the positions of each batch.
         workers: processes that read; 0: this one.
 

@@ -50,8 +50,8 @@ class TokenizeConfig:
     out: str
     """The token data set to make: a folder, or a URL such as s3://bucket/tokens."""
     size: Size = "trained"
-    """Size of what is tokenized: a side or [height, width] (resized to cover it, then cropped), "native" for each image's
-    own, "trained" for the size in RUN/train.yaml."""
+    """Size of what is tokenized: a side or [height, width] (resized to cover it, then cropped), "native" for each
+    image's own, "trained" for the size in RUN/train.yaml."""
     crops: int = 1
     """Crops of each image: the first is the centre, further ones lie anywhere, the same ones in every run."""
     mirrored: bool = False

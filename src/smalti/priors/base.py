@@ -38,6 +38,8 @@ class Prior(SavedModel):
     """The tokens that this prior models."""
     num_classes: int
     """Number of classes; 0 where the data has no labels."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes; empty where they have none."""
     class_dropout: float
     """Probability that training hides the class."""
     gradient_checkpointing: bool = False
@@ -78,7 +80,12 @@ class Prior(SavedModel):
 
     def config(self) -> dict[str, Any]:
         """See `SavedModel.config`."""
-        return {"layout": self.layout.config(), "num_classes": self.num_classes, "config": asdict(self.settings)}
+        return {
+            "layout": self.layout.config(),
+            "num_classes": self.num_classes,
+            "config": asdict(self.settings),
+            "class_names": list(self.class_names),
+        }
 
     def _check(self, tokens_BL: Tensor | None, labels_B: Tensor) -> None:
         """Refuse sequences of another layout and labels that are no class."""

@@ -11,7 +11,7 @@ Legend: B images, L tokens, W width, V vocabulary.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -64,12 +64,15 @@ class MaskedTransformer(Prior):
         layout: TokenLayout | Mapping[str, Any],
         num_classes: int,
         config: Mapping[str, Any] | MaskedConfig | None = None,
+        *,
+        class_names: Sequence[str] = (),
     ):
         """
         Args:
             layout: the tokens to model; a single scale.
             num_classes: number of classes; 0 without labels.
             config: sizes.
+            class_names: names of the classes, if they have any.
         """
         super().__init__()
         layout = TokenLayout.from_config(layout)
@@ -77,6 +80,7 @@ class MaskedTransformer(Prior):
         if len(layout.grids) != 1:
             raise ValueError(f"layout: a masked prior needs a single scale, this has {len(layout.grids)}")
         self.layout, self.num_classes, self.class_dropout = layout, num_classes, config.class_dropout
+        self.class_names = tuple(class_names)
         width = config.width
         self.class_embedding = nn.Embedding(num_classes + 1, width)
         self.word_embedding = nn.Embedding(layout.vocab_size + 1, width)  # the last row: hidden / 最后一行表示被遮住

@@ -14,7 +14,7 @@ Legend: B images, L tokens, l_k of scale k, C components of a code, W width, V v
 图例:B 张图像,L 个词元,第 k 个尺度 l_k 个,码字 C 维,宽度 W,词表 V。
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -70,6 +70,8 @@ class NextScaleTransformer(Prior):
         num_classes: int,
         quantizer: MultiScaleQuantizer,
         config: Mapping[str, Any] | NextScaleConfig | None = None,
+        *,
+        class_names: Sequence[str] = (),
     ):
         """
         Args:
@@ -77,6 +79,7 @@ class NextScaleTransformer(Prior):
             num_classes: number of classes; 0 without labels.
             quantizer: that of the tokenizer; held frozen, saved with the prior.
             config: sizes.
+            class_names: names of the classes, if they have any.
         """
         super().__init__()
         layout = TokenLayout.from_config(layout)
@@ -89,6 +92,7 @@ class NextScaleTransformer(Prior):
         if layout.codes_per_position > 1:
             raise ValueError("layout: a next-scale prior needs one code a position, not residual levels or groups")
         self.layout, self.num_classes, self.class_dropout = layout, num_classes, config.class_dropout
+        self.class_names = tuple(class_names)
         self.quantizer = quantizer
         quantizer.freeze()
         width = config.width

@@ -10,7 +10,7 @@ Legend: B images, L tokens, W width, V vocabulary; the class is token number 0 o
 图例:B 张图像,L 个词元,宽度 W,词表 V;类别是输入序列的第 0 个词元。
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -72,12 +72,15 @@ class NextTokenTransformer(Prior):
         layout: TokenLayout | Mapping[str, Any],
         num_classes: int,
         config: Mapping[str, Any] | NextTokenConfig | None = None,
+        *,
+        class_names: Sequence[str] = (),
     ):
         """
         Args:
             layout: the tokens to model; a single scale.
             num_classes: number of classes; 0 without labels.
             config: sizes.
+            class_names: names of the classes, if they have any.
         """
         super().__init__()
         layout = TokenLayout.from_config(layout)
@@ -85,6 +88,7 @@ class NextTokenTransformer(Prior):
         if len(layout.grids) != 1:
             raise ValueError(f"layout: a next-token prior needs a single scale, this has {len(layout.grids)}")
         self.layout, self.num_classes, self.class_dropout = layout, num_classes, config.class_dropout
+        self.class_names = tuple(class_names)
         codes, heads = layout.codes_per_position, config.num_heads
         self.class_embedding = nn.Embedding(num_classes + 1, config.width)
         self.word_embedding = nn.Embedding(layout.vocab_size, config.width)
