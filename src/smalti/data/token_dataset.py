@@ -94,14 +94,21 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         """Number of classes; 0 where no row has a label."""
         return max(len(self.manifest.class_names), int(self._labels.max()) + 1)
 
-    def batch(self, rows: Sequence[int]) -> TokenBatch:
+    def batch(self, rows: Sequence[int] | Int64[np.ndarray, " n"]) -> TokenBatch:
         """The rows of these numbers, in this order."""
         index = np.asarray(rows)
         tokens = torch.from_numpy(self._tokens[index].astype(np.int64))
         return TokenBatch(tokens, torch.from_numpy(self._labels[index].astype(np.int64)))
 
     def batches(
-        self, batch_size: int, seed: int, start_batch: int = 0, rank: int = 0, world: int = 1
+        self,
+        batch_size: int,
+        seed: int,
+        start_batch: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        rows: Int64[np.ndarray, " n"] | None = None,
     ) -> Iterator[TokenBatch]:
         """The endless shuffled stream from batch number `start_batch` on: every epoch holds each row once.
 
@@ -111,10 +118,12 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
             start_batch: batches already seen.
             rank: number of this process; it gets its part of each joint batch of `world` · `batch_size` rows.
             world: number of processes.
+            rows: numbers of the rows that take part; None: all.
         """
-        for positions in endless_batches(len(self), None, batch_size * world, seed, start_batch):
+        rows = np.arange(len(self)) if rows is None else rows
+        for positions in endless_batches(len(rows), None, batch_size * world, seed, start_batch):
             part = positions[rank * batch_size : (rank + 1) * batch_size]
-            yield self.batch([position.index for position in part])
+            yield self.batch(rows[[position.index for position in part]])
 
     def require(self, *, fingerprint: str, vocab_size: int, grids: Sequence[Sequence[int]]) -> None:
         """Refuse a tokenizer or prior that these tokens do not belong to.
