@@ -33,7 +33,11 @@ bench-search: setup  ## time code search against its peers, write benchmarks/sea
 bench-loader: setup  ## time loading against plain code on ../shared/photos/train, write benchmarks/loader.json and .md
 	$(BIN)/python benchmarks/loader.py --out benchmarks/loader.json
 
+bench-published: setup  ## time published tokenizers against their own packages, write benchmarks/published.json and .md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps taming-transformers open-magvit2 einops
+	$(BIN)/python benchmarks/published.py --out benchmarks/published.json
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test check bench-search bench-loader clean
+.PHONY: help setup demo test check bench-search bench-loader bench-published clean

@@ -1,15 +1,13 @@
 """The fixed networks, each against somebody else's code or a second way of computing the same."""
 
 import re
-import sys
 from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fidelity import ORACLES, torch_fidelity
 from PIL import Image
 
 from smalti.blocks import HEDVGG16, VGG16, AlexNet, EfficientNetLite0, FeatureNetwork, FIDInception, fid_inception, vgg
@@ -31,29 +29,17 @@ def randomize(network: FeatureNetwork) -> FeatureNetwork:
     return network
 
 
-def oracle(package: str) -> Path:
-    """A package that `make setup` put where only the tests look: on sys.path it would want torchvision."""
-    folder = Path(sys.prefix, "oracles", package)
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}: make setup")
-    return folder
-
-
 # ---- against other code ----------------------------------------------------------------------------------------------
 
 
-def test_fid_inception_equals_torch_fidelity(monkeypatch, tmp_path):
+def test_fid_inception_equals_torch_fidelity(tmp_path):
     """Same weights under the published names, same pictures of another size: the same four layers and 2048 features."""
-    package = ModuleType("torch_fidelity")  # its own __init__ imports torchvision, which the network does not need
-    package.__path__ = [str(oracle("torch_fidelity"))]
-    monkeypatch.setitem(sys.modules, "torch_fidelity", package)
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
     ours = randomize(FIDInception())
     published = {fid_inception._published(key): tensor for key, tensor in ours.state_dict().items()}
     published |= {"fc.weight": torch.randn(1008, 2048), "fc.bias": torch.randn(1008)}
     torch.save(published, tmp_path / "weights.pth")
-    theirs = FeatureExtractorInceptionV3("theirs", ["64", "192", "768", "2048"], str(tmp_path / "weights.pth"))
+    layers = ["64", "192", "768", "2048"]
+    theirs = torch_fidelity().FeatureExtractorInceptionV3("theirs", layers, str(tmp_path / "weights.pth"))
 
     loaded = FIDInception()
     loaded.load_state_dict(loaded.translate(published))
@@ -82,7 +68,9 @@ def test_tensorflows_old_resizing_reads_at_multiples_of_the_ratio(old, side):
 
 def test_efficientnet_names_18_of_20_photographs_of_imagenet():
     """With the published weights and classifier on foolbox's sample photographs, whose labels are in their names."""
-    files = sorted((oracle("foolbox") / "data").glob("imagenet_*.jpg"))
+    files = sorted((ORACLES / "foolbox" / "data").glob("imagenet_*.jpg"))
+    if not files:
+        pytest.skip(f"no foolbox in {ORACLES}: make setup")
     photographs = [np.asarray(Image.open(file).convert("RGB").resize((224, 224))) for file in files]
     image = to_float(torch.from_numpy(np.stack(photographs)).permute(0, 3, 1, 2))
     labels = torch.tensor([int(re.search(r"_(\d+)$", file.stem)[1]) for file in files])

@@ -78,7 +78,7 @@ def test_the_recorded_settings_are_a_recipe(photos, recipe, tmp_path):
         (["photos", "--out", "run", "--optimization.lr", "fast"], "--optimization.lr: got fast, expected a number"),
         (["photos", "--out", "run", "--optimization.lr", "-1"], "lr: got -1.0"),
         (["photos", "--out", "run", "--input.crop", "middle"], "expected one of random, center"),
-        (["photos", "--out", "run", "--precision", "fp16"], "expected one of auto, fp32, bf16"),
+        (["photos", "--out", "run", "--precision", "fp8"], "expected one of auto, fp32, bf16, fp16"),
         (["photos", "--out", "run", "--loss_weights.l3", "1"], "l3"),
         (["photos", "--out", "photos"], "not a run folder"),
         (["photos", "--out", "photos", "--force"], "not a run folder"),

@@ -76,7 +76,7 @@ def test_codecs_stand_at_the_bytes_of_each_tokenizer(runs, photos, comparison):
     row = comparison.rows[5]
     assert row.file_bytes == pytest.approx(comparison.rows[1].file_bytes, rel=0.05)
     assert row.costs is None
-    shown = comparison.picture[:, -GAP - 60 : -GAP, :72]  # the first image in the last row
+    shown = comparison.picture[:, -GAP - 60 : -GAP, 4:76]  # the first image in the last row
     original = load_image(f"{photos}/photo-0.png")
     closest = 0
     for quality in range(101):
@@ -97,18 +97,23 @@ def test_a_codec_at_its_smallest_file_is_one_row(photos, tmp_path):
     assert rows[2].file_bytes > rows[0].file_bytes
 
 
-def test_the_grid_shows_originals_and_reconstructions(runs, photos, comparison):
-    picture = comparison.picture
-    pitch = LABEL_HEIGHT + 60 + GAP  # the tallest picture has 60 rows, the widest 80 columns
-    assert picture.shape == (3, 7 * pitch, 3 * (80 + GAP) - GAP)
+def test_the_grid_shows_originals_and_reconstructions(runs, photos):
+    """Every row is a label and the pictures; labels are told apart by what they say."""
+    result = compare(CompareConfig(runs, photos, judges=(), codecs=()))
     first = torch.from_numpy(load_image(f"{photos}/photo-0.png").copy()).permute(2, 0, 1)
-    assert torch.equal(picture[:, LABEL_HEIGHT : LABEL_HEIGHT + 60, 4:76], first)  # centred in 80 columns
-    below = picture[:, pitch + LABEL_HEIGHT : pitch + LABEL_HEIGHT + 60, 4:76]
-    config = EvaluateConfig(runs[0], f"{photos}/photo-0.png", judges=())
-    assert psnr(below[None], first[None]).item() == pytest.approx(evaluate(config).quality["psnr"], abs=1e-3)
-    labels = [picture[:, k * pitch : k * pitch + LABEL_HEIGHT] for k in range(7)]
-    assert all(label.min() == 0 for label in labels)  # there are letters
-    assert all(not torch.equal(a, b) for k, a in enumerate(labels) for b in labels[:k])
+    assert result.picture.shape[2] == 3 * (80 + GAP) - GAP  # the widest picture has 80 columns, the tallest 60 rows
+    assert torch.equal(result.picture[:, LABEL_HEIGHT : LABEL_HEIGHT + 60, 4:76], first)  # centred in 80 columns
+    last = result.picture[:, -GAP - 60 : -GAP, 4:76]
+    alone = evaluate(EvaluateConfig(runs[1], f"{photos}/photo-0.png", judges=()))
+    assert psnr(last[None], first[None]).item() == pytest.approx(alone.quality["psnr"], abs=1e-3)
+
+
+def test_labels_are_whole_even_where_they_are_long():
+    pictures = [torch.zeros(3, 8, 100, dtype=torch.uint8)]
+    grids = [gallery([(label, pictures)]) for label in ("a", "a" * 40, "a" * 39 + "b")]
+    heights = [(grid.shape[1] - 8 - GAP) / LABEL_HEIGHT for grid in grids]
+    assert heights[0] == 1 < heights[1] == heights[2]
+    assert not torch.equal(grids[1], grids[2])
 
 
 def test_large_grey_pictures_are_shrunk_for_the_grid():
@@ -135,9 +140,9 @@ def test_json_out_and_the_command(runs, photos, tmp_path, capsys):
     told = json.loads(printed.out)
     assert told == json.loads((out / "compare.json").read_text())
     assert "warning: 3 images" in printed.err
-    grid = Image.open(out / "grid.png")
-    assert grid.size == (2 * 32 + GAP, 5 * (LABEL_HEIGHT + 32 + GAP))
-    assert [len(row["judges"]) for row in told["rows"]] == [1, 1, 1, 1]
+    grid = load_image(out / "grid.png")
+    assert grid.shape[1:] == (2 * 32 + GAP, 3)
+    assert [len(row["judges"]) for row in told["rows"]] == [1] * len(told["rows"])
     assert main([*shlex.split(told["command"])[1:], "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     for one, other in zip(told["rows"], again["rows"], strict=True):
@@ -166,7 +171,7 @@ def test_what_cannot_be_compared_is_refused(runs, photos, tmp_path, capsys):
         "some take RGB images": [runs[0], str(tmp_path / "grey"), photos],
         "trained at different sizes": [str(tmp_path / "0"), str(tmp_path / "1"), photos],
         "/nowhere": [runs[0], "/nowhere", photos],
-        "RUNS": [photos],
+        "missing DATA": [photos],
         "codecs": [*runs, photos, "--codecs", '["png"]'],
         "pictures: got 0": [*runs, photos, "--pictures", "0"],
     }

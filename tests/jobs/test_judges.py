@@ -19,6 +19,9 @@ from smalti.data import load_image, open_images, save_image
 from smalti.formats import WeightsFile, file_sha256
 from smalti.jobs.encode import read_pixels
 from smalti.jobs.evaluate import EvaluateConfig, evaluate
+from smalti.jobs.judges import Judges
+from smalti.jobs.measure import Pictures
+from smalti.losses import FeatureDistance
 from smalti.metrics import (
     ConvolutionalFeatures,
     load_convolutional_features,
@@ -165,6 +168,20 @@ def test_the_hash_is_of_the_prepared_pixels(run, photos, tmp_path):
         for data, size in ((photos, 24), (str(tmp_path), 24), (photos, 20))
     ]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_judges_of_pairs_say_the_mean_over_images():
+    """A distance per image, whatever the batches; not of the unrounded reconstruction."""
+    judge = FeatureDistance(AlexNet())
+    image = torch.randint(0, 256, (5, 3, 70, 64), dtype=torch.uint8)
+    reconstruction = to_float(image.flip(3)) + 0.001
+    pictures = Pictures(Judges(pairs=(judge,)))
+    for part in (slice(0, 1), slice(1, 5)):
+        pictures.update(reconstruction[part], image[part])
+    (judgment,) = pictures.judgments({})
+    expected = [judge.distances(to_float(x[None].flip(3)), to_float(x[None])).item() for x in image]
+    assert judgment.distance == pytest.approx(np.mean(expected), rel=1e-5)
+    assert judgment.numbers() == {"AlexNet feature distance": judgment.distance}
 
 
 # ---- statistics kept for later -------------------------------------------------------------------------------------

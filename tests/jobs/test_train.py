@@ -91,6 +91,8 @@ def final_state(run, step=STEPS):
     folder = f"{run}/checkpoints/{step:06d}"
     rest = torch.load(f"{folder}/training.pt", weights_only=True)
     files = json.loads(Path(folder, "checkpoint.json").read_text())["sha256"]
+    for state in rest["random"]:
+        del state["python"]  # the type check of the tests draws from it
     return files, rest
 
 
@@ -112,7 +114,7 @@ def assert_same(a, b):
 
 def assert_same_run(one, other):
     (files, rest), (other_files, other_rest) = final_state(one), final_state(other)
-    for name in ("model.safetensors", "averaged.safetensors"):
+    for name in ("model.safetensors", "trained.safetensors"):
         assert files[name] == other_files[name], name
     assert_same(rest, other_rest)
     assert log_without_speed(one) == log_without_speed(other)
@@ -163,8 +165,8 @@ def test_the_delivered_model_is_the_averaged_one(whole):
     model = load(config.out)
     from safetensors.torch import load_file
 
-    averaged = load_file(f"{config.out}/checkpoints/000020/averaged.safetensors")
-    trained = load_file(f"{config.out}/checkpoints/000020/model.safetensors")
+    averaged = load_file(f"{config.out}/checkpoints/000020/model.safetensors")
+    trained = load_file(f"{config.out}/checkpoints/000020/trained.safetensors")
     delivered = model.state_dict()
     assert all(torch.equal(delivered[name], averaged[name]) for name in averaged)
     assert any(not torch.equal(averaged[name], trained[name]) for name in averaged)

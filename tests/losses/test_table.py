@@ -89,14 +89,37 @@ def test_gradient_is_the_weighted_sum_of_gradients():
 @pytest.mark.parametrize("name", ["L1", "LPIPS", "commit"])
 def test_unknown_names_are_refused_with_the_allowed_ones(name):
     image, output = make_output()
-    with pytest.raises(ValueError, match=f"'{name}'.*l1, l2, charbonnier, ms_ssim, lpips, .*, codebook, commitment"):
+    with pytest.raises(ValueError, match=f"'{name}'.*ms_ssim, lpips, .*, adversarial, r1, lecam, codebook, commitment"):
         LossTable({"l1": 1.0, name: 1.0})(image, output)
 
 
-@pytest.mark.parametrize(("name", "weight"), [("l1", -1.0), ("l1", float("nan")), ("commitment", float("inf"))])
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [("l1", -1.0), ("l1", float("nan")), ("adversarial", -0.1), ("r1", -1.0), ("commitment", float("inf"))],
+)
 def test_bad_weights_are_refused(name, weight):
     with pytest.raises(ValueError, match=f"{name}: got {weight}"):
         LossTable({name: weight})
+
+
+@pytest.mark.parametrize("name", ["r1", "lecam"])
+def test_a_discriminators_term_without_a_discriminator_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: .* no discriminator"):
+        LossTable({"l1": 1.0, name: 0.5})
+    LossTable({"l1": 1.0, name: 0.5, "adversarial": 0.1})
+
+
+def test_a_term_that_is_added_counts_in_value_and_gradient():
+    image, output = make_output()
+    result = LossTable({"l1": 1.0, "adversarial": 0.5})(image, output)
+    assert "adversarial" not in result.terms
+    more = result.plus("adversarial", output.reconstruction.square().mean(), 0.3)
+    assert more.total.item() == pytest.approx(sum(more.weights[n] * t.item() for n, t in more.terms.items()), rel=1e-6)
+    (before,) = torch.autograd.grad(result.total, output.reconstruction, retain_graph=True)
+    (after,) = torch.autograd.grad(more.total, output.reconstruction)
+    x = output.reconstruction.detach()
+    torch.testing.assert_close(after - before, 0.3 * 2 * x / x.numel())
+    assert not any(tensor.requires_grad for tensor in (more.detached().total, *more.detached().terms.values()))
 
 
 def test_nothing_to_minimise_is_refused():

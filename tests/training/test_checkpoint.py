@@ -3,9 +3,12 @@
 import json
 import os
 import pickle
+import random as stdlib_random
 
+import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from smalti.data import Batch
 from smalti.losses import LossTable
@@ -15,6 +18,7 @@ from smalti.training import (
     choose_runtime,
     list_checkpoints,
     load_checkpoint,
+    random_state,
     read_notes,
     restore_random_state,
     save_checkpoint,
@@ -22,8 +26,11 @@ from smalti.training import (
     train_steps,
 )
 from smalti.training import checkpoint as module
+from smalti.training.checkpoint import best_checkpoint, remove_leftovers
+from smalti.zoo import load
 
 CONFIG = OptimizationConfig(steps=100, lr=1e-3)
+CPU = torch.device("cpu")
 RUNTIME = choose_runtime("cpu", "fp32")
 
 
@@ -53,13 +60,14 @@ def everything(state):
 
 def test_round_trip_is_exact_and_so_is_what_follows(tmp_path):
     state = state_after(5)
-    path = save_checkpoint(tmp_path, state)
+    path = save_checkpoint(tmp_path, state, [random_state(CPU)])
     assert path == tmp_path / "000005"
-    drawn = torch.rand(3)
+    drawn, drawn_np = torch.rand(3).tolist(), np.random.rand()
     other = state_after(1, seed=9)
-    random = load_checkpoint(path, other)
-    restore_random_state(random)
-    assert torch.equal(torch.rand(3), drawn)
+    (random,) = load_checkpoint(path, other)
+    restore_random_state(random, CPU)
+    assert stdlib_random.getstate() == random["python"]  # not what is drawn: the type check of the tests draws, too
+    assert (torch.rand(3).tolist(), np.random.rand()) == (drawn, drawn_np)
     assert other.step == 5
     for name, value in everything(state).items():
         assert torch.equal(everything(other)[name], value), name
@@ -100,7 +108,7 @@ def test_saving_the_same_step_again_replaces_it(tmp_path):
     assert (next(other.model.parameters()) == 7.0).all()
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "averaged.safetensors", "training.pt"])
+@pytest.mark.parametrize("file", ["model.safetensors", "trained.safetensors", "config.json", "training.pt"])
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "delete"])
 def test_a_damaged_file_is_refused_by_name(tmp_path, file, harm):
     state = state_after(1)
@@ -124,8 +132,8 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, file, harm):
         ("{", "damaged"),
         ("[]", "damaged"),
         ("{}", "damaged"),
-        (json.dumps({"format": "other", "version": 1, "step": 1, "sha256": {}}), "got other version 1"),
-        (json.dumps({"format": "smalti checkpoint", "version": 2, "step": 1, "sha256": {}}), "version 2"),
+        (json.dumps({"format": "other", "version": 2, "step": 1, "sha256": {}}), "got other version 2"),
+        (json.dumps({"format": "smalti checkpoint", "version": 1, "step": 1, "sha256": {}}), "version 1"),
     ],
 )
 def test_a_foreign_or_damaged_manifest_is_refused(tmp_path, text, message):
@@ -175,3 +183,66 @@ def test_a_write_that_is_cut_off_leaves_the_former_checkpoint_alone(tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["000001"]
     load_checkpoint(tmp_path / "000001", state)
     assert state.step == 1
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    state = state_after(1)
+    for step, quality in ((1, 20.0), (2, 25.0), (3, 24.0), (4, None), (5, 23.0)):
+        state.step = step
+        save_checkpoint(tmp_path, state, quality=quality, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["000002", "000004", "000005"]
+    assert best_checkpoint(tmp_path) == tmp_path / "000002"
+    state.step = 6
+    save_checkpoint(tmp_path, state, quality=25.0, keep=2)  # as good, and newer
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["000005", "000006"]
+
+
+def test_a_checkpoint_is_a_model_that_loads(tmp_path):
+    state = state_after(3)
+    assert load(save_checkpoint(tmp_path, state)).fingerprint == state.averaged.model.fingerprint
+
+
+def test_further_networks_their_optimizers_scaler_and_counts_come_back(tmp_path):
+    def with_discriminator(seed):
+        state = state_after(1)
+        torch.manual_seed(seed)
+        state.modules["discriminator"] = torch.nn.Linear(3, 1)
+        state.optimizers["discriminator"] = torch.optim.Adam(state.modules["discriminator"].parameters())
+        state.modules["discriminator"](torch.randn(4, 3)).sum().backward()
+        state.optimizers["discriminator"].step()
+        state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**seed)
+        return state
+
+    state, other = with_discriminator(3), with_discriminator(4)
+    state.skipped = 7
+    load_checkpoint(save_checkpoint(tmp_path, state), other)
+    assert torch.equal(other.modules["discriminator"].weight, state.modules["discriminator"].weight)
+    moments = [s.optimizers["discriminator"].state_dict()["state"][0]["exp_avg"] for s in (state, other)]
+    assert torch.equal(*moments)
+    assert (other.scaler.get_scale(), other.skipped) == (8.0, 7)
+
+
+def test_what_a_kill_left_behind_is_removed_and_nothing_else(tmp_path):
+    save_checkpoint(tmp_path, state_after(1))
+    for name in (".000002.0a1b2c3d.tmp", ".000001.old.tmp", ".model-abc", ".keep", "000009"):
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", "000001", "000009"]
+
+
+@pytest.mark.parametrize("writer", ["save_model", "torch.save"])
+def test_a_full_disk_is_an_os_error_and_the_former_checkpoint_stays(tmp_path, monkeypatch, writer):
+    state = state_after(1)
+    save_checkpoint(tmp_path, state)
+
+    def full(*_):
+        if writer == "save_model":
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nmore")
+
+    monkeypatch.setattr(*((module, "save_model") if writer == "save_model" else (module.torch, "save")), full)
+    state.step = 2
+    with pytest.raises(OSError, match=r"000002 cannot be written, \d+ MiB are free") as caught:
+        save_checkpoint(tmp_path, state)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["000001"]

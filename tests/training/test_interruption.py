@@ -6,15 +6,17 @@ import threading
 
 import pytest
 
-from smalti.training import StopRequest
+from smalti.training import StopRequest, interruption
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_is_remembered_second_interrupts(number):
+def test_first_signal_is_remembered_a_later_one_interrupts(number, monkeypatch):
     with StopRequest() as stop:
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested
+        os.kill(os.getpid(), number)  # at once again: the same request, passed on by a launcher
+        monkeypatch.setattr(interruption, "ONE_REQUEST", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
 

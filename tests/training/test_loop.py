@@ -1,6 +1,8 @@
 """The loop against the same steps written out by hand, and what it does when a loss diverges."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +13,11 @@ from smalti.losses import LossTable
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import (
+    DataError,
     NonFiniteLossError,
     OptimizationConfig,
+    SkippedStep,
+    StepResult,
     choose_runtime,
     learning_rate,
     start_state,
@@ -200,3 +205,104 @@ def test_long_batches_are_not_listed_in_full():
     next(state.model.encoder.parameters()).data.fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"7\.png and 12 more$"):
         next(train_steps(state, iter([batch]), LossTable({"l1": 1.0}), config, RUNTIME))
+
+
+def poisoned(step, value=float("nan")):
+    """Losses whose commitment term is broken at one step."""
+
+    class Poisoned(LossTable):
+        def __call__(self, image, output):
+            if self.state.step == step - 1:
+                output.quantizer_output.terms["commitment"] = output.quantizer_output.terms["commitment"] * value
+            return super().__call__(image, output)
+
+    return Poisoned({"l2": 1.0})
+
+
+def test_a_skipped_batch_leaves_no_trace_and_is_counted():
+    """Not even in a codebook that has already learned from it when the loss turns out to be NaN."""
+    config = OptimizationConfig(steps=4, on_non_finite="skip", min_lr_ratio=1.0, warmup_steps=0)
+    torch.manual_seed(0)
+    state = start_state(SimpleVQVAE(8, 4, 8), config, RUNTIME)  # a moving-average codebook
+    losses = poisoned(3)
+    losses.state = state
+    stream = list(batches(4))
+    steps = train_steps(state, iter(stream), losses, config, RUNTIME)
+    next(steps), next(steps)
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    skipped = next(steps)
+    assert isinstance(skipped, SkippedStep)
+    assert "commitment became nan at step 3, on 2-0.png" in skipped.reason
+    assert (state.step, state.skipped) == (3, 1)
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert next(steps).step == 4
+
+
+def test_nan_images_are_skipped_before_they_reach_anything():
+    config = OptimizationConfig(steps=3, on_non_finite="skip")
+    state = start_state(SimpleVQVAE(8, 4, 8), config, RUNTIME)
+    good = next(batches(1))
+    bad = Batch(torch.full_like(good.image, float("nan")), good.keys, good.labels)
+    kinds = [type(r) for r in train_steps(state, iter([good, bad, good]), LossTable({"l1": 1.0}), config, RUNTIME)]
+    assert kinds == [StepResult, SkippedStep, StepResult]
+    assert all(value.isfinite().all() for value in state.model.state_dict().values())
+
+
+def test_pieces_add_up_to_the_batch():
+    """Two pieces, even of unequal size, give the step of the whole batch."""
+    config = OptimizationConfig(steps=2, lr=0.01, warmup_steps=0)
+    whole = list(batches(2))
+    pieces = [
+        Batch(batch.image[part], batch.keys[part], batch.labels[part])
+        for batch in whole
+        for part in (slice(0, 3), slice(3, 4))
+    ]
+    states = []
+    for accumulate, stream in ((1, whole), (2, pieces)):
+        setting = replace(config, accumulate=accumulate)
+        state = start_state(tiny().double(), setting, RUNTIME)
+        results = list(train_steps(state, iter(stream), LossTable({"l1": 1.0}), setting, RUNTIME))
+        states.append((state, results))
+    (one, ones), (two, twos) = states
+    for a, b in zip(ones, twos, strict=True):
+        assert (a.images, b.images) == (4, 4)
+        assert float(a.loss.total) == pytest.approx(float(b.loss.total), rel=1e-6)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5)
+    for p, q in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+def test_fp16_scales_the_loss_and_an_overflow_costs_one_step_and_half_the_scale():
+    config = OptimizationConfig(steps=3, warmup_steps=0)
+    runtime = choose_runtime("cpu", "fp16", channels_last=False)
+    state = start_state(tiny(), config, runtime)
+    assert state.scaler.get_scale() == 2.0**16
+    steps = train_steps(state, batches(), LossTable({"l1": 1.0}), config, runtime)
+    first = next(steps)
+    assert math.isfinite(first.grad_norm)
+    scale, before = state.scaler.get_scale(), weights_of(state)[0]
+    parameter = next(state.model.decoder.parameters())
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    result = next(steps)
+    assert result.grad_norm == float("inf") or math.isnan(result.grad_norm)
+    assert state.scaler.get_scale() == scale / 2
+    trained = {name: value for name, value in state.model.named_parameters() if "quantizer" not in name}
+    assert all(torch.equal(value, before[name]) for name, value in trained.items())
+
+
+def test_data_that_cannot_be_read_leaves_the_state_of_the_last_step():
+    config = OptimizationConfig(steps=3)
+    state = start_state(tiny(), config, RUNTIME)
+
+    def stream():
+        yield next(batches(1))
+        raise OSError("the disk is gone")
+
+    steps = train_steps(state, stream(), LossTable({"l1": 1.0}), config, RUNTIME)
+    next(steps)
+    before = weights_of(state)
+    with pytest.raises(DataError, match="the disk is gone"):
+        next(steps)
+    assert state.step == 1
+    assert_untouched(state, before)

@@ -1,7 +1,8 @@
-"""Encoders, decoders and the blocks they are made of; fixed networks that judge. They know nothing of codes."""
+"""Encoders, decoders and their blocks; a discriminator; fixed networks that judge. They know nothing of codes."""
 
 from smalti.blocks.alexnet import AlexNet
 from smalti.blocks.convolutional import Activation, ConvDecoder, ConvEncoder, Norm, ResidualBlock
+from smalti.blocks.discriminator import PatchDiscriminator
 from smalti.blocks.efficientnet_lite import EfficientNetLite0
 from smalti.blocks.feature_network import FeatureNetwork
 from smalti.blocks.fid_inception import FIDInception
@@ -18,5 +19,6 @@ __all__ = [
     "FIDInception",
     "FeatureNetwork",
     "Norm",
+    "PatchDiscriminator",
     "ResidualBlock",
 ]

@@ -78,9 +78,10 @@ class ResnetBlock(nn.Module):
         """(B, C, H, W) to (B, C', H, W); `z_q` (B, D, h, w) is for norms that look at it."""
         h = self.conv1(F.silu(self.norm1(x, z_q), inplace=True))
         h = self.conv2(F.silu(self.norm2(h, z_q), inplace=True))
-        if self.shortcut is not None:
-            x = self.shortcut(h if self.after else x)
-        return x + h
+        # In place into the fresh one of the two: large features cost as much to allocate as to add
+        if self.shortcut is None:
+            return h.add_(x)
+        return self.shortcut(h if self.after else x).add_(h)
 
 
 class AttentionBlock(nn.Module):
@@ -103,4 +104,4 @@ class AttentionBlock(nn.Module):
         q, k, v = self.qkv(self.norm(x, z_q)).permute(0, 2, 3, 1).reshape(heads).permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v)
         h = h.transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-        return x + self.out(h)
+        return self.out(h).add_(x)

@@ -1,34 +1,49 @@
-"""`smalti train DATA --out RUN`, or `smalti train --config RECIPE.yaml` with any field overridden."""
+"""`smalti train DATA --out RUN`, or `smalti train --config RECIPE.yaml` with any field overridden.
+
+Started by torchrun or accelerate launch (`torchrun --nproc_per_node 2 -m smalti.cli train ...`) it is one of several
+processes; then only the first one prints.
+"""
 
 import shlex
 import sys
 
-from smalti.cli import INTERRUPTED
+from smalti.cli import INTERRUPTED, USER_ERROR
 from smalti.cli.parsing import parse_config
 from smalti.jobs.train import TrainConfig, TrainResult, train
-from smalti.training import console_reporter
+from smalti.training import console_reporter, launched_rank, leave_processes
 
 
 def run(arguments: list[str]) -> int:
     """Train, and say what came of it and what to do next."""
-    config = parse_config(TrainConfig, arguments, prog="smalti train", positionals=("data",), aliases={"-o": "out"})
-    result = train(config, console_reporter())
-    if result.unreadable:
+    first = launched_rank() == 0
+    try:
+        config = parse_config(TrainConfig, arguments, prog="smalti train", positionals=("data",), aliases={"-o": "out"})
+        result = train(config, console_reporter())
+    except (ValueError, OSError) as error:
+        if first:
+            raise
+        return getattr(error, "exit_code", USER_ERROR)  # every process has the same error, and one line is enough
+    finally:
+        leave_processes()
+    if first and result.unreadable:
         print(f"smalti train: {result.unreadable}", file=sys.stderr)
-    print(summary(result, config.data))
+    if first:
+        print(summary(result, config.data))
     return INTERRUPTED if result.interrupted else 0
 
 
 def summary(result: TrainResult, data: str) -> str:
     """What a person needs to know after a run, and the command that comes next."""
     run = shlex.quote(result.run)
+    skipped = f", {result.skipped} of them skipped because the loss was not finite" if result.skipped else ""
     if result.interrupted:
         return (
-            f"stopped after step {result.step} of {result.steps}; {run} can be used as it is\n"
+            f"stopped after step {result.step} of {result.steps}{skipped}; {run} can be used as it is\n"
             f"go on with: smalti train --config {shlex.quote(f'{result.run}/train.yaml')} --resume"
         )
     return (
-        f"trained {result.step} steps: {run}\n"
+        f"trained {result.step} steps{skipped}: {run}\n"
         f"look at:    {shlex.quote(f'{result.run}/samples')}, tensorboard --logdir {run}\n"
+        f"best:       {shlex.quote(result.best)}\n"
         f"measure it: smalti eval {run} {shlex.quote(data)}"
     )

@@ -14,7 +14,7 @@ from smalti.training.samples import GAP, picture_grid
 LARGEST = 256
 """Pixels of a picture's longer side; larger pictures are shrunk for this view only."""
 LABEL_HEIGHT, LABEL_SIZE = 22, 14
-"""Of the strip above a row, and of the letters in it, in pixels."""
+"""Of a line of the label above a row, and of the letters in it, in pixels."""
 
 
 def gallery(rows: Sequence[tuple[str, Sequence[UInt8[Tensor, "c _h _w"]]]]) -> UInt8[Tensor, "3 height width"]:
@@ -51,7 +51,14 @@ def _centred(picture: Tensor, cell: tuple[int, int]) -> Tensor:
 
 
 def _label(text: str, width: int) -> UInt8[Tensor, "3 height width"]:
-    """A strip with the text, in the font that Pillow carries; what does not fit is cut."""
-    strip = Image.new("RGB", (width, LABEL_HEIGHT), "white")
-    ImageDraw.Draw(strip).text((2, 2), text, fill="black", font=ImageFont.load_default(LABEL_SIZE))
+    """A strip with the text, in the font that Pillow carries, over as many lines as the width asks for."""
+    font = ImageFont.load_default(LABEL_SIZE)
+    lines = [""]
+    for letter in text:
+        if lines[-1] and font.getlength(lines[-1] + letter) > width - 4:
+            lines.append("")
+        lines[-1] += letter
+    strip = Image.new("RGB", (width, LABEL_HEIGHT * len(lines)), "white")
+    for k, line in enumerate(lines):
+        ImageDraw.Draw(strip).text((2, LABEL_HEIGHT * k + 2), line, fill="black", font=font)
     return torch.from_numpy(np.asarray(strip).transpose(2, 0, 1).copy())

@@ -4,112 +4,80 @@ RUN/config.json, model.safetensors    the averaged weights: what `smalti.load` a
 RUN/train.yaml                        the complete config, itself a recipe
 RUN/log.jsonl, tensorboard/           the numbers of every few steps
 RUN/samples/NNNNNN.png                originals over reconstructions after so many steps
-RUN/checkpoints/NNNNNN/               everything to go on from there
+RUN/checkpoints/NNNNNN/               everything to go on from there: the newest, and the best
 
-The loop itself is `smalti.training.loop`; here is what goes on around it.
+The loop itself is `smalti.training.loop`; here is what goes on around it. Of several processes the first alone writes
+and reports (`on_main`), and an error of one ends them all (`in_all`).
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from smalti.data import ImageSource, TransformConfig, open_images, ordered_batches, save_image, training_batches
-from smalti.losses import LossTable, build_network_losses, check_weights
+from smalti.data import (
+    Batch,
+    ImageSource,
+    open_images,
+    ordered_batches,
+    save_image,
+    training_batches,
+)
+from smalti.jobs.train_config import TrainConfig, plain_settings
+from smalti.losses import LossTable, build_network_losses
+from smalti.metrics import psnr
+from smalti.ops.processes import process_count, process_rank
 from smalti.tokenizers import Tokenizer
 from smalti.training import (
-    OptimizationConfig,
-    Precision,
+    DTYPES,
+    Adversary,
+    DataError,
     Reporter,
     RunFolder,
     RunRecord,
     Runtime,
     Silent,
+    SkippedStep,
     StepResult,
     StopRequest,
     TrainingState,
+    any_process,
+    best_checkpoint,
     choose_runtime,
+    in_all,
+    join_processes,
+    launched_processes,
     load_checkpoint,
     measure,
+    on_main,
+    own_random_numbers,
+    piece_size,
+    random_state,
     read_notes,
+    read_weights,
     reconstruction_grid,
     restore_random_state,
+    seed_everything,
+    share,
     start_state,
+    take_weights,
     train_steps,
 )
-from smalti.zoo import build
+from smalti.zoo import build, load
+
+__all__ = ["TrainConfig", "TrainResult", "build_model", "plain_settings", "train"]
 
 SAMPLES = 8
 """Pictures in a sample grid: the first of the data."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Train a tokenizer on images.
-
-    It has many fields, because it is the one page that says everything about a run; those that belong together are
-    configs of their own.
-    """
-
-    data: str
-    """Images: a folder, searched through; a file; or a name: embedded, fashion-mnist."""
-    out: str
-    """The run folder to make."""
-    model: str = "multi-scale"
-    """Which model, by its name in smalti.zoo."""
-    model_args: dict[str, Any] = field(default_factory=dict)
-    """Constructor arguments of the model to change: vocab_size, hidden_dim, patch_nums, ..."""
-    input: TransformConfig = field(default_factory=lambda: TransformConfig(size=64, crop="random", zoom=2.0, flip=True))
-    """How images become the model's input."""
-    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    """How long and how fast to learn."""
-    loss_weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
-    """Weights of l1, l2, charbonnier, ms_ssim; of lpips, efficientnet_lite0, hed_vgg16, which need a pretrained
-    network; and of the quantizer's terms where they should differ from its paper."""
-    pretrained: str = ""
-    """Folder to look for pretrained networks of losses in before the usual places."""
-    download: bool = False
-    """Fetch pretrained networks that are nowhere on this machine."""
-    precision: Precision = "auto"
-    """Number format of forward passes; auto: bf16 where the hardware multiplies it."""
-    channels_last: Literal["auto"] | bool = "auto"
-    """Whether images lie in memory as NHWC; auto: yes."""
-    compile: bool = False
-    """Run encoder and decoder through torch.compile, which needs a C++ compiler: a slow start, then faster steps."""
-    seed: int = 0
-    """Decides initial weights, order of the images and augmentation."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto: cuda if there is one."""
-    workers: int = 0
-    """Processes that read images; 0: this one does."""
-    log_every: int = 10
-    """Steps between lines of the log."""
-    sample_every: int = 500
-    """Steps between sample pictures."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints."""
-    resume: bool = False
-    """Go on from the last checkpoint in the run folder."""
-    force: bool = False
-    """Replace the run that is in the folder."""
-
-    def __post_init__(self) -> None:
-        for name in ("log_every", "sample_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        for name in ("seed", "workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 0")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision: got {self.precision!r}, expected auto, fp32 or bf16")
-        if self.channels_last not in ("auto", True, False):
-            raise ValueError(f"channels_last: got {self.channels_last!r}, expected auto, true or false")
-        if self.resume and self.force:
-            raise ValueError("resume, force: got both, expected one: go on with the run in the folder, or replace it")
-        check_weights(self.loss_weights)
+VALIDATION_BATCHES = 8
+"""How many batches of `SAMPLES` images measure the quality of a checkpoint, at most."""
+BEST_DECIBELS = 100.0
+"""What the PSNR of an exact reconstruction, which is infinite, counts as."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +94,10 @@ class TrainResult:
     """The last line of the log, see `smalti.training.measure`; empty if there was none."""
     unreadable: str
     """One line that names the files that could not be read; empty if there was none."""
+    skipped: int = 0
+    """Batches that were skipped because a loss or gradient was not finite."""
+    best: str = ""
+    """The checkpoint whose averaged model was best; empty if there is none."""
 
     @property
     def interrupted(self) -> bool:
@@ -138,88 +110,197 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
 
     Args:
         config: everything.
-        reporter: hears of the progress; default: nobody.
+        reporter: hears of the progress; default: nobody. Of several processes only the first one's does.
 
     Raises:
-        ValueError: a bad setting, no usable image; NonFiniteLossError when the loss diverges.
+        ValueError: a bad setting, no usable image; DataError when the images can no longer be read, NonFiniteLossError
+            when the loss diverges.
         FileExistsError: the run folder is not empty, and neither `resume` nor `force` is set.
         FileNotFoundError: no data; nothing to resume.
+        OSError: the disk is full.
     """
-    reporter = Silent() if reporter is None else reporter
-    runtime = choose_runtime(config.device, config.precision, config.channels_last, config.compile)
-    folder = RunFolder(config.out)
-    settings = plain_settings(config)
-    if not config.resume:
-        folder.check_new(config.force)
-    checkpoint = folder.check_resumable(settings) if config.resume else None
-    with torch.random.fork_rng([runtime.device] if runtime.device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        model = build(config.model, **config.model_args)
-        source = open_images(config.data, channels=model.image_channels)
-        samples = next(ordered_batches(source, config.input, SAMPLES)).image
-        losses = _losses(config, runtime.device)
-        state = start_state(model, config.optimization, runtime)
-        _rehearse(state.averaged.model, losses, runtime.place(samples[:1]))
-        random = load_checkpoint(checkpoint, state) if checkpoint else None
+    runtime = _runtime(config)
+    reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
+    folder, settings = RunFolder(config.out), plain_settings(config)
+    checkpoint = on_main(lambda: _claim(folder, config, settings))
+    with own_random_numbers(config.seed, runtime.device):
+        run = in_all(lambda: _Run(config, reporter, runtime, folder, checkpoint))
         # Up to here nothing was written: a mistake in the settings leaves no trace.
-        if checkpoint is None:
-            folder.clear()
-        folder.write_settings(settings)
-        reporter.note(_introduction(config, runtime, model, source, state.step))
-        if checkpoint and read_notes(checkpoint) != _notes(source):
-            reporter.note(
+        on_main(lambda: run.open(settings))
+        return run.go()
+
+
+def build_model(config: TrainConfig) -> tuple[Tokenizer, str]:
+    """The model before its first step, and in words what it took from `init_from`."""
+    source = read_weights(config.init_from) if config.init_from else None
+    if source is not None and config.model == "auto":
+        return source, "encoder, quantizer, decoder taken"
+    model = build("multi-scale" if config.model == "auto" else config.model, **config.model_args)
+    return model, "" if source is None else "; ".join(map(str, take_weights(model, source)))
+
+
+def _runtime(config: TrainConfig) -> Runtime:
+    """One process, or one of several where the config says so."""
+    many = launched_processes() > 1 if config.distributed == "auto" else config.distributed
+    choose = join_processes if many else choose_runtime
+    return choose(config.device, config.precision, config.channels_last, config.compile)
+
+
+def _claim(folder: RunFolder, config: TrainConfig, settings: dict[str, Any]) -> Path | None:
+    """Refuse a folder that may not be written; the checkpoint to go on from, None at the beginning."""
+    if config.resume:
+        return folder.check_resumable(settings)
+    folder.check_new(config.force)
+    return None
+
+
+class _Run:
+    """A run from its first step, or the one after a checkpoint, to its end."""
+
+    def __init__(
+        self, config: TrainConfig, reporter: Reporter, runtime: Runtime, folder: RunFolder, checkpoint: Path | None
+    ):
+        self.config, self.reporter, self.runtime, self.folder = config, reporter, runtime, folder
+        self.checkpoint = checkpoint
+        piece_size(config.optimization, process_count())  # refuses what cannot be cut
+        model, self.taken = (load(checkpoint), "") if checkpoint else build_model(config)
+        self.source = open_images(config.data, channels=model.image_channels)
+        self.samples = next(ordered_batches(self.source, config.input, SAMPLES)).image
+        self.validation = self._validation_images(model.image_channels)
+        self.losses = _losses(config, runtime.device)
+        self.state = start_state(model, config.optimization, runtime)
+        if self.losses.weight("adversarial"):
+            self.state.oppose(
+                Adversary(config.adversarial, self.losses, model, config.optimization, runtime, self.state.scaler)
+            )
+        _rehearse(self.state.averaged.model, self.losses, runtime.place(self.samples[:1]))
+        self.random = load_checkpoint(checkpoint, self.state) if checkpoint else []
+        self.record: RunRecord | None = None
+        self.line: dict[str, Any] = {}
+        self.speed = _Speed()
+
+    def open(self, settings: dict[str, Any]) -> None:
+        """Make or tidy the run folder, begin the log, and say what is about to happen."""
+        if self.checkpoint is None:
+            self.folder.clear()
+        self.folder.tidy()
+        self.folder.write_settings(settings)
+        self.record = RunRecord(self.folder.path, self.state.step)
+        self.reporter.note(_introduction(self.config, self.runtime, self.state, self.source))
+        if self.taken:
+            self.reporter.note(f"weights of {self.config.init_from}: {self.taken}")
+        if self.checkpoint and read_notes(self.checkpoint) != _notes(self.source):
+            self.reporter.note(
                 "the images are not those of the first part of the run: their order is a new one from here on"
             )
-        job = _Run(config, reporter, runtime, folder, source, samples)
-        return job.go(state, losses, random)
 
-
-@dataclass(frozen=True)
-class _Run:
-    """What stays the same from step to step."""
-
-    config: TrainConfig
-    reporter: Reporter
-    runtime: Runtime
-    folder: RunFolder
-    source: ImageSource
-    samples: Tensor
-
-    def go(self, state: TrainingState, losses: LossTable, random: dict[str, Any] | None) -> TrainResult:
+    def go(self) -> TrainResult:
         """The steps, and between them whatever is due."""
-        config, batch_size = self.config, self.config.optimization.batch_size
-        batches = training_batches(self.source, config.input, batch_size, config.seed, state.step, config.workers)
-        if random is not None:
-            restore_random_state(random)
-        line: dict[str, Any] = {}
-        speed = _Speed()
-        self.reporter.start(config.optimization.steps, state.step)
+        config, optimization, first = self.config, self.config.optimization, self.state.step
+        self._begin_random_numbers()
+        self.reporter.start(optimization.steps, first)
         try:
-            with RunRecord(self.folder.path, state.step) as record, StopRequest() as stop:
-                for result in train_steps(state, batches, losses, config.optimization, self.runtime):
-                    speed.add(result)
-                    last = result.step == config.optimization.steps
-                    if last or result.step == 1 or result.step % config.log_every == 0:
-                        line = measure(result, state.model.vocab_size, speed.take())
-                        record.add(line)
-                        self.reporter.measured(line)
-                    self.reporter.step(result.step)
-                    if last or result.step % config.sample_every == 0:
-                        self._sample(state, record)
-                    if last or stop.requested or result.step % config.checkpoint_every == 0:
-                        self.folder.save(state, _notes(self.source))
-                    if stop.requested:
+            with StopRequest() as stop:
+                for result in train_steps(self.state, self._pieces(), self.losses, optimization, self.runtime):
+                    self._report(result)
+                    stopping = any_process(stop.requested, self.runtime.device)
+                    if stopping or self._due(config.checkpoint_every):
+                        self._save()
+                    if stopping:
                         break
+        except DataError:  # the state is whole: keep it
+            if self.state.step > first:
+                self._save()
+            raise
         finally:
             self.reporter.close()
-        return TrainResult(config.out, state.step, config.optimization.steps, line, self.source.unreadable_summary())
+            if self.record is not None:
+                self.record.close()
+        for unreadable in share(self.source.unreadable):
+            self.source.unreadable.update(unreadable)
+        return TrainResult(
+            run=self.config.out,
+            step=self.state.step,
+            steps=optimization.steps,
+            last=self.line,
+            unreadable=self.source.unreadable_summary(),
+            skipped=self.state.skipped,
+            best=on_main(lambda: str(best_checkpoint(self.folder.checkpoints) or "")),
+        )
 
-    def _sample(self, state: TrainingState, record: RunRecord) -> None:
+    def _pieces(self) -> Iterator[Batch]:
+        """This process's pieces of every batch, from the next step on, for as long as most images can be read."""
+        config, optimization = self.config, self.config.optimization
+        size = piece_size(optimization, process_count())
+        start = self.state.step * optimization.accumulate
+        for piece in training_batches(
+            self.source, config.input, size, config.seed, start, config.workers,
+            rank=process_rank(), world=process_count(),
+        ):  # fmt: skip
+            if len(self.source.unreadable) > len(self.source) / 2:
+                raise ValueError(f"most images cannot be read: {self.source.unreadable_summary()}")
+            yield piece
+
+    def _begin_random_numbers(self) -> None:
+        """Those of the checkpoint; else the first process goes on with the seed's, and each other has its own."""
+        rank = process_rank()
+        if rank < len(self.random):
+            restore_random_state(self.random[rank], self.runtime.device)
+        elif rank > 0:
+            seed_everything(self.config.seed, rank)
+
+    def _due(self, every: int) -> bool:
+        """Whether what happens `every` so many steps happens after this one; after the last everything does."""
+        return self.state.step % every == 0 or self.state.step == self.config.optimization.steps
+
+    def _report(self, result: StepResult | SkippedStep) -> None:
+        """Log and picture, as far as they are due."""
+        if isinstance(result, SkippedStep):
+            self.reporter.note(f"skipped a batch: {result.reason}")
+        else:
+            self.speed.add(result)
+            if result.step == 1 or self._due(self.config.log_every):
+                self._log(result)
+        self.reporter.step(result.step)
+        if self._due(self.config.sample_every):
+            on_main(self._sample)
+
+    def _log(self, result: StepResult) -> None:
+        self.line = measure(result, self.state.model.vocab_size, self.state.skipped, self.speed.take())
+        self.reporter.measured(self.line)
+        on_main(self._write_line)
+
+    def _write_line(self) -> None:
+        if self.record is not None:
+            self.record.add(self.line)
+
+    def _sample(self) -> None:
         """Originals over what the averaged model makes of them."""
-        picture = reconstruction_grid(state.averaged.model, self.runtime.place(self.samples))
+        picture = reconstruction_grid(self.state.averaged.model, self.runtime.place(self.samples))
         self.folder.samples.mkdir(exist_ok=True)
-        save_image(self.folder.samples / f"{state.step:06d}.png", picture, force=True)
-        record.add_picture(picture, state.step)
+        save_image(self.folder.samples / f"{self.state.step:06d}.png", picture, force=True)
+        if self.record is not None:
+            self.record.add_picture(picture, self.state.step)
+
+    def _save(self) -> None:
+        """A checkpoint with the random state of every process."""
+        random = share(random_state(self.runtime.device))
+        on_main(lambda: self.folder.save(self.state, random, self._quality(), _notes(self.source)))
+
+    @torch.no_grad()
+    def _quality(self) -> float:
+        """Mean PSNR in dB of the averaged model over the validation images."""
+        model, decibels = self.state.averaged.model, []
+        for image in self.validation:
+            placed = self.runtime.place(image)
+            decibels.append(psnr(model(placed).reconstruction, placed))
+        return float(torch.cat(decibels).clamp(max=BEST_DECIBELS).mean())
+
+    def _validation_images(self, channels: int) -> list[Tensor]:
+        if not self.config.validation:
+            return [self.samples]
+        batches = ordered_batches(open_images(self.config.validation, channels=channels), self.config.input, SAMPLES)
+        return [batch.image for batch in islice(batches, VALIDATION_BATCHES)]
 
 
 class _Speed:
@@ -229,27 +310,13 @@ class _Speed:
         self._images, self._seconds = 0, 0.0
 
     def add(self, result: StepResult) -> None:
-        self._images += result.image.shape[0]
+        self._images += result.images
         self._seconds += result.seconds
 
     def take(self) -> float:
         speed = self._images / self._seconds
         self._images, self._seconds = 0, 0.0
         return speed
-
-
-def plain_settings(config: TrainConfig) -> dict[str, Any]:
-    """A config as it stands in RUN/train.yaml: plain types, without `resume` and `force`."""
-    settings = _plain(asdict(config))
-    del settings["resume"], settings["force"]
-    return settings
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, in any depth: YAML has one kind of sequence."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _losses(config: TrainConfig, device: torch.device) -> LossTable:
@@ -270,13 +337,16 @@ def _notes(source: ImageSource) -> dict[str, Any]:
     return {"images": len(source), "images_sha256": hashlib.sha256(keys.encode()).hexdigest()}
 
 
-def _introduction(config: TrainConfig, runtime: Runtime, model: Tokenizer, source: ImageSource, step: int) -> str:
+def _introduction(config: TrainConfig, runtime: Runtime, state: TrainingState, source: ImageSource) -> str:
     """One line on what is about to be trained, on what, where."""
+    model, step = state.model, state.step
     weights = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    how = [runtime.device.type, "bf16" if runtime.bf16 else "fp32"]
+    how = [runtime.device.type, next(name for name, dtype in DTYPES.items() if dtype == runtime.dtype)]
+    how += [f"{process_count()} processes"] * (process_count() > 1)
     how += ["channels last"] * runtime.channels_last + ["compiled"] * runtime.compile
     begin = f"going on after step {step}" if step else "training"
+    name = config.model if config.model != "auto" else config.init_from or "multi-scale"
     return (
-        f"{begin}: {config.model}, {weights:.1f} M weights, {model.vocab_size} codes, stride {model.stride}; "
+        f"{begin}: {name}, {weights:.1f} M weights, {model.vocab_size} codes, stride {model.stride}; "
         f"{len(source)} image{'s' * (len(source) != 1)}; {', '.join(how)}"
     )

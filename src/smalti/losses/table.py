@@ -34,6 +34,10 @@ NETWORK_LOSSES: dict[str, tuple[type[LPIPS] | type[FeatureDistance], type[Featur
 }
 """Every loss that needs a pretrained network, by the name it has in a config: which distance, on which network."""
 
+ADVERSARIAL_TERMS = ("adversarial", "r1", "lecam")
+"""Terms of the adversarial phase, which need a discriminator and are added by whoever trains it: `adversarial` to the
+tokenizer's loss, the other two to the discriminator's."""
+
 
 @runtime_checkable
 class ReconstructionOutput(Protocol):
@@ -59,18 +63,32 @@ class LossResult:
     weights: dict[str, float]
     """The weight that each of the terms was taken with."""
 
+    def plus(self, name: str, term: Float[Tensor, ""], weight: float) -> "LossResult":
+        """The same with one more term in it."""
+        assert name not in self.terms, f"{name} is in the loss already"
+        total = self.total + weight * term
+        return LossResult(total, {**self.terms, name: term}, {**self.weights, name: weight})
+
+    def detached(self) -> "LossResult":
+        """The same numbers without the graph that led to them, which would hold memory for as long as they are kept."""
+        terms = {name: term.detach() for name, term in self.terms.items()}
+        return LossResult(self.total.detach(), terms, self.weights)
+
 
 def check_weights(weights: Mapping[str, float | int]) -> None:
     """Refuse a table of weights that cannot be meant, before any network is loaded.
 
     Raises:
-        ValueError: a weight that is not finite, or a negative weight of a term that compares with the image.
+        ValueError: a weight that is not finite, a negative weight of a term that is not the quantizer's, or a weight of
+            a discriminator's term without a discriminator.
     """
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise ValueError(f"loss weight {name}: got {weight}, expected a finite number")
-        if name in (*RECONSTRUCTION_LOSSES, *NETWORK_LOSSES) and weight < 0:
+        if name in (*RECONSTRUCTION_LOSSES, *NETWORK_LOSSES, *ADVERSARIAL_TERMS) and weight < 0:
             raise ValueError(f"loss weight {name}: got {weight}, expected a number >= 0")
+        if name in ("r1", "lecam") and weight != 0 and not weights.get("adversarial"):
+            raise ValueError(f"loss weight {name}: got none of adversarial beside it, there is no discriminator")
 
 
 def build_network_losses(
@@ -109,8 +127,8 @@ def refuse_training_network(judge: str, weights: Mapping[str, float | int]) -> N
 
 
 class LossTable:
-    """Weights by name: those of `RECONSTRUCTION_LOSSES` and `NETWORK_LOSSES`, and any term of the quantizer whose
-    weight should differ.
+    """Weights by name: those of `RECONSTRUCTION_LOSSES`, `NETWORK_LOSSES` and `ADVERSARIAL_TERMS`, and any term of the
+    quantizer whose weight should differ.
 
     A term that compares with the image is computed if, and only if, the table gives it a weight other than 0. A
     quantizer's term takes the table's weight if it is named there, else the quantizer's own.
@@ -138,8 +156,12 @@ class LossTable:
                 raise ValueError(f"loss weight {name}: got {weights[name]}, expected its network in network_losses")
         self._losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**RECONSTRUCTION_LOSSES, **built}
 
+    def weight(self, name: str) -> float:
+        """The weight of a loss that is not the quantizer's; 0 if the table does not name it."""
+        return self.weights.get(name, 0.0)
+
     def __call__(self, image: Float[Tensor, "b c h w"], output: ReconstructionOutput) -> LossResult:
-        """Compute and weight every term.
+        """Compute and weight every term but the adversarial ones.
 
         Args:
             image: what was to be reconstructed, (B, C, H, W) in [-1, 1].
@@ -152,9 +174,7 @@ class LossTable:
         quantizer = output.quantizer_output
         self._check_names(quantizer)
         terms = {
-            name: loss(output.reconstruction, image)
-            for name, loss in self._losses.items()
-            if self.weights.get(name, 0.0) != 0
+            name: loss(output.reconstruction, image) for name, loss in self._losses.items() if self.weight(name) != 0
         }
         weights = {name: self.weights[name] for name in terms}
         for name, term in quantizer.terms.items():
@@ -168,8 +188,8 @@ class LossTable:
         return LossResult(total=total, terms=terms, weights=weights)
 
     def _check_names(self, quantizer: QuantizerOutput) -> None:
-        own = {**RECONSTRUCTION_LOSSES, **NETWORK_LOSSES}
-        shared = own.keys() & quantizer.terms.keys()
+        own = (*RECONSTRUCTION_LOSSES, *NETWORK_LOSSES, *ADVERSARIAL_TERMS)
+        shared = {*own} & quantizer.terms.keys()
         assert not shared, f"a quantizer's term must not be called {shared}"
         allowed = [*own, *quantizer.terms]
         unknown = [name for name in self.weights if name not in allowed]

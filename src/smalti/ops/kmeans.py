@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.ops.nearest import nearest_code
+from smalti.ops.processes import sample_vectors, sum_over_processes
 from smalti.ops.usage import code_sums, count_codes
 
 
@@ -18,7 +19,8 @@ def kmeans(
     """Move `centres_KD` to the means of the vectors nearest to them, `iterations` times.
 
     A centre that attracts no vector jumps to a random vector, so that none stays empty while there are vectors to
-    share. Randomness comes from torch's global generator.
+    share. Randomness comes from torch's global generator. Several processes find the centres of their joined batch
+    (`processes.py`).
 
     Returns:
         The centres (K, D) in fp32 and the number of vectors (K,) that each attracts at the end.
@@ -27,16 +29,10 @@ def kmeans(
     num_centres = centres_KD.shape[0]
     for _ in range(iterations):
         indices_N = nearest_code(z_ND, centres_KD)
-        counts_K = count_codes(indices_N, num_centres)
-        means_KD = code_sums(z_ND, indices_N, num_centres) / counts_K.clamp(min=1).unsqueeze(1)
+        counts_K = sum_over_processes(count_codes(indices_N, num_centres))
+        sums_KD = sum_over_processes(code_sums(z_ND, indices_N, num_centres))
+        means_KD = sums_KD / counts_K.clamp(min=1).unsqueeze(1)
         empty_K = counts_K == 0
         means_KD[empty_K] = sample_vectors(z_ND, int(empty_K.sum()))
         centres_KD = means_KD
-    return centres_KD, count_codes(nearest_code(z_ND, centres_KD), num_centres)
-
-
-def sample_vectors(z_ND: Float[Tensor, "n d"], count: int) -> Float[Tensor, "count d"]:
-    """`count` random rows of `z_ND` (N, D), distinct as far as there are enough."""
-    rounds = -(-count // z_ND.shape[0])
-    order = [torch.randperm(z_ND.shape[0], device=z_ND.device) for _ in range(rounds)]
-    return z_ND[torch.cat(order)[:count]] if order else z_ND[:0]
+    return centres_KD, sum_over_processes(count_codes(nearest_code(z_ND, centres_KD), num_centres))

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from smalti.ops import bit_entropy, divergence_from_uniform, mean_bit_code_distribution
+from smalti.ops.processes import mean_over_processes
 from smalti.quantizers.base import mean_square, not_negative, positive
 from smalti.quantizers.rows import RowQuantizer, Rows
 
@@ -84,13 +85,14 @@ class BinaryQuantizer(RowQuantizer):
         return Rows(indices_N, codes_ND, {"commitment": mean_square(u_ND, codes_ND)} | self._entropies(logits_ND))
 
     def _entropies(self, logits_ND: Tensor) -> dict[str, Tensor]:
-        if logits_ND.shape[0] == 0:
-            return {"sample_entropy": logits_ND.sum(), "codebook_divergence": logits_ND.sum()}
-        groups = logits_ND.split(self.group_size, dim=1)
-        divergences = [divergence_from_uniform(mean_bit_code_distribution(group)) for group in groups]
+        rows = logits_ND.shape[0]
+        means = [mean_bit_code_distribution(group) for group in logits_ND.split(self.group_size, dim=1)]
+        if self.training:
+            means = [mean_over_processes(mean_K, rows) for mean_K in means]
+        divergence = torch.stack([divergence_from_uniform(mean_K) for mean_K in means]).sum()
         return {
-            "sample_entropy": bit_entropy(logits_ND).sum(dim=1).mean(),
-            "codebook_divergence": torch.stack(divergences).sum(),
+            "sample_entropy": bit_entropy(logits_ND).sum(dim=1).sum() / max(1, rows),
+            "codebook_divergence": divergence * min(1, rows),
         }
 
     def weights(self) -> dict[str, float]:

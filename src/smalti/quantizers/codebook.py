@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from smalti.ops import count_codes, nearest_code, rotation_trick, straight_through
 from smalti.ops.nearest import Metric
+from smalti.ops.processes import joined_size, sum_over_processes
 from smalti.quantizers.base import not_negative, positive
 from smalti.quantizers.rows import RowQuantizer, Rows
 
@@ -130,12 +131,14 @@ class CodebookQuantizer(RowQuantizer):
 
     @torch.no_grad()
     def learn(self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
-        """Learn from one batch: move the statistics of every code towards it, and count it."""
-        if self.frozen or u_ND.shape[0] == 0:
+        """Learn from one batch, joined over all processes: move the statistics of every code towards it, count it."""
+        vectors = 0 if self.frozen else joined_size(u_ND)
+        if vectors == 0:
             return
         if int(self.batches_seen) == 0:
-            self.start_averages(u_ND.shape[0])
-        self.update_averages(u_ND, indices_N, count_codes(indices_N, self.num_embeddings).float())
+            self.start_averages(vectors)
+        counts_K = sum_over_processes(count_codes(indices_N, self.num_embeddings))
+        self.update_averages(u_ND, indices_N, counts_K.float())
         self.batches_seen += 1
 
     def start_averages(self, vectors: int) -> None:

@@ -70,14 +70,14 @@ class CompositeQuantizer(RowQuantizer):
         for q, quantizer in enumerate(self.quantizers):
             vectors = list(self.vectors(u_ND, self.search(u_ND)))
             assert isinstance(quantizer, RowQuantizer)
-            quantizer.initialise(vectors[q] if len(self.quantizers) > 1 else torch.cat(vectors))
+            quantizer.initialise(vectors[q] if len(self.quantizers) > 1 else _in_batch_order(vectors))
 
     @torch.no_grad()
     def learn(self, u_ND: Float[Tensor, "n d"], indices: Int64[Tensor, "n q *code"]) -> None:
         """Let each codebook learn once, from all parts that use it."""
         vectors, chosen = list(self.vectors(u_ND, indices)), indices.unbind(dim=1)
         if len(self.quantizers) == 1:
-            vectors, chosen = [torch.cat(vectors)], (torch.cat(chosen),)
+            vectors, chosen = [_in_batch_order(vectors)], (indices.flatten(0, 1),)
         for q, (vectors_ND, indices_N) in enumerate(zip(vectors, chosen, strict=True)):
             self.part(q).learn(vectors_ND, indices_N)
 
@@ -95,3 +95,11 @@ class CompositeQuantizer(RowQuantizer):
             "type": type(self).__name__,
             "quantizers": [self.part(q).config() for q in range(len(self.quantizers))],
         }
+
+
+def _in_batch_order(parts: Sequence[Tensor]) -> Tensor:
+    """The vectors of all parts (N * Q, D), those of one latent vector beside each other.
+
+    Then the rows of several processes, one process after the other, are in the order in which one would have them.
+    """
+    return torch.stack(list(parts), dim=1).flatten(0, 1)

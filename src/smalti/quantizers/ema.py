@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.ops import code_sums
+from smalti.ops.processes import sum_over_processes
 from smalti.quantizers.base import mean_square
 from smalti.quantizers.placed import PlacedCodebookQuantizer
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
@@ -79,7 +80,8 @@ class EMAVectorQuantizer(PlacedCodebookQuantizer):
     ) -> None:
         """One step of the three formulas above."""
         super().update_averages(u_ND, indices_N, counts_K)
-        self.embedding_sum.lerp_(code_sums(u_ND, indices_N, self.num_embeddings), 1 - self.decay)
+        sums_KD = sum_over_processes(code_sums(u_ND, indices_N, self.num_embeddings))
+        self.embedding_sum.lerp_(sums_KD, 1 - self.decay)
         # A code unused for very long decays to 0 / 0: it keeps its last place / 长期未用的码字保持原位,避免 0 / 0
         alive_K1 = (self.cluster_size > torch.finfo(torch.float32).tiny * 1e6).unsqueeze(1)
         mean_KD = self.embedding_sum / self.cluster_size.unsqueeze(1)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.ops import divergence_from_uniform, index_backpropagation, map_tiles
+from smalti.ops.processes import mean_over_processes
 from smalti.quantizers.base import mean_square, not_negative
 from smalti.quantizers.codebook import CodebookQuantizer
 from smalti.quantizers.rows import Rows
@@ -77,10 +78,13 @@ class IndexBackpropagationQuantizer(CodebookQuantizer):
         tiles = zip(*map_tiles(tile, u_ND, self.num_embeddings), strict=True)
         indices_N, codes_ND, entropy_T, sums_TK = (join(parts) for join, parts in zip(JOINS, tiles, strict=True))
         count = max(1, u_ND.shape[0])
+        mean_K = sums_TK.sum(dim=0) / count
+        if self.training:
+            mean_K = mean_over_processes(mean_K, u_ND.shape[0])
         terms = self.loss_terms(u_ND, self.lookup(indices_N)) | {
             "double_quantization": mean_square(codes_ND, u_ND),
             "sample_entropy": entropy_T.sum() / count,
-            "codebook_divergence": divergence_from_uniform(sums_TK.sum(dim=0) / count) * min(1, u_ND.shape[0]),
+            "codebook_divergence": divergence_from_uniform(mean_K) * min(1, u_ND.shape[0]),
         }
         return Rows(indices_N, codes_ND, terms)
 

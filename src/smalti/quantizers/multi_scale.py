@@ -22,6 +22,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from smalti.ops import add_scale, count_codes, proportional_grids, to_grid
+from smalti.ops.processes import sum_over_processes
 from smalti.quantizers.base import (
     DISTANCE_TERMS,
     Indices,
@@ -274,12 +275,12 @@ class MultiScaleQuantizer(Quantizer):
         self.quantizer.learn(*residuals.rows())
         if self.scale_usage is None:
             return
-        for usage, indices in zip(self.scale_usage, residuals.indices, strict=True):
-            # One count over all codes of all levels or groups: each gets a range of its own / 每层(组)各占一段计数
-            parts = usage.reshape(-1, self.num_embeddings)
-            offsets = torch.arange(parts.shape[0], device=indices.device) * self.num_embeddings
-            counts = count_codes(indices.reshape(-1, parts.shape[0]) + offsets, parts.numel())
-            usage.lerp_(counts.reshape(usage.shape).float(), 1 - self.quantizer.decay)
+        codes = self.scale_usage[0].numel()
+        # One count over all codes of all levels or groups: each gets a range of its own / 每层(组)各占一段计数
+        offsets = torch.arange(0, codes, self.num_embeddings, device=self.scale_usage.device)
+        counts = [count_codes(indices.reshape(-1, offsets.numel()) + offsets, codes) for indices in residuals.indices]
+        joined = sum_over_processes(torch.stack(counts)).reshape(self.scale_usage.shape)
+        self.scale_usage.lerp_(joined.float(), 1 - self.quantizer.decay)
 
     def _project(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """The latent in fp32, where the codes live."""
@@ -337,6 +338,8 @@ class _Residuals:
         """Residual vectors of valid cells, one (n_k, C) a scale."""
         self.indices: list[Tensor] = []
         """The codes they chose, one (n_k, *code_shape) a scale."""
+        self.images: list[Tensor] = []
+        """Which image of the batch each belongs to, one (n_k,) a scale."""
         self.terms: list[dict[str, Tensor]] = []
         """The quantizer's loss terms, one dictionary a scale."""
 
@@ -352,12 +355,19 @@ class _Residuals:
         rows = self.quantizer.quantize_valid(u_ND, valid_N)
         self.vectors.append(select(u_ND, valid_N).detach())
         self.indices.append(select(rows.indices, valid_N))
+        batch, cells = self.f_BCHW.shape[0], self.grids[k][0] * self.grids[k][1]
+        images_N = torch.arange(batch, device=u_ND.device).repeat_interleave(cells)
+        self.images.append(select(images_N, valid_N))
         self.terms.append(rows.terms)
         return self._maps(rows.indices, rows.codes, k)
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """All vectors (N, C) and indices (N, *code_shape) of all scales."""
-        return torch.cat(self.vectors), torch.cat(self.indices)
+        """All vectors (N, C) and indices (N, *code_shape) of all scales, image after image.
+
+        Then the rows of several processes, one process after the other, are in the order in which one would have them.
+        """
+        order_N = torch.cat(self.images).argsort(stable=True)
+        return torch.cat(self.vectors)[order_N], torch.cat(self.indices)[order_N]
 
     def _look(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         """The residual at scale k, one cell a row, and which cells are valid."""

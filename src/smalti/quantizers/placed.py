@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.ops import kmeans
-from smalti.ops.kmeans import sample_vectors
+from smalti.ops.processes import joined_size, sample_vectors
 from smalti.quantizers.codebook import CodebookQuantizer
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 
@@ -62,7 +62,7 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
     @torch.no_grad()
     def initialise(self, u_ND: Float[Tensor, "n d"]) -> None:
         """Run k-means on this batch while initialisation lasts; afterwards do nothing."""
-        if not self.initialising or u_ND.shape[0] == 0:
+        if not self.initialising or joined_size(u_ND) == 0:
             return
         assert self.init is not None
         u_ND = self.project(u_ND.detach())
@@ -78,11 +78,9 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
         The other way round the moving average would overwrite a revived code in the same step.
         先更新滑动平均,再复活死码;顺序颠倒会立即覆盖被复活的码字。
         """
-        if self.frozen or u_ND.shape[0] == 0:
-            return
         u_ND = self.project(u_ND)
         super().learn(u_ND, indices_N)
-        if self.revival is not None:
+        if self.revival is not None and not self.frozen:
             self._revive(self.revival.dead(self.cluster_size), u_ND)
 
     def start_averages(self, vectors: int) -> None:
@@ -99,9 +97,11 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
         if not dead_K.any():
             return
         turn_K = dead_K.cumsum(0) - 1
-        dead_K = dead_K & (turn_K < u_ND.shape[0])
-        order_N = torch.randperm(u_ND.shape[0], device=u_ND.device)
-        vectors_KD = u_ND[order_N[turn_K.clamp(0, u_ND.shape[0] - 1)]]
+        dead_K = dead_K & (turn_K < joined_size(u_ND))
+        count = int(dead_K.sum())
+        if count == 0:
+            return
+        vectors_KD = sample_vectors(u_ND, count)[turn_K.clamp(0, count - 1)]
         self._place(dead_K, vectors_KD, self.cluster_size.mean().expand_as(self.cluster_size))
 
     def _all_codes(self) -> Tensor:

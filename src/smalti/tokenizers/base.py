@@ -147,8 +147,22 @@ class Tokenizer(SavedModel):
         if same_shape or len(tokens.indices) == 1:
             return self.progressive(tokens)
         self._checked(tokens)
-        embeddings = [self.quantize.embedding(scale).movedim(-1, 1) for scale in tokens.indices]
-        images = [self.fhat_to_img(f_hat) for f_hat in self.quantize.embed_to_fhat(embeddings, all_to_max_scale=False)]
+        ms_h_BChw = [self.quantize.embedding(scale).movedim(-1, 1) for scale in tokens.indices]
+        return self.embed_to_img(ms_h_BChw, all_to_max_scale=False, last_one=last_one)
+
+    @torch.no_grad()
+    def embed_to_img(
+        self, ms_h_BChw: Sequence[Float[Tensor, "b d _ _"]], all_to_max_scale: bool, last_one: bool = False
+    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
+        """Images in [-1, 1] after each scale, or with `last_one` the last, of code vectors (B, D, h_k, w_k).
+
+        Args:
+            ms_h_BChw: code vectors, or mixtures of them, coarse to fine.
+            all_to_max_scale: as `same_shape` in `idxBl_to_img`.
+            last_one: only the last image.
+        """
+        f_hats = self.quantize.embed_to_fhat(ms_h_BChw, all_to_max_scale)
+        images = [self.fhat_to_img(f_hat) for f_hat in (f_hats[-1:] if last_one else f_hats)]
         return images[-1] if last_one else images
 
     def fhat_to_img(self, f_hat: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:

@@ -70,6 +70,15 @@ class VARQuantizer:
         """Indices of a latent at the given scales."""
         return tuple(self._quantizer.encode(z, grids))
 
+    @torch.no_grad()
+    def f_to_idxBl_or_fhat(
+        self, f_BChw: Float[Tensor, "b c h w"], to_fhat: bool, v_patch_nums: PatchNums | None = None
+    ) -> list[Int64[Tensor, "b _"]] | list[Float[Tensor, "b c h w"]]:
+        """Of a latent (B, C, H, W) the indices (B, l_k) of all scales, or with `to_fhat` f_hat after each scale."""
+        grids = None if v_patch_nums is None else as_grids(v_patch_nums)
+        indices = self._quantizer.encode(f_BChw, grids)
+        return self._quantizer.decode_progressive(indices) if to_fhat else [scale.flatten(1) for scale in indices]
+
     def idxBl_to_var_input(self, gt_ms_idx_Bl: Sequence[Int64[Tensor, "b _"]]) -> Float[Tensor, "b l c"]:
         """Teacher-forcing input (B, L - l_1, C) of the indices (B, l_k) of all scales.
 

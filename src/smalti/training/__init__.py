@@ -1,54 +1,108 @@
 """Training: the loop, and what it stands on. Readable in one sitting; begin with `loop.py`."""
 
+from smalti.training.accumulation import NonFiniteLossError
+from smalti.training.adversarial import AdversarialConfig, Adversary, Verdict
+from smalti.training.agreement import any_process, in_all, on_main, share
 from smalti.training.averaging import AveragedModel
 from smalti.training.checkpoint import (
+    best_checkpoint,
+    deliver,
     list_checkpoints,
     load_checkpoint,
     read_notes,
-    restore_random_state,
     save_checkpoint,
 )
+from smalti.training.initial_weights import PartTaken, read_weights, take_weights
 from smalti.training.interruption import StopRequest
-from smalti.training.loop import NonFiniteLossError, StepResult, TrainingState, start_state, train_steps
-from smalti.training.optimization import OptimizationConfig, build_optimizer, learning_rate, parameter_groups
+from smalti.training.loop import (
+    DataError,
+    Piece,
+    SkippedStep,
+    StepResult,
+    TrainingState,
+    start_state,
+    train_steps,
+)
+from smalti.training.many_processes import ManyProcesses, join_processes, leave_processes
+from smalti.training.optimization import (
+    OptimizationConfig,
+    build_optimizer,
+    learning_rate,
+    parameter_groups,
+    piece_size,
+)
 from smalti.training.progress import Bar, Lines, Reporter, Silent, console_reporter
+from smalti.training.randomness import own_random_numbers, random_state, restore_random_state, seed_everything
 from smalti.training.record import RunRecord, measure, read_log
-from smalti.training.run_folder import RunFolder, deliver
-from smalti.training.runtime import Precision, Runtime, choose_runtime, find_device, has_bf16
+from smalti.training.run_folder import RunFolder
+from smalti.training.runtime import (
+    DTYPES,
+    Precision,
+    Runtime,
+    choose_runtime,
+    find_device,
+    has_bf16,
+    launched_processes,
+    launched_rank,
+)
 from smalti.training.samples import picture_grid, reconstruction_grid
 
 __all__ = [
+    "DTYPES",
+    "AdversarialConfig",
+    "Adversary",
     "AveragedModel",
     "Bar",
+    "DataError",
     "Lines",
+    "ManyProcesses",
     "NonFiniteLossError",
     "OptimizationConfig",
+    "PartTaken",
+    "Piece",
     "Precision",
     "Reporter",
     "RunFolder",
     "RunRecord",
     "Runtime",
     "Silent",
+    "SkippedStep",
     "StepResult",
     "StopRequest",
     "TrainingState",
+    "Verdict",
+    "any_process",
+    "best_checkpoint",
     "build_optimizer",
     "choose_runtime",
     "console_reporter",
     "deliver",
     "find_device",
     "has_bf16",
+    "in_all",
+    "join_processes",
+    "launched_processes",
+    "launched_rank",
     "learning_rate",
+    "leave_processes",
     "list_checkpoints",
     "load_checkpoint",
     "measure",
+    "on_main",
+    "own_random_numbers",
     "parameter_groups",
     "picture_grid",
+    "piece_size",
+    "random_state",
     "read_log",
     "read_notes",
+    "read_weights",
     "reconstruction_grid",
     "restore_random_state",
     "save_checkpoint",
+    "seed_everything",
+    "share",
     "start_state",
+    "take_weights",
     "train_steps",
 ]

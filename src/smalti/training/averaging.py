@@ -5,10 +5,11 @@ TensorFlow's ExponentialMovingAverage. The average is what a run saves; the trai
 """
 
 import copy
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smalti.training.optimization import codebook_parameters
 
@@ -41,14 +42,26 @@ class AveragedModel(Generic[Model]):
     def update(self, model: Model, step: int) -> None:
         """Take in the weights of `model` after `step` (1, 2, ...) steps."""
         new_weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        copied = codebook_parameters(model)
-        for average, parameter in zip(self.model.parameters(), model.parameters(), strict=True):
-            if id(parameter) in copied or not parameter.requires_grad:
-                average.copy_(parameter)
+        for average, tensor, averaged in self._pairs(model):
+            if averaged:
+                average.lerp_(tensor, new_weight)
             else:
-                average.lerp_(parameter, new_weight)
-        for copied_buffer, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            copied_buffer.copy_(buffer)
+                average.copy_(tensor)
+
+    @torch.no_grad()
+    def undo_forward(self, model: Model) -> None:
+        """Give `model` back what its forward passes since the last `update` may have moved: codebooks and buffers."""
+        for average, tensor, averaged in self._pairs(model):
+            if not averaged:
+                tensor.copy_(average)
+
+    def _pairs(self, model: Model) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Every tensor here, its counterpart in `model`, and whether it is averaged or copied."""
+        codebooks = codebook_parameters(model)
+        for average, parameter in zip(self.model.parameters(), model.parameters(), strict=True):
+            yield average, parameter, parameter.requires_grad and id(parameter) not in codebooks
+        for copied, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            yield copied, buffer, False
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and buffers of the averaged copy."""

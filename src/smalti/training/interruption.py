@@ -6,14 +6,18 @@ that no checkpoint should hold. So the first signal only sets a flag, which the 
 
 import signal
 import threading
+import time
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what a cluster sends before it takes a machine back."""
 
+ONE_REQUEST = 1.0
+"""Seconds within which signals count as one: a launcher passes on the Ctrl-C that its processes got as well."""
+
 
 class StopRequest:
-    """Context in which the first SIGINT or SIGTERM is remembered; a second one interrupts at once.
+    """Context in which the first SIGINT or SIGTERM is remembered; a later one interrupts at once.
 
     >>> with StopRequest() as stop:
     ...     for batch in batches:
@@ -26,6 +30,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._since = 0.0
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -38,6 +43,7 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and time.monotonic() - self._since > ONE_REQUEST:
             raise KeyboardInterrupt
-        self.requested = True
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()

@@ -6,6 +6,7 @@ rate is a function of the step number alone, so there is no scheduler whose stat
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -18,7 +19,9 @@ class OptimizationConfig:
     steps: int = 10_000
     """Number of optimizer steps."""
     batch_size: int = 32
-    """Images a step."""
+    """Images a step, over all processes and pieces together."""
+    accumulate: int = 1
+    """Pieces in which each process works through its images of a step, one after the other, to save memory."""
     lr: float = 1e-3
     """Highest learning rate, reached at the end of the warm-up."""
     warmup_steps: int = 100
@@ -31,20 +34,23 @@ class OptimizationConfig:
     """Decay of AdamW's two moving averages."""
     grad_clip: float = 1.0
     """Largest norm of the gradient of all weights together; longer ones are shortened to it. inf: never."""
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """What to do when a loss or the gradient is NaN or infinite: stop the run, or skip the batch and count it."""
     ema_decay: float = 0.999
     """Decay of the averaged weights, which are what is saved and used; 0: the last weights. It rises to this value over
     the first steps."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _expect(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
-        _expect(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
-        _expect(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "0 to 1")
-        _expect(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
-        _expect(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers of at least 0 and below 1")
-        _expect(self.grad_clip > 0, "grad_clip", self.grad_clip, "a number above 0 (inf: no clipping)")
-        _expect(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
+        for name in ("steps", "batch_size", "accumulate"):
+            expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        expect(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
+        expect(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        expect(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "0 to 1")
+        expect(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
+        expect(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers of at least 0 and below 1")
+        expect(self.grad_clip > 0, "grad_clip", self.grad_clip, "a number above 0 (inf: no clipping)")
+        expect(self.on_non_finite in ("stop", "skip"), "on_non_finite", self.on_non_finite, "stop or skip")
+        expect(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
 
 
 def learning_rate(config: OptimizationConfig, step: int) -> float:
@@ -60,6 +66,18 @@ def learning_rate(config: OptimizationConfig, step: int) -> float:
     progress = min(1.0, (step - config.warmup_steps) / span)
     cosine = (1 + math.cos(math.pi * progress)) / 2
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
+
+
+def piece_size(config: OptimizationConfig, processes: int) -> int:
+    """Images that a process works through at once.
+
+    Raises:
+        ValueError: the batch cannot be cut into equal pieces.
+    """
+    pieces = processes * config.accumulate
+    allowed = f"a multiple of {pieces} (processes {processes} x accumulate {config.accumulate})"
+    expect(config.batch_size % pieces == 0, "batch_size", config.batch_size, allowed)
+    return config.batch_size // pieces
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -89,6 +107,7 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-def _expect(right: bool, name: str, value: object, allowed: str) -> None:
+def expect(right: bool, name: str, value: object, allowed: str) -> None:
+    """Refuse a setting that is not right, in the words of the house."""
     if not right:
         raise ValueError(f"{name}: got {value}, expected {allowed}")

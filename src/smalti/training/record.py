@@ -11,46 +11,75 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from smalti.formats.atomic import replace_file
 from smalti.metrics import CodeUsage, psnr
-from smalti.training.loop import StepResult
+from smalti.training.adversarial import Verdict
+from smalti.training.agreement import share
+from smalti.training.loop import Piece, StepResult
 
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
 
 
-def measure(result: StepResult, vocab_size: int, images_per_second: float) -> dict[str, Any]:
+def measure(result: StepResult, vocab_size: int, skipped: int, images_per_second: float) -> dict[str, Any]:
     """The numbers of one step.
 
     Returns:
-        step; loss: the weighted total; terms: every loss term by name, unweighted; lr; grad_norm: before clipping;
-        psnr: dB, mean over the batch, of the trained (not the averaged) weights; usage: share of all codes that the
-        batch used; usage_per_scale: the same for each scale, coarse to fine; images_per_second.
+        step; loss: the weighted total; terms: every loss term by name, unweighted; lr; grad_norm: before clipping, null
+        if fp16 overflowed; psnr: dB, mean over the batch, of the trained (not the averaged) weights; usage: share of
+        all codes that the batch used; usage_per_scale: the same for each scale, coarse to fine; skipped: batches
+        skipped so far; images_per_second; weights: what each term was taken with. While a discriminator learns also
+        adversarial: its loss and terms, logits_real, logits_fake, accuracy, adaptive_weight. The batch is that of all
+        processes, which must all call this.
     """
-    indices = result.output.quantizer_output.indices
-    scales = (indices,) if isinstance(indices, Tensor) else indices
-    counter = CodeUsage(vocab_size, len(scales))
-    counter.update(scales)
+    parts = [part for parts in share([_look(piece) for piece in result.pieces]) for part in parts]
+    counter = CodeUsage(vocab_size, len(parts[0][0]))
+    for scales, _ in parts:
+        counter.update(scales)
     usage = counter.compute()
-    decibels = psnr(result.output.reconstruction.detach(), result.image)
+    decibels = torch.cat([decibels for _, decibels in parts])
     return {
         "step": result.step,
         "loss": float(result.loss.total),
         "terms": {name: float(term) for name, term in result.loss.terms.items()},
+        "weights": result.loss.weights,
         "lr": result.lr,
-        "grad_norm": result.grad_norm,
+        "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
         "psnr": float(decibels[decibels.isfinite()].mean()) if decibels.isfinite().any() else None,
         "usage": usage.total.usage,
         "usage_per_scale": [scale.usage for scale in usage.scales],
+        "skipped": skipped,
         "images_per_second": images_per_second,
+        **({"adversarial": _judged(result.verdict)} if result.verdict else {}),
     }
 
 
+def _judged(verdict: Verdict) -> dict[str, Any]:
+    """The numbers of a verdict, as they stand in the log."""
+    return {
+        "loss": float(verdict.loss.total),
+        "terms": {name: float(term) for name, term in verdict.loss.terms.items()},
+        "logits_real": verdict.logits_real,
+        "logits_fake": verdict.logits_fake,
+        "accuracy": verdict.accuracy,
+        "adaptive_weight": verdict.adaptive_weight,
+    }
+
+
+def _look(piece: Piece) -> tuple[list[Tensor], Tensor]:
+    """Indices of every scale and decibels (B,) of every image of a piece, on the CPU."""
+    indices = piece.output.quantizer_output.indices
+    scales = (indices,) if isinstance(indices, Tensor) else indices
+    return [scale.cpu() for scale in scales], psnr(piece.output.reconstruction, piece.image).cpu()
+
+
 class RunRecord:
-    """The log of a run; use as a context manager."""
+    """The log of a run, to be closed at its end."""
 
     def __init__(self, run: str | Path, step: int = 0):
         """Open RUN/log.jsonl and RUN/tensorboard.
@@ -62,14 +91,13 @@ class RunRecord:
         """
         path = Path(run) / LOG
         kept = [line for line in read_log(run) if line["step"] <= step] if path.exists() else []
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        with replace_file(path, force=True) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(Path(run) / TENSORBOARD), purge_step=step + 1 if step else None)
 
-    def __enter__(self) -> "RunRecord":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """Let go of the files."""
         self._file.close()
         self._board.close()
 
@@ -94,7 +122,10 @@ def read_log(run: str | Path) -> list[dict[str, Any]]:
 def _flatten(line: Mapping[str, Any]) -> list[tuple[str, float]]:
     """TensorBoard's tags and values of a line: terms and scales become tags of their own."""
     named = {"loss/total": line["loss"], **{f"loss/{name}": value for name, value in line["terms"].items()}}
-    named |= {name: line[name] for name in ("lr", "grad_norm", "psnr", "images_per_second")}
+    named |= {name: line[name] for name in ("lr", "grad_norm", "psnr", "skipped", "images_per_second")}
     named |= {"usage/all": line["usage"]}
     named |= {f"usage/scale_{k}": value for k, value in enumerate(line["usage_per_scale"])}
+    if judged := dict(line.get("adversarial", {})):
+        numbers = {**judged.pop("terms"), **judged, "weight": line["weights"].get("adversarial", 0.0)}
+        named |= {f"adversarial/{name}": value for name, value in numbers.items()}
     return [(tag, value) for tag, value in named.items() if value is not None and math.isfinite(value)]

@@ -5,16 +5,14 @@ be used and resumed.
 """
 
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from smalti.formats.atomic import replace_file
-from smalti.tokenizers import Tokenizer
-from smalti.training.checkpoint import list_checkpoints, save_checkpoint
+from smalti.training.checkpoint import check_whole, deliver, list_checkpoints, remove_leftovers, save_checkpoint
 from smalti.training.loop import TrainingState
 
 SETTINGS = "train.yaml"
@@ -29,7 +27,7 @@ CONTENTS = (
 )
 """What a run folder holds; `clear` deletes this and nothing else."""
 
-FIXED = ("model", "model_args", "input", "seed", "optimization.batch_size")
+FIXED = ("model", "model_args", "init_from", "input", "seed", "optimization.batch_size")
 """Settings that a resumed run must share with its first part; with others it would be another run."""
 
 
@@ -55,7 +53,8 @@ class RunFolder:
         Raises:
             FileExistsError: something is there and `force` is off, or what is there is not a run.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        visible = (path for path in self.path.iterdir() if not path.name.startswith("."))
+        if not self.path.exists() or (self.path.is_dir() and not any(visible)):
             return
         if not (self.path / SETTINGS).is_file():
             raise FileExistsError(f"out: {self.path} exists and is not a run folder, choose another name")
@@ -70,7 +69,7 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: there is no run, or none of its checkpoints was finished.
-            ValueError: a setting of `FIXED` is not what it was.
+            ValueError: a setting of `FIXED` is not what it was, or the checkpoint is damaged.
         """
         if not (self.path / SETTINGS).is_file():
             raise FileNotFoundError(f"out: {self.path} holds no run to resume")
@@ -82,6 +81,7 @@ class RunFolder:
         checkpoints = list_checkpoints(self.checkpoints)
         if not checkpoints:
             raise FileNotFoundError(f"out: {self.path} holds no checkpoint to resume from; --force starts again")
+        check_whole(checkpoints[-1])
         return checkpoints[-1]
 
     def clear(self) -> None:
@@ -94,24 +94,27 @@ class RunFolder:
             else:
                 old.unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """Delete what a kill in the middle of writing left behind."""
+        for folder in (self.path, self.checkpoints, self.samples):
+            remove_leftovers(folder)
+
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Write train.yaml, which is a complete recipe."""
         with replace_file(self.path / SETTINGS, force=True) as temporary:
             text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
             temporary.write_text(text, encoding="utf-8")
 
-    def save(self, state: TrainingState, notes: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint with its notes, and the averaged model as config.json and model.safetensors."""
-        save_checkpoint(self.checkpoints, state, notes=notes)
+    def save(
+        self,
+        state: TrainingState,
+        random: Sequence[Mapping[str, Any]] = (),
+        quality: float | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a checkpoint (see `save_checkpoint`), and the averaged model as config.json and model.safetensors."""
+        save_checkpoint(self.checkpoints, state, random, quality=quality, notes=notes)
         deliver(state.averaged.model, self.path)
-
-
-def deliver(model: Tokenizer, folder: Path) -> None:
-    """`save_pretrained` into a folder that may hold a former version: each file is replaced at once or not at all."""
-    with tempfile.TemporaryDirectory(prefix=".model-", dir=folder) as temporary:
-        model.save_pretrained(temporary)
-        for name in ("config.json", "model.safetensors"):  # not the model card, which is for the hub
-            Path(temporary, name).replace(folder / name)
 
 
 def _get(settings: Any, dotted: str) -> Any:

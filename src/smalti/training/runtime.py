@@ -1,12 +1,12 @@
 """Where and how a training step runs: device, number format, memory layout, compilation.
 
-The loop knows none of this; it calls the five methods of `Runtime`. This one is a single process on one device. A run
-over several processes needs another class with the same methods (Hugging Face's `Accelerator` has their counterparts:
-`prepare`, `autocast`, `backward`, `clip_grad_norm_`) and no other loop.
+The loop knows none of this; it calls the methods of `Runtime`, which is a single process on one device. A run over
+several processes has another class with the same methods (`many_processes.py`) and the same loop.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.tokenizers import Tokenizer, TokenizerOutput
+from smalti.tokenizers import Tokenizer
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CPU_BF16_FEATURES = ("avx512_bf16", "amx_bf16")
 """CPU features that multiply bf16 matrices faster than fp32 ones."""
@@ -28,26 +30,37 @@ class Runtime:
 
     device: torch.device
     """Where model and images are."""
-    bf16: bool
-    """Whether forward passes run under bf16 autocast; weights, losses and quantizers stay in fp32."""
+    dtype: torch.dtype
+    """Number format of forward passes, by autocast; weights, losses and quantizers stay in fp32."""
     channels_last: bool
     """Whether images and convolution kernels lie in memory as NHWC."""
     compile: bool
     """Whether encoder and decoder run through torch.compile."""
 
-    def prepare(self, model: Tokenizer) -> Callable[[Tensor], TokenizerOutput]:
-        """Move a model to its device and layout, in place, and return what to call in its stead.
+    def prepare(self, model: Tokenizer) -> None:
+        """Move a model to its device and layout, in place.
 
         The quantizer is never compiled: it decides by values (is a code dead?) and draws random numbers, and its
         searches are a few large kernels already.
         """
-        model.to(self.device)
-        if self.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.move(model)
         if self.compile:
             model.encoder.compile()
             model.decoder.compile()
-        return model
+
+    def move(self, module: nn.Module) -> None:
+        """Move a module to the device and layout, in place."""
+        module.to(self.device)
+        if self.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def distribute(self, module: nn.Module) -> nn.Module:
+        """What to call in a module's stead, so that its gradients become the means over all processes: here itself."""
+        return module
+
+    def accumulate(self, module: nn.Module, last: bool) -> AbstractContextManager:
+        """The context of a forward and backward pass; only the last one of a step exchanges gradients."""
+        return nullcontext()
 
     def place(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Images (B, C, H, W) on the device, in the layout of the model."""
@@ -56,11 +69,11 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager:
         """The context of a forward pass."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def backward(self, loss: Float[Tensor, ""]) -> None:
-        """Gradients of a loss; bf16 has the range of fp32, so nothing needs scaling."""
-        loss.backward()
+    def scaler(self) -> torch.amp.GradScaler:
+        """What keeps small gradients of fp16 from becoming 0; for other formats, which need none, it does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Float[Tensor, ""]:
         """Shorten the gradient of all parameters together to `max_norm` and return the norm that it had."""
@@ -81,10 +94,27 @@ def choose_runtime(
     chosen = find_device(device)
     return Runtime(
         device=chosen,
-        bf16=has_bf16(chosen) if precision == "auto" else precision == "bf16",
+        dtype=choose_dtype(precision, chosen),
         channels_last=True if channels_last == "auto" else channels_last,
         compile=compile,
     )
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The number format by its name; "auto" is bf16 where the hardware multiplies it."""
+    if precision == "auto":
+        return torch.bfloat16 if has_bf16(device) else torch.float32
+    return DTYPES[precision]
+
+
+def launched_processes() -> int:
+    """How many processes torchrun or accelerate launch started for this run, by the environment; 1: none of them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched_rank() -> int:
+    """Which of them this process is, from 0."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def find_device(name: str) -> torch.device:

@@ -129,15 +129,18 @@ def _refusal(file: Path, error: Exception) -> str:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all shards; of a large model around a tokenizer only the shards that hold parts of the latter."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        shards = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"checkpoint: {index} is not a list of shards") from error
+    fronts = {match[1] for name in shards if (match := re.match(r"(|.*\.)quantize\.", name))}
+    inside = [shard for name, shard in shards.items() if name.startswith(tuple(fronts))]
     tensors: dict[str, Tensor] = {}
-    for name in names:
-        if Path(name).name != name:
-            raise ValueError(f"checkpoint: {index} names the shard {name!r}, expected a file beside it")
-        tensors |= _read(index.parent / name)
+    for shard in sorted(set(inside or shards.values())):
+        if Path(shard).name != shard:
+            raise ValueError(f"checkpoint: {index} names the shard {shard!r}, expected a file beside it")
+        tensors |= _read(index.parent / shard)
     return tensors
 
 

@@ -140,7 +140,8 @@ def _build(checkpoint: Checkpoint, name: str, candidate: Candidate, options: Map
     ours = table.translate(used)
     tensors = {ours.get(key, key): tensor for key, tensor in used.items()}
     source = {"family": name, "title": family.title, "url": family.url, "licence": family.licence}
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items() if key in set(ours.values())}
+    shapes = {new: tuple(candidate.tensors[old].shape) for old, new in table.translate(candidate.tensors).items()}
+    shapes |= {key: tuple(tensor.shape) for key, tensor in tensors.items() if key in shapes}
     try:
         tokenizer = family.build(shapes, candidate.config, source, **options)
     except (ValueError, TypeError) as error:

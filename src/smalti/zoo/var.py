@@ -20,6 +20,10 @@ PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 """The published scales for 256 x 256 pixels."""
 
 
+USAGE = "quantizer.scale_usage"
+"""The usage counts of the codes, a row a scale: a state of training, but it tells how many scales there were."""
+
+
 def names(candidate: Candidate) -> NameTable:
     """The usual names, and those of the multi-scale quantizer: φ of one per scale, one for all, or a few to share."""
     table = taming_names(candidate)
@@ -30,6 +34,7 @@ def names(candidate: Candidate) -> NameTable:
             "quantize.quant_resi.qresi_ls.{i}": "quantizer.phis.{i}.conv",
             "quantize.quant_resi.qresi": "quantizer.phis.0.conv",
             "quantize.quant_resi.{i}": "quantizer.phis.{i}.conv",
+            "quantize.ema_vocab_hit_SV": USAGE,
         }
     )
     return table
@@ -40,16 +45,21 @@ def build(
     config: Mapping[str, Any],
     source: Mapping[str, Any],
     *,
-    patch_nums: Sequence[int] = PATCH_NUMS,
+    patch_nums: Sequence[int] | None = None,
     metric: str = "euclidean",
     phi_ratio: float = 0.5,
     beta: float = 0.25,
     image_range: Sequence[float] = (-1.0, 1.0),
     norm_groups: int = 32,
 ) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes with a multi-scale quantizer."""
+    """A VQGAN of the checkpoint's sizes with a multi-scale quantizer; patch_nums None: the published ones."""
     if metric not in ("euclidean", "cosine"):
         raise ValueError(f"metric: got {metric!r}, VAR has 'euclidean' and 'cosine' (its znorm)")
+    if patch_nums is None:
+        num_scales = shapes.get(USAGE, (len(PATCH_NUMS),))[0]
+        if num_scales != len(PATCH_NUMS):
+            raise ValueError(f"patch_nums: needed, since the checkpoint has {num_scales} scales, not {PATCH_NUMS}")
+        patch_nums = PATCH_NUMS
     size, dim = codebook_shape(shapes)
     kind = VectorQuantizer if metric == "euclidean" else ZNormVectorQuantizer
     num_phi = count(shapes, r"quantizer\.phis\.(\d+)\.")

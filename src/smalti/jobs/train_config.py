@@ -1,0 +1,99 @@
+"""The one page that says everything about a training run: what `smalti train` takes and RUN/train.yaml records."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from smalti.data import TransformConfig
+from smalti.losses import check_weights
+from smalti.training import AdversarialConfig, OptimizationConfig, Precision
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a tokenizer on images.
+
+    It has many fields, because it is the one page that says everything about a run; those that belong together are
+    configs of their own.
+    """
+
+    data: str
+    """Images: a folder, searched through; a file; or a name: embedded, fashion-mnist."""
+    out: str
+    """The run folder to make."""
+    model: str = "auto"
+    """Which model, by its name in smalti.zoo; auto: the one that init_from holds, or multi-scale."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Constructor arguments of the model to change: vocab_size, hidden_dim, patch_nums, ..."""
+    init_from: str = ""
+    """Weights to begin with: a run, a checkpoint of it, a saved model, a published checkpoint, or a name on the hub."""
+    validation: str = ""
+    """Images, as for data, whose PSNR decides which checkpoint is the best; empty: those of the sample pictures."""
+    input: TransformConfig = field(default_factory=lambda: TransformConfig(size=64, crop="random", zoom=2.0, flip=True))
+    """How images become the model's input."""
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    """How long and how fast to learn."""
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
+    """Weights of l1, l2, charbonnier, ms_ssim; of lpips, efficientnet_lite0, hed_vgg16, which need a pretrained
+    network; of adversarial, r1, lecam; and of the quantizer's terms where they should differ from its paper."""
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    """The discriminator, if loss_weights names adversarial."""
+    pretrained: str = ""
+    """Folder to look for pretrained networks of losses in before the usual places."""
+    download: bool = False
+    """Fetch pretrained networks that are nowhere on this machine."""
+    precision: Precision = "auto"
+    """Number format of forward passes: fp32, bf16, fp16; auto: bf16 where the hardware multiplies it, else fp32."""
+    channels_last: Literal["auto"] | bool = "auto"
+    """Whether images lie in memory as NHWC; auto: yes."""
+    compile: bool = False
+    """Run encoder and decoder through torch.compile, which needs a C++ compiler: a slow start, then faster steps."""
+    seed: int = 0
+    """Decides initial weights, order of the images and augmentation."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: cuda if there is one."""
+    distributed: Literal["auto"] | bool = "auto"
+    """Train together with the other processes of torchrun or accelerate launch; auto: if they started more than one."""
+    workers: int = 0
+    """Processes that read images, for each that trains; 0: that one does."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+    sample_every: int = 500
+    """Steps between sample pictures."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run folder."""
+    force: bool = False
+    """Replace the run that is in the folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "sample_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        for name in ("seed", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 0")
+        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise ValueError(f"precision: got {self.precision!r}, expected auto, fp32, bf16 or fp16")
+        if self.channels_last not in ("auto", True, False):
+            raise ValueError(f"channels_last: got {self.channels_last!r}, expected auto, true or false")
+        if self.resume and self.force:
+            raise ValueError("resume, force: got both, expected one: go on with the run in the folder, or replace it")
+        if self.init_from and self.model == "auto" and self.model_args:
+            raise ValueError(f"model_args: got {self.model_args}, expected none with init_from, or a model's name too")
+        check_weights(self.loss_weights)
+
+
+def plain_settings(config: TrainConfig) -> dict[str, Any]:
+    """A config as it stands in RUN/train.yaml: plain types, without `resume` and `force`."""
+    settings = _plain(asdict(config))
+    del settings["resume"], settings["force"]
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, in any depth: YAML has one kind of sequence."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,91 @@
+"""Several training processes that learn as one: sums, means and random rows of the batch that they hold together.
+
+Each process holds some rows of the joined batch, which is theirs in the order of their ranks. Where `torch.distributed`
+has no process group there is one process, its rows are the batch, and every function here is the plain computation.
+
+All processes must call these functions in the same order, and what they get is equal to the last bit. Only what learns
+in train mode calls them, so an evaluation in one process never waits for another.
+多个训练进程像一个进程那样学习:所有进程须以相同顺序调用,得到逐位相同的结果;只有训练模式下的学习才会调用。
+"""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+
+def process_count() -> int:
+    """Number of processes that train together, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if process_count() > 1 else 0
+
+
+def sum_over_processes(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Elementwise sum over all processes, without gradient; `x` itself where there is one."""
+    if process_count() == 1:
+        return x
+    total = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+def mean_over_processes(mean_K: Float[Tensor, " k"], count: int) -> Float[Tensor, " k"]:
+    """Mean over the joined batch, given the mean over the `count` rows of this process.
+
+    The gradient is that of this process's own mean. When the gradients of all processes are then averaged with weights
+    in proportion to their rows, as the training loop does, the result is the gradient of the joined mean: no second
+    exchange is needed.
+    值为所有进程的均值,梯度只经过本进程的部分;按行数加权平均各进程梯度后即为联合均值的梯度。
+    """
+    if process_count() == 1:
+        return mean_K
+    share = mean_K.new_tensor([count])
+    *sums, total = sum_over_processes(torch.cat([mean_K.detach() * share, share])).split([mean_K.numel(), 1])
+    return sums[0] / total.clamp(min=1) + (mean_K - mean_K.detach())
+
+
+def joined_size(z_ND: Float[Tensor, "n d"]) -> int:
+    """Number of rows of the joined batch."""
+    if process_count() == 1:
+        return z_ND.shape[0]
+    return int(sum_over_processes(torch.tensor(z_ND.shape[0], device=z_ND.device)))
+
+
+def sample_vectors(z_ND: Float[Tensor, "n d"], count: int) -> Float[Tensor, "count d"]:
+    """`count` random rows of the joined batch, distinct as far as there are enough; the same in all processes.
+
+    Randomness comes from the global generator of torch in the first process: it draws what one process with the joined
+    batch would.
+    """
+    if count == 0:
+        return z_ND[:0]
+    rows = joined_size(z_ND)
+    order = [_shared_permutation(rows, z_ND.device) for _ in range(-(-count // rows))]
+    return _take(z_ND, torch.cat(order)[:count])
+
+
+def _shared_permutation(size: int, device: torch.device) -> Int64[Tensor, " size"]:
+    if process_rank() == 0:
+        order = torch.randperm(size, device=device)
+    else:
+        order = torch.empty(size, dtype=torch.int64, device=device)
+    if process_count() > 1:
+        dist.broadcast(order, src=0)
+    return order
+
+
+def _take(z_ND: Tensor, positions_M: Tensor) -> Tensor:
+    """Rows of the joined batch: each process gives those that it has, and zeros for the others."""
+    if process_count() == 1:
+        return z_ND[positions_M]
+    sizes = torch.zeros(process_count(), dtype=torch.int64, device=z_ND.device)
+    sizes[process_rank()] = z_ND.shape[0]
+    first = int(sum_over_processes(sizes)[: process_rank()].sum())
+    own_M = (positions_M >= first) & (positions_M < first + z_ND.shape[0])
+    rows_MD = z_ND.new_zeros(positions_M.shape[0], z_ND.shape[1])
+    rows_MD[own_M] = z_ND[positions_M[own_M] - first].detach()
+    return sum_over_processes(rows_MD)

@@ -1,0 +1,65 @@
+"""What several training processes decide together, so that none goes on while another has stopped.
+
+The counterpart of `ops/processes.py` for decisions, errors and Python objects. Without a process group every function
+is the plain thing: run the task, raise the error. All processes must call them in the same order.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from smalti.ops.processes import process_count, process_rank, sum_over_processes
+
+Value = TypeVar("Value")
+
+REFUSALS = (ValueError, OSError)
+"""Errors that speak to the user; all processes are told. Others are bugs: the launcher ends the other processes."""
+
+
+def share(value: Value) -> list[Value]:
+    """The values of all processes, in the order of their ranks."""
+    if process_count() == 1:
+        return [value]
+    values: list[Value | None] = [None] * process_count()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process; `device` is where tensors are exchanged."""
+    return bool(sum_over_processes(torch.tensor(int(flag), device=device)))
+
+
+def raise_together(error: Exception | None) -> None:
+    """If any process has an error, raise it in all: the first one, in the order of the ranks."""
+    for raised in share(error):
+        if raised is not None:
+            raise raised
+
+
+def in_all(task: Callable[[], Value]) -> Value:
+    """Run a task in every process; if it is refused in one, it is in all."""
+    try:
+        result, error = task(), None
+    except REFUSALS as refused:
+        result, error = None, refused
+    raise_together(error)
+    return result  # type: ignore[return-value]
+
+
+def on_main(task: Callable[[], Value]) -> Value:
+    """Run a task in the first process only; all get its result, or its error."""
+    if process_count() == 1:
+        return task()
+    outcome: list[object] = [None, None]
+    if process_rank() == 0:
+        try:
+            outcome[0] = task()
+        except REFUSALS as refused:
+            outcome[1] = refused
+    dist.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[1], Exception):
+        raise outcome[1]
+    return outcome[0]  # type: ignore[return-value]
