@@ -29,4 +29,5 @@ def summary(result: TrainPriorResult) -> str:
         )
     measured = result.bits_per_token == result.bits_per_token  # NaN where nothing was held out
     quality = f": {result.bits_per_token:.3f} bits a token, {result.bits_per_pixel:.4f} bits a pixel on held-out images"
-    return f"trained {result.step} steps: {out}{quality if measured else ''}\ndraw from it: smalti sample {out} --out samples"
+    done = f"trained {result.step} steps: {out}{quality if measured else ''}"
+    return f"{done}\ndraw from it: smalti sample {out} --out samples"

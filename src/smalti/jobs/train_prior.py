@@ -12,7 +12,7 @@ A part of the images is held out; all views of one image are on the same side. Q
 import math
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from smalti.data import TokenBatch, TokenDataset
-from smalti.jobs.train_config import plain
+from smalti.jobs.train_config import plain_settings
 from smalti.ops.processes import process_count, process_rank
 from smalti.priors import Prior, TokenLayout
 from smalti.quantizers import MultiScaleQuantizer
@@ -37,6 +37,7 @@ from smalti.training import (
     StopRequest,
     any_process,
     best_checkpoint,
+    check_whole,
     choose_runtime,
     deliver,
     join_processes,
@@ -153,11 +154,11 @@ class _Run:
 
     def __init__(self, config: TrainPriorConfig, reporter: Reporter, runtime: Any):
         self.config, self.reporter, self.runtime = config, reporter, runtime
-        self.folder, settings = RunFolder(config.out), plain(asdict(config))
-        del settings["resume"], settings["force"]
+        self.folder, settings = RunFolder(config.out), plain_settings(config)
         checkpoint = on_main(lambda: self._claim(settings))
         self.piece = piece_size(config.optimization, process_count())
-        self.dataset = on_main(lambda: TokenDataset(config.tokens)) or TokenDataset(config.tokens)
+        on_main(lambda: TokenDataset(config.tokens))  # the first process alone unpacks the shards
+        self.dataset = TokenDataset(config.tokens)
         self.training, self.held_out = split_rows(self.dataset, config.validation, config.seed)
         tokenizer = self._tokenizer()
         prior = load_prior(checkpoint) if checkpoint else new_prior(config, self.dataset, tokenizer)
@@ -243,20 +244,19 @@ class _Run:
         if isinstance(result, SkippedStep):
             self.reporter.note(f"skipped a batch: {result.reason}")
         elif result.step == 1 or self._due(self.config.log_every):
-            self._log(
-                {
-                    "step": result.step,
-                    "loss": result.loss,
-                    "bits_per_token": result.loss / math.log(2),
-                    "lr": result.lr,
-                    "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
-                    "images_per_second": result.images / result.seconds,
-                }
-            )
+            line = {
+                "step": result.step,
+                "loss": result.loss,
+                "bits_per_token": result.loss / math.log(2),
+                "lr": result.lr,
+                "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
+                "images_per_second": result.images / result.seconds,
+            }
+            self.reporter.measured(line)
+            self._write(line)
         self.reporter.step(result.step)
 
-    def _log(self, line: dict[str, Any]) -> None:
-        self.reporter.measured(line)
+    def _write(self, line: dict[str, Any]) -> None:
         if self.record is not None:
             self.record.add(line)
 
@@ -266,8 +266,10 @@ class _Run:
         nats = self._validation()
         if not math.isnan(nats):
             bits = nats / math.log(2)
-            self._log({"step": self.state.step, "validation_bits_per_token": bits,
-                       "validation_bits_per_pixel": bits * self._tokens_per_pixel()})  # fmt: skip
+            per_pixel = bits * self._tokens_per_pixel()
+            line = {"step": self.state.step, "validation_bits_per_token": bits, "validation_bits_per_pixel": per_pixel}
+            self.reporter.note(f"step {self.state.step}, held-out images: {bits:.3f} bits a token")
+            self._write(line)
         quality = None if math.isnan(nats) else -nats
         on_main(lambda: self.folder.save(self.state, random, quality))
 
@@ -294,7 +296,8 @@ class _Run:
             for name in ("config.json", "model.safetensors"):
                 shutil.copy2(best / name, self.folder.path / f".{name}")
                 (self.folder.path / f".{name}").replace(self.folder.path / name)
-            bits = -read_quality(best) / math.log(2)
+            quality = check_whole(best)["quality"]
+            bits = math.nan if quality is None else -quality / math.log(2)
         steps = self.config.optimization.steps
         per_pixel = bits * self._tokens_per_pixel()
         return TrainPriorResult(self.config.out, self.state.step, steps, bits, per_pixel)

@@ -19,9 +19,9 @@ from smalti.data import TokenBatch
 from smalti.losses import LossResult
 from smalti.priors import Prior
 from smalti.training.accumulation import Hidden, NonFiniteLossError, Part, accumulate_gradients
-from smalti.training.loop import SkippedStep, TrainingState, clip_gradients, skip_step
 from smalti.training.optimization import OptimizationConfig, learning_rate
 from smalti.training.runtime import Runtime
+from smalti.training.state import SkippedStep, TrainingState
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Likelihood(nn.Module):
 
 
 def train_prior_steps(
-    state: TrainingState, batches: Iterator[TokenBatch], config: OptimizationConfig, runtime: Runtime
+    state: TrainingState[Prior], batches: Iterator[TokenBatch], config: OptimizationConfig, runtime: Runtime
 ) -> Iterator[PriorStep | SkippedStep]:
     """Train from `state.step` to `config.steps`, handing out each step's result after the step is complete.
 
@@ -83,9 +83,9 @@ def train_prior_steps(
         try:
             # 2. Likelihood of the true tokens, and its gradient / 真实词元的似然及其梯度
             _, loss = accumulate_gradients(objective, parts, state.step + 1, state.scaler, runtime)
-            grad_norm = clip_gradients(state, config, parts)
+            grad_norm = state.clip_gradients(config, parts)
         except NonFiniteLossError as error:
-            yield skip_step(state, config, error)
+            yield state.skip(config, error)
             continue
         # 3. One AdamW step, then the average follows / AdamW 更新一次,平均权重跟随
         lr = learning_rate(config, state.step)
