@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from smalti.cli import COMMANDS, main
+from smalti.cli import COMMANDS, main, module_of
 from smalti.cli.parsing import parse_config
 from smalti.data import open_images, save_image
 from smalti.jobs.demo import TRAINING
@@ -146,7 +146,7 @@ def commands_of(page: Path) -> list[list[str]]:
 
 def check_that_it_parses(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the job itself everything is real: the verb's own call of the parser, and a config that is validated."""
-    verb = importlib.import_module(f"smalti.cli.{arguments[0]}")
+    verb = importlib.import_module(module_of(arguments[0]))
     configs = []
 
     def parse_and_stop(*args: object, **kwargs: object) -> None:

@@ -345,10 +345,11 @@ def test_habits(name: str) -> None:
 
 
 def test_bases_are_abstract_and_leaves_are_final() -> None:
+    from smalti.priors import Prior
     from smalti.quantizers import Quantizer
     from smalti.tokenizers import Tokenizer
 
-    for room in ("quantizers", "tokenizers"):
+    for room in ("quantizers", "tokenizers", "priors"):
         for module in pkgutil.iter_modules([str(SOURCE / room)]):
             importlib.import_module(f"smalti.{room}.{module.name}")
 
@@ -358,7 +359,7 @@ def test_bases_are_abstract_and_leaves_are_final() -> None:
                 yield child
                 yield from below(child)
 
-    for base in (Quantizer, Tokenizer):
+    for base in (Quantizer, Tokenizer, Prior):
         assert inspect.isabstract(base)
         for cls in below(base):
             assert inspect.isabstract(cls) or getattr(cls, "__final__", False), cls

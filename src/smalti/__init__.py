@@ -33,6 +33,10 @@ _HOMES = {
     "build": "smalti.zoo",
     "load": "smalti.zoo",
     "load_published": "smalti.zoo",
+    "load_published_prior": "smalti.zoo",
+    "MaskedTransformer": "smalti.priors",
+    "NextScaleTransformer": "smalti.priors",
+    "NextTokenTransformer": "smalti.priors",
 }
 
 __all__ = sorted(_HOMES)

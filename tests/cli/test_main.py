@@ -7,7 +7,7 @@ import types
 import pytest
 
 from smalti import __version__
-from smalti.cli import COMMANDS, main
+from smalti.cli import COMMANDS, main, module_of
 
 HEAVY = {"torch", "numpy", "jsonargparse", "rich", "yaml", "PIL", "tensorboard", "huggingface_hub"}
 
@@ -122,4 +122,4 @@ def test_every_command_has_its_module():
     from importlib.util import find_spec
 
     for verb in COMMANDS:
-        assert find_spec(f"smalti.cli.{verb}"), verb
+        assert find_spec(module_of(verb)), verb

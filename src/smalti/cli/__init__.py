@@ -17,10 +17,14 @@ COMMANDS = {
     "encode": "turn images into token files",
     "decode": "turn token files back into images",
     "reconstruct": "pass one image through a tokenizer and back, and print the PSNR",
+    "tokenize": "turn a set of images into a token data set, once, to train on it many times",
+    "tokens": "verify a token data set, say what it holds, decode one of its rows",
+    "train-prior": "train a prior, a generator of tokens, on a token data set",
+    "sample": "draw images from a trained prior, or let it change a part of a photograph",
     "import": "turn a published tokenizer's checkpoint into a folder that every other command takes",
     "demo": "train, evaluate and use a small tokenizer in two minutes, and leave a report",
 }
-"""Verb -> one line of help. `smalti/cli/VERB.py` holds `run(arguments: list[str]) -> int`."""
+"""Verb -> one line of help. Its module, see `module_of`, holds `run(arguments: list[str]) -> int`."""
 
 USER_ERROR = 2
 """Exit code of a mistake of the user; an exception may carry another one as `exit_code`."""
@@ -58,7 +62,7 @@ def choose(arguments: list[str]) -> int:
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Import the module of a verb, run it, and turn what goes wrong into one line and an exit code."""
     try:
-        return importlib.import_module(f"smalti.cli.{verb}").run(arguments)
+        return importlib.import_module(module_of(verb)).run(arguments)
     except KeyboardInterrupt:
         print(f"smalti {verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -68,6 +72,11 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         return complain(f"smalti {verb}", describe(error), getattr(error, "exit_code", USER_ERROR))
     except SystemExit as end:  # argparse ends this way after --help
         return end.code if isinstance(end.code, int) else 0
+
+
+def module_of(verb: str) -> str:
+    """The module of a verb: "train-prior" lives in `train_prior.py`."""
+    return f"smalti.cli.{verb.replace('-', '_')}"
 
 
 def overview() -> str:

@@ -20,7 +20,9 @@ from smalti.data.source import (
     UnreadableImageError,
 )
 from smalti.data.tar import TarImages
+from smalti.data.token_dataset import TokenBatch, TokenDataset
 from smalti.data.transforms import TransformConfig
+from smalti.data.views import ViewsConfig, view_batches
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -37,11 +39,15 @@ __all__ = [
     "ParquetImages",
     "SourceVanishedError",
     "TarImages",
+    "TokenBatch",
+    "TokenDataset",
     "TransformConfig",
     "UnreadableImageError",
+    "ViewsConfig",
     "load_image",
     "open_images",
     "ordered_batches",
     "save_image",
     "training_batches",
+    "view_batches",
 ]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -57,7 +58,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Order:
+class Order:
     """What a worker is told to read next: a position, and the bytes where only the main process can fetch them."""
 
     position: Position
@@ -124,7 +125,7 @@ def training_batches(
     reader = _Reader(CachedSource(source, cache_bytes), transform, seed, refill=True)
     stream = endless_batches(len(source), source.blocks, batch_size * world, seed, start_batch)
     part = slice(rank * batch_size, (rank + 1) * batch_size)
-    return _one_size(_read(reader, (positions[part] for positions in stream), workers), source)
+    return _one_size(read_batches(reader, (positions[part] for positions in stream), workers), source)
 
 
 def ordered_batches(
@@ -153,7 +154,7 @@ def ordered_batches(
         for start in range(0, len(chosen), batch_size)
     )
     reader = _Reader(source, transform.centered(), 0, refill=False)
-    return _runs_of_one_size(_read(reader, batches, workers), source, may_be_empty=indices is not None)
+    return _runs_of_one_size(read_batches(reader, batches, workers), source, may_be_empty=indices is not None)
 
 
 class _Reader(Dataset[_ReadBatch]):
@@ -165,7 +166,7 @@ class _Reader(Dataset[_ReadBatch]):
         self.seed = seed
         self.refill = refill
 
-    def __getitem__(self, orders: tuple[_Order, ...]) -> _ReadBatch:
+    def __getitem__(self, orders: tuple[Order, ...]) -> _ReadBatch:
         batch = _ReadBatch()
         try:
             for order in orders:
@@ -174,23 +175,28 @@ class _Reader(Dataset[_ReadBatch]):
             for step in range(1, count if self.refill else 0):
                 if batch.images:
                     break
-                self._append(batch, _Order(replace(last, index=(last.index + step) % count)))
+                self._append(batch, Order(replace(last, index=(last.index + step) % count)))
         except SourceVanishedError as error:  # an exception would arrive as the traceback of a worker
             batch.vanished = str(error)
         return batch
 
-    def _append(self, batch: _ReadBatch, order: _Order) -> None:
+    def _append(self, batch: _ReadBatch, order: Order) -> None:
         index = order.position.index
-        if order.encoded is not None:
-            _origin(self.source).receive(index, order.encoded)
         try:
-            picture = self.source.picture(index, self.transform.enough)
+            picture = ordered_picture(self.source, order, self.transform.enough)
         except UnreadableImageError as error:
             batch.failures[error.key] = error.reason
             return
         pixels = self.transform.apply(picture, augmentation_stream(self.seed, order.position)).numpy()
         known = self.source.key(index), self.source.label(index), self.source.caption(index)
         batch.images.append(_ReadImage(pixels, *known))
+
+
+def ordered_picture(source: ImageSource, order: Order, enough: int | None = None) -> Image.Image:
+    """The image that an order asks for; see `ImageSource.picture`."""
+    if order.encoded is not None:
+        _origin(source).receive(order.position.index, order.encoded)
+    return source.picture(order.position.index, enough)
 
 
 def _origin(source: ImageSource) -> EncodedSource:
@@ -200,18 +206,27 @@ def _origin(source: ImageSource) -> EncodedSource:
     return origin
 
 
-def _orders(source: ImageSource, batches: Iterable[tuple[Position, ...]]) -> Iterator[tuple[_Order, ...]]:
+def _orders(source: ImageSource, batches: Iterable[tuple[Position, ...]]) -> Iterator[tuple[Order, ...]]:
     """With the bytes where images lie in blocks: there this process fetches each block once, for all workers."""
     for positions in batches:
         if source.blocks is None:
-            yield tuple(_Order(position) for position in positions)
+            yield tuple(Order(position) for position in positions)
         else:
             origin = _origin(source)
-            yield tuple(_Order(position, origin.fetch(position.index)) for position in positions)
+            yield tuple(Order(position, origin.fetch(position.index)) for position in positions)
 
 
-def _read(reader: _Reader, batches: Iterable[tuple[Position, ...]], workers: int) -> Iterator[_ReadBatch]:
-    """Read `batches` in their order, here or in worker processes."""
+def read_batches(reader: Any, batches: Iterable[tuple[Position, ...]], workers: int) -> Iterator[Any]:
+    """Read `batches` in their order, here or in worker processes.
+
+    Args:
+        reader: `reader[(order, …)]` is a batch, whose `vanished` says why nothing can be read; it has a `source`.
+        batches: the positions of each batch.
+        workers: processes that read; 0: this one.
+
+    Raises:
+        SourceVanishedError: a batch says so.
+    """
     read = DataLoader(
         reader,
         batch_size=None,  # one index of the reader is already a whole batch

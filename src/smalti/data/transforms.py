@@ -99,33 +99,39 @@ class TransformConfig:
             image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
         if self.size is not None:
             place = (down, right) if self.crop == "random" else None
-            image = _cover_and_crop(image, self.height_width, self.zoom**zoom, place)
+            image, _ = cover_and_crop(image, self.height_width, self.zoom**zoom, place)
         array = to_array(image)
         if self.flip and mirror < 0.5:
             array = array[:, ::-1]
         return torch.from_numpy(array.transpose(2, 0, 1).copy())
 
 
-def _cover_and_crop(
+def cover_and_crop(
     image: Image.Image, crop: tuple[int, int], zoom: float, place: tuple[float, float] | None
-) -> Image.Image:
-    """Resize `image` to cover `crop` times `zoom`, and cut the crop out at `place`.
+) -> tuple[Image.Image, tuple[float, float, float, float]]:
+    """Resize `image` to cover `crop` (height, width) times `zoom`, and cut the crop out at `place`.
 
-    `place` is (down, right) in 0...1, from the upper left to the lower right; None is the middle.
+    Args:
+        image: mode L or RGB.
+        crop: height and width of the result.
+        zoom: at least 1.
+        place: (down, right) in 0...1, from the upper left to the lower right; None is the middle.
+
+    Returns:
+        The crop, and its outline in the pixels of `image`: left, upper, right, lower.
     """
     width, height = image.size
     scale = zoom * max(crop[0] / height, crop[1] / width)
     tall = max(crop[0], round(height * scale))
     wide = max(crop[1], round(width * scale))
     if (tall, wide) == crop == (height, width):
-        return image
+        return image, (0.0, 0.0, float(width), float(height))
     top, left = (tall - crop[0]) // 2, (wide - crop[1]) // 2
     if place is not None:
         top, left = _offset(place[0], tall - crop[0]), _offset(place[1], wide - crop[1])
-    # The crop's outline in the pixels of `image`: left, upper, right, lower.
     box = (left * width / wide, top * height / tall, (left + crop[1]) * width / wide, (top + crop[0]) * height / tall)
     gap = None if place is None else TRAINING_REDUCING_GAP
-    return image.resize((crop[1], crop[0]), Image.Resampling.LANCZOS, box, reducing_gap=gap)
+    return image.resize((crop[1], crop[0]), Image.Resampling.LANCZOS, box, reducing_gap=gap), box
 
 
 def _offset(place: float, room: int) -> int:

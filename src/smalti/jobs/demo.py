@@ -17,7 +17,8 @@ from smalti.data import TransformConfig, load_image, open_images, save_image
 from smalti.jobs.decode import DecodeConfig, decode
 from smalti.jobs.encode import EncodeConfig, encode
 from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
-from smalti.jobs.report import Curve, Picture, Report, write_report
+from smalti.jobs.page import Curve
+from smalti.jobs.report import Picture, Report, write_report
 from smalti.jobs.train import TrainConfig, train
 from smalti.metrics import psnr
 from smalti.ops.pixels import to_float

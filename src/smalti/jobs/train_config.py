@@ -85,8 +85,8 @@ class TrainConfig:
         check_weights(self.loss_weights)
 
 
-def plain_settings(config: TrainConfig) -> dict[str, Any]:
-    """A config as it stands in RUN/train.yaml: plain types, without `resume` and `force`."""
+def plain_settings(config: Any) -> dict[str, Any]:
+    """The config of a run as it stands in RUN/train.yaml: plain types, without `resume` and `force`."""
     settings = _plain(asdict(config))
     del settings["resume"], settings["force"]
     return settings

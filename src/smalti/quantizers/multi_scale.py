@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, final
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from smalti.ops import add_scale, count_codes, proportional_grids, to_grid
@@ -173,7 +173,7 @@ class MultiScaleQuantizer(Quantizer):
         scales, grids = self._check_scales(indices)
         with torch.autocast(scales[0].device.type, enabled=False):
             walk = self._walk(
-                lambda k, _: (scales[k], self._codes(scales[k])), scales[0].shape[0], grids, scales[0].device
+                lambda k, _: (scales[k], self.scale_codes(scales[k])), scales[0].shape[0], grids, scales[0].device
             )
             return [scale.f_hat_BCHW for scale in walk]
 
@@ -211,7 +211,7 @@ class MultiScaleQuantizer(Quantizer):
         with torch.autocast(scales[0].device.type, enabled=False):
             f_hat_BCHW = self._zeros(scales[0].shape[0], grids, scales[0].device)
             for k in range(len(scales) - 1):
-                f_hat_BCHW, input_BChw = self.next_scale_input(k, f_hat_BCHW, self._codes(scales[k]), grids)
+                f_hat_BCHW, input_BChw = self.next_scale_input(k, f_hat_BCHW, self.scale_codes(scales[k]), grids)
                 rows.append(input_BChw.flatten(2).transpose(1, 2))
         return torch.cat(rows, dim=1)
 
@@ -288,8 +288,8 @@ class MultiScaleQuantizer(Quantizer):
         f_BCHW = z.float() if mask is None else z.float().masked_fill(~mask.unsqueeze(1), 0)
         return _from_rows(self.quantizer.project(to_rows(f_BCHW)), z)
 
-    def _codes(self, indices: Tensor) -> Tensor:
-        """Codes (B, C, h, w) of indices (B, h, w, *code_shape)."""
+    def scale_codes(self, indices: Int64[Tensor, "b h w *code"]) -> Float[Tensor, "b c h w"]:
+        """Code vectors (B, C, h, w) of the indices (B, h, w, *code_shape) of one scale, as `next_scale_input` takes."""
         return from_rows(self.quantizer.lookup(indices.flatten(0, 2)), tuple(indices.shape[:3]))
 
     def _zeros(self, batch: int, grids: Grids, device: torch.device) -> Tensor:

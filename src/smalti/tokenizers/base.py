@@ -3,23 +3,17 @@
 Legend: B images, C image channels, H x W pixels, D embedding_dim, K scales, l_k tokens of scale k, L their sum.
 """
 
-import hashlib
-import json
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isqrt, prod
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from jaxtyping import Float, Shaped
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 from torch import Tensor, nn
 
+from smalti.formats.saved_model import SavedModel
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.quantizers import Indices, Quantizer, QuantizerOutput, quantizer_from_config
 from smalti.tokenizers.tokens import Tokens
@@ -39,7 +33,7 @@ class TokenizerOutput:
         return iter((self.reconstruction, self.quantizer_output.loss, self.quantizer_output.indices))
 
 
-class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
+class Tokenizer(SavedModel):
     """An image tokenizer: image -> latent -> codes -> image.
 
     A subclass builds `encoder`, `quantizer` and `decoder` and says what it is (`config`). Saving and loading, also
@@ -62,23 +56,10 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
         coders = {Quantizer: (lambda quantizer: quantizer.config(), quantizer_from_config)}
         super().__init_subclass__(library_name="smalti", tags=["image-tokenizer"], coders=coders, **kwargs)
 
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments in plain JSON types."""
-
     @property
     def vocab_size(self) -> int:
         """Number of different tokens."""
         return self.quantizer.num_embeddings
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex digits that change when the configuration or any weight changes (SHA-256)."""
-        digest = hashlib.sha256(json.dumps(self._saved_config(), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
 
     # ---- image -> tokens -> image -------------------------------------------------------------------------------
 
@@ -266,44 +247,6 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, ABC):
             raise ValueError(f"grids: got {grids}, which do not hold {[length for _, length in shapes]} tokens")
         image_size = (grids[-1][0] * self.stride, grids[-1][1] * self.stride)
         return Tokens.unflatten(torch.cat(list(ms_idx_Bl), dim=1), grids, image_size, self.vocab_size)
-
-    # ---- saving and loading -------------------------------------------------------------------------------------
-
-    def _saved_config(self) -> dict[str, Any]:
-        return {"type": type(self).__name__, **self.config()}
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Called by `save_pretrained`: config.json (constructor arguments and class name) + model.safetensors."""
-        super()._save_pretrained(save_directory)
-        text = json.dumps(self._saved_config(), indent=2, sort_keys=True)
-        (save_directory / "config.json").write_text(text + "\n", encoding="utf-8")
-
-    @classmethod
-    def _from_pretrained(
-        cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any
-    ) -> "Tokenizer":
-        """Called by `from_pretrained` with the constructor arguments of config.json.
-
-        Unlike the mixin's own version it prints nothing, and a missing or surplus weight is an error.
-        """
-        hub = {
-            name: options.pop(name) for name in ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        }
-        folder = Path(model_id)
-        path = folder / "model.safetensors"
-        if not folder.is_dir():
-            path = Path(hf_hub_download(model_id, path.name, **hub))
-        try:
-            model = cls(**options)
-        except TypeError as error:
-            raise ValueError(f"{folder}/config.json does not describe a {cls.__name__}: {error}") from error
-        try:
-            load_model(model, path, strict=strict)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-        except RuntimeError as error:
-            raise ValueError(f"{path}: weights do not fit config.json: {' '.join(str(error).split())}") from error
-        return model.to(map_location).eval()
 
 
 class IdxBl(list[Tensor]):

@@ -6,6 +6,7 @@ from smalti.training.agreement import any_process, in_all, on_main, share
 from smalti.training.averaging import AveragedModel
 from smalti.training.checkpoint import (
     best_checkpoint,
+    check_whole,
     deliver,
     list_checkpoints,
     load_checkpoint,
@@ -14,15 +15,7 @@ from smalti.training.checkpoint import (
 )
 from smalti.training.initial_weights import PartTaken, read_weights, take_weights
 from smalti.training.interruption import StopRequest
-from smalti.training.loop import (
-    DataError,
-    Piece,
-    SkippedStep,
-    StepResult,
-    TrainingState,
-    start_state,
-    train_steps,
-)
+from smalti.training.loop import DataError, Piece, StepResult, train_steps
 from smalti.training.many_processes import ManyProcesses, join_processes, leave_processes
 from smalti.training.optimization import (
     OptimizationConfig,
@@ -31,6 +24,7 @@ from smalti.training.optimization import (
     parameter_groups,
     piece_size,
 )
+from smalti.training.prior_loop import PriorStep, train_prior_steps, validation_nats
 from smalti.training.progress import Bar, Lines, Reporter, Silent, console_reporter
 from smalti.training.randomness import own_random_numbers, random_state, restore_random_state, seed_everything
 from smalti.training.record import RunRecord, measure, read_log
@@ -46,6 +40,7 @@ from smalti.training.runtime import (
     launched_rank,
 )
 from smalti.training.samples import picture_grid, reconstruction_grid
+from smalti.training.state import SkippedStep, TrainingState, start_state
 
 __all__ = [
     "DTYPES",
@@ -61,6 +56,7 @@ __all__ = [
     "PartTaken",
     "Piece",
     "Precision",
+    "PriorStep",
     "Reporter",
     "RunFolder",
     "RunRecord",
@@ -74,6 +70,7 @@ __all__ = [
     "any_process",
     "best_checkpoint",
     "build_optimizer",
+    "check_whole",
     "choose_runtime",
     "console_reporter",
     "deliver",
@@ -104,5 +101,7 @@ __all__ = [
     "share",
     "start_state",
     "take_weights",
+    "train_prior_steps",
     "train_steps",
+    "validation_nats",
 ]

@@ -28,8 +28,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from smalti.formats.atomic import replace_folder
-from smalti.tokenizers import Tokenizer
-from smalti.training.loop import TrainingState
+from smalti.formats.saved_model import SavedModel
+from smalti.training.state import TrainingState
 
 FORMAT = "smalti checkpoint"
 VERSION = 2
@@ -95,7 +95,7 @@ def save_checkpoint(
     return path
 
 
-def deliver(model: Tokenizer, folder: Path) -> None:
+def deliver(model: SavedModel, folder: Path) -> None:
     """`save_pretrained` into a folder that may hold a former version: each file is replaced at once or not at all."""
     with writing(folder), tempfile.TemporaryDirectory(prefix=".model-", dir=folder) as temporary:
         model.save_pretrained(temporary)

@@ -121,10 +121,12 @@ def read_log(run: str | Path) -> list[dict[str, Any]]:
 
 def _flatten(line: Mapping[str, Any]) -> list[tuple[str, float]]:
     """TensorBoard's tags and values of a line: terms and scales become tags of their own."""
-    named = {"loss/total": line["loss"], **{f"loss/{name}": value for name, value in line["terms"].items()}}
-    named |= {name: line[name] for name in ("lr", "grad_norm", "psnr", "skipped", "images_per_second")}
-    named |= {"usage/all": line["usage"]}
-    named |= {f"usage/scale_{k}": value for k, value in enumerate(line["usage_per_scale"])}
+    named = {name: value for name, value in line.items() if isinstance(value, float | int) and name != "step"}
+    for name, tag in (("loss", "loss/total"), ("usage", "usage/all")):
+        if name in named:
+            named[tag] = named.pop(name)
+    named |= {f"loss/{name}": value for name, value in line.get("terms", {}).items()}
+    named |= {f"usage/scale_{k}": value for k, value in enumerate(line.get("usage_per_scale", ()))}
     if judged := dict(line.get("adversarial", {})):
         numbers = {**judged.pop("terms"), **judged, "weight": line["weights"].get("adversarial", 0.0)}
         named |= {f"adversarial/{name}": value for name, value in numbers.items()}

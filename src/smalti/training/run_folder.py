@@ -13,7 +13,7 @@ import yaml
 
 from smalti.formats.atomic import replace_file
 from smalti.training.checkpoint import check_whole, deliver, list_checkpoints, remove_leftovers, save_checkpoint
-from smalti.training.loop import TrainingState
+from smalti.training.state import TrainingState
 
 SETTINGS = "train.yaml"
 CONTENTS = (
@@ -24,10 +24,14 @@ CONTENTS = (
     "tensorboard",
     "samples",
     "checkpoints",
+    "tokenizer",
 )
 """What a run folder holds; `clear` deletes this and nothing else."""
 
-FIXED = ("model", "model_args", "init_from", "input", "seed", "optimization.batch_size")
+FIXED = (
+    *("model", "model_args", "init_from", "input", "prior", "prior_args", "validation"),
+    *("seed", "optimization.batch_size"),
+)
 """Settings that a resumed run must share with its first part; with others it would be another run."""
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.formats.saved_model import SavedModel
 from smalti.tokenizers import Tokenizer
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -37,14 +38,14 @@ class Runtime:
     compile: bool
     """Whether encoder and decoder run through torch.compile."""
 
-    def prepare(self, model: Tokenizer) -> None:
-        """Move a model to its device and layout, in place.
+    def prepare(self, model: SavedModel) -> None:
+        """Move a model to its device and layout, in place; compile a tokenizer where that was asked for.
 
         The quantizer is never compiled: it decides by values (is a code dead?) and draws random numbers, and its
         searches are a few large kernels already.
         """
         self.move(model)
-        if self.compile:
+        if self.compile and isinstance(model, Tokenizer):
             model.encoder.compile()
             model.decoder.compile()
 

@@ -6,6 +6,21 @@ load_published("vq_ds16_c2i.pt")     somebody else's, from its publisher's check
 """
 
 from smalti.zoo.models import MODELS, TOKENIZERS, build, load
+from smalti.zoo.priors import PRIORS, build_prior, load_prior
 from smalti.zoo.published import FAMILIES, load_published, read_published
+from smalti.zoo.published_priors import PRIOR_FAMILIES, load_published_prior
 
-__all__ = ["FAMILIES", "MODELS", "TOKENIZERS", "build", "load", "load_published", "read_published"]
+__all__ = [
+    "FAMILIES",
+    "MODELS",
+    "PRIORS",
+    "PRIOR_FAMILIES",
+    "TOKENIZERS",
+    "build",
+    "build_prior",
+    "load",
+    "load_prior",
+    "load_published",
+    "load_published_prior",
+    "read_published",
+]

@@ -1,0 +1,57 @@
+"""`smalti tokenize RUN DATA --out DIR`: a set of images to a token data set, with progress and a summary."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from smalti.cli.parsing import parse_config
+from smalti.jobs.tokenize import TokenizeConfig, TokenizeResult, tokenize
+
+LISTED = 10
+"""Unreadable images that the summary for people names."""
+
+
+@dataclass(frozen=True)
+class TokenizeCommand(TokenizeConfig):
+    """Turn a set of images into a token data set."""
+
+    json: bool = False
+    """Print one JSON object instead of a sentence; nothing else goes to stdout."""
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, tokenize, print; returns the exit code."""
+    command = parse_config(
+        TokenizeCommand, arguments, prog="smalti tokenize", positionals=("run", "data"), aliases={"-o": "out"}
+    )
+    console = Console(file=sys.stderr)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("images", total=None, speed="")
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+            speed = progress.tasks[0].speed
+            progress.update(task, speed="" if speed is None else f"{speed:.0f} images/s")
+
+        result = tokenize(command, show)
+    print(json.dumps(asdict(result), ensure_ascii=False) if command.json else summary(result))
+    return 0
+
+
+def summary(result: TokenizeResult) -> str:
+    """What a person needs to know."""
+    each = "" if result.tokens is None else f" of {result.tokens} tokens"
+    lines = [
+        f"{result.out}: {result.images} images, {result.rows} rows{each}, {result.made} of {result.shards} shards now"
+    ]
+    if result.unreadable:
+        named = [f"  {key}: {reason}" for key, reason in list(result.unreadable.items())[:LISTED]]
+        lines += [f"{len(result.unreadable)} images could not be read:", *named]
+        lines += [f"  and {len(result.unreadable) - LISTED} more"] * (len(result.unreadable) > LISTED)
+    if result.batch_mismatch:
+        lines.append(f"{result.batch_mismatch:.2e} of the tokens depend on the batch that an image was encoded in")
+    return "\n".join([*lines, f"train on it: smalti train-prior {result.out} --out prior"])

@@ -1,0 +1,152 @@
+"""Views: what is tokenized of each image. Its centre, further crops, mirror images; the same ones in every run.
+
+`transforms.py` draws one crop for one training step; here all crops of an image are taken at once, and each remembers
+where it lies in the image.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from smalti.data.loader import Order, ordered_picture, read_batches
+from smalti.data.order import Position, augmentation_stream
+from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError, to_array
+from smalti.data.transforms import cover_and_crop
+
+__all__ = ["View", "ViewBatch", "ViewedImage", "ViewsConfig", "view_batches"]
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """What is taken of each image."""
+
+    size: list[int] | None = None
+    """Height and width of every view; None: the whole image at its own size."""
+    crops: int = 1
+    """Crops: the first is the centre, further ones lie anywhere."""
+    mirrored: bool = False
+    """Whether each crop is followed by its mirror image."""
+    zoom: float = 1.0
+    """Largest random enlargement before the crops after the first."""
+    seed: int = 0
+    """Decides where random crops lie."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"size: got {self.size}, expected at least 1 pixel")
+        if self.crops < 1:
+            raise ValueError(f"crops: got {self.crops}, expected at least 1")
+        if not self.zoom >= 1:
+            raise ValueError(f"zoom: got {self.zoom}, expected at least 1")
+        if self.size is None and self.crops > 1:
+            raise ValueError(f"crops: got {self.crops}, but images at their own size have only one")
+
+
+@dataclass
+class View:
+    """One view of an image."""
+
+    pixels: UInt8[Tensor, "c h w"]
+    """What is tokenized."""
+    box: tuple[float, float, float, float]
+    """Top, left, bottom, right of it in pixels of the image."""
+    mirrored: bool
+    """Whether left and right were exchanged."""
+
+
+@dataclass
+class ViewedImage:
+    """All views of an image."""
+
+    key: str
+    """Which image."""
+    size: tuple[int, int]
+    """Its height and width in pixels."""
+    label: int | None
+    """Its class."""
+    caption: str | None
+    """Its text."""
+    views: list[View]
+    """Its views, in order."""
+
+
+@dataclass
+class ViewBatch:
+    """Several images."""
+
+    images: list[ViewedImage] = field(default_factory=list)
+    """Those that could be read."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Key -> reason for the others."""
+    vanished: str = ""
+    """Why nothing can be read any more."""
+
+
+def view_batches(
+    source: ImageSource, config: ViewsConfig, pieces: Sequence[Sequence[int]], workers: int = 0
+) -> Iterator[ViewBatch]:
+    """The images of each piece, in order, with all their views.
+
+    Args:
+        source: the images.
+        config: what to take of each.
+        pieces: indices of the images of each batch.
+        workers: processes that read; 0: this one.
+
+    Raises:
+        SourceVanishedError: nothing can be read any more.
+    """
+    batches = (tuple(Position(0, index) for index in indices) for indices in pieces)
+    for batch in read_batches(_ViewReader(source, config), batches, workers):
+        source.unreadable.update(batch.unreadable)
+        yield batch
+
+
+class _ViewReader(Dataset[ViewBatch]):
+    """Reads the images of a batch; lives in the workers."""
+
+    def __init__(self, source: ImageSource, config: ViewsConfig):
+        self.source, self.config = source, config
+
+    def __getitem__(self, orders: tuple[Order, ...]) -> ViewBatch:
+        batch = ViewBatch()
+        try:
+            for order in orders:
+                self._append(batch, order)
+        except SourceVanishedError as error:  # an exception would arrive as the traceback of a worker
+            batch.vanished = str(error)
+        return batch
+
+    def _append(self, batch: ViewBatch, order: Order) -> None:
+        try:
+            picture = ordered_picture(self.source, order)
+        except UnreadableImageError as error:
+            batch.unreadable[error.key] = error.reason
+            return
+        index = order.position.index
+        known = self.source.label(index), self.source.caption(index)
+        generator = augmentation_stream(self.config.seed, order.position)
+        assert generator is not None, "positions of views have an epoch"
+        views = list(_views(picture, self.config, generator))
+        batch.images.append(ViewedImage(self.source.key(index), (picture.height, picture.width), *known, views))
+
+
+def _views(picture: Image.Image, config: ViewsConfig, generator: np.random.Generator) -> Iterator[View]:
+    for number in range(config.crops):
+        cut, (left, top, right, bottom) = picture, (0.0, 0.0, float(picture.width), float(picture.height))
+        if config.size is not None:
+            zoom, place = 1.0, None
+            if number > 0:
+                drawn = generator.random(3)
+                zoom, place = config.zoom ** float(drawn[0]), (float(drawn[1]), float(drawn[2]))
+            cut, (left, top, right, bottom) = cover_and_crop(picture, (config.size[0], config.size[1]), zoom, place)
+        pixels = to_array(cut)
+        for mirrored in (False, True) if config.mirrored else (False,):
+            turned = pixels[:, ::-1] if mirrored else pixels
+            yield View(torch.from_numpy(turned.transpose(2, 0, 1).copy()), (top, left, bottom, right), mirrored)

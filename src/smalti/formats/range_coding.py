@@ -1,0 +1,166 @@
+"""Entropy coding of tokens: frequent ones take fewer bits than log2 K, rare ones more.
+
+Every scale has a table of how often each token occurs. It starts with the counts that the tokenizer brings from its
+training (or flat), and learns from what was coded, block by block, on both sides alike. The range coder is that of
+`constriction` (Bamler 2022, arXiv 2201.01741).
+
+Tables are integers from beginning to end: counts are added up in int64 and brought to a sum of 2**24 by whole division,
+so that the coder, which takes floats, gets numbers that every machine represents exactly, and all machines decode the
+same bits. A network's probabilities could not promise that: they differ in the last digits from machine to machine.
+
+Legend: K vocabulary, n tokens.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+__all__ = [
+    "MAX_VOCABULARY",
+    "check_indices",
+    "decode_tokens",
+    "encode_tokens",
+    "join_streams",
+    "split_streams",
+    "stream_lengths",
+]
+
+Grids = tuple[tuple[int, ...], ...]
+PLANE = 2
+"""Axes of a grid that are positions; a third one numbers the codes of a position."""
+PRECISION = 24
+"""Bits of a probability in the coder."""
+MAX_VOCABULARY = 2**20
+"""Larger vocabularies leave too little room for differences between tokens."""
+BLOCK = 64
+"""Tokens coded with one table before it learns from them."""
+INCREMENT = 32
+"""What a token that was seen adds to its count; a table starts with at least 1 for every token."""
+LEARNED_WEIGHT = 2**14
+"""Sum that learned counts start with: how many tokens seen they are worth, times `INCREMENT`."""
+
+
+def encode_tokens(
+    scales: Sequence[Int64[np.ndarray, " _"]], vocab_size: int, tables: Sequence[Int64[np.ndarray, " _"]] | None = None
+) -> bytes:
+    """Tokens of each scale as one stream of bytes.
+
+    Args:
+        scales: the tokens of each scale, in [0, vocab_size).
+        vocab_size: K, at most `MAX_VOCABULARY`.
+        tables: counts of each token at each scale that the tables start with; None: flat.
+    """
+    if vocab_size == 1:  # there is nothing to tell
+        return b""
+    coder = _constriction().stream.queue.RangeEncoder()
+    for k, tokens in enumerate(scales):
+        table = _Table(vocab_size, None if tables is None else tables[k])
+        for start in range(0, len(tokens), BLOCK):
+            block = tokens[start : start + BLOCK]
+            coder.encode(block.astype(np.int32), table.model())
+            table.learn(block)
+    return coder.get_compressed().astype("<u4").tobytes()
+
+
+def decode_tokens(
+    data: bytes, lengths: Sequence[int], vocab_size: int, tables: Sequence[Int64[np.ndarray, " _"]] | None = None
+) -> list[Int64[np.ndarray, " _"]]:
+    """Inverse of `encode_tokens`, given the number of tokens of each scale.
+
+    Raises:
+        ValueError: the stream is not as long as these tokens make it.
+    """
+    if vocab_size == 1 and not data:
+        return [np.zeros(length, np.int64) for length in lengths]
+    if len(data) % 4:
+        raise ValueError(f"entropy-coded tokens: {len(data)} bytes, expected a multiple of 4")
+    coder = _constriction().stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+    scales = []
+    try:
+        for k, length in enumerate(lengths):
+            table = _Table(vocab_size, None if tables is None else tables[k])
+            blocks = []
+            for start in range(0, length, BLOCK):
+                blocks.append(coder.decode(table.model(), min(BLOCK, length - start)).astype(np.int64))
+                table.learn(blocks[-1])
+            scales.append(np.concatenate(blocks) if blocks else np.zeros(0, np.int64))
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"entropy-coded tokens: the stream does not decode ({error})") from error
+    if not coder.maybe_exhausted():
+        raise ValueError("entropy-coded tokens: bytes are left over")
+    return scales
+
+
+def split_streams(
+    images: Sequence[tuple[Grids, Int64[np.ndarray, " _"]]],
+) -> list[Int64[np.ndarray, " _"]]:
+    """Tokens of images (grids, all scales in a row) by what they have in common: the scale, and the number of the code.
+
+    A grid (h, w, Q) holds Q codes a position, whose frequencies have nothing in common; a grid (h, w) one.
+    """
+    streams: dict[tuple[int, int], list[np.ndarray]] = {}
+    for grids, indices in images:
+        start = 0
+        for k, grid in enumerate(grids):
+            length, codes = prod(grid), prod(grid[PLANE:])
+            for q in range(codes):
+                streams.setdefault((k, q), []).append(indices[start + q : start + length : codes])
+            start += length
+    return [np.concatenate(streams[key]) for key in sorted(streams)]
+
+
+def stream_lengths(grids: Sequence[Grids]) -> list[int]:
+    """Lengths of the streams of images with these grids."""
+    return [len(stream) for stream in split_streams([(g, np.zeros(_tokens(g), np.int64)) for g in grids])]
+
+
+def join_streams(streams: Sequence[Int64[np.ndarray, " _"]], grids: Sequence[Grids]) -> list[Int64[np.ndarray, " _"]]:
+    """Inverse of `split_streams`."""
+    numbers = iter(range(sum(map(_tokens, grids))))
+    order = split_streams([(g, np.fromiter(numbers, np.int64, _tokens(g))) for g in grids])
+    joined = np.empty(sum(map(_tokens, grids)), np.int64)
+    for places, stream in zip(order, streams, strict=True):
+        joined[places] = stream
+    return np.split(joined, np.cumsum([_tokens(g) for g in grids])[:-1]) if grids else []
+
+
+def check_indices(indices: Int64[np.ndarray, " n"], vocab_size: int) -> None:
+    """Refuse tokens outside [0, vocab_size)."""
+    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < vocab_size:
+        raise ValueError(f"indices: from {indices.min()} to {indices.max()}, expected 0 to {vocab_size - 1}")
+
+
+def _tokens(grids: Grids) -> int:
+    return sum(prod(grid) for grid in grids)
+
+
+class _Table:
+    """How often each token occurred at one scale."""
+
+    def __init__(self, vocab_size: int, learned_K: np.ndarray | None):
+        if not 1 <= vocab_size <= MAX_VOCABULARY:
+            raise ValueError(f"vocab_size: got {vocab_size}, entropy coding takes 1 to {MAX_VOCABULARY}")
+        self.counts_K = np.ones(vocab_size, np.int64)
+        if learned_K is not None and learned_K.sum() > 0:
+            self.counts_K += learned_K.astype(np.int64) * LEARNED_WEIGHT // int(learned_K.sum())
+
+    def learn(self, tokens: np.ndarray) -> None:
+        np.add.at(self.counts_K, tokens, INCREMENT)
+
+    def model(self) -> Any:
+        """Frequencies that sum up to 2**24, each at least 1."""
+        room = 2**PRECISION - len(self.counts_K)
+        frequency_K = 1 + self.counts_K * room // int(self.counts_K.sum())
+        frequency_K[self.counts_K.argmax()] += 2**PRECISION - int(frequency_K.sum())
+        return _constriction().stream.model.Categorical(frequency_K.astype(np.float64), perfect=False)
+
+
+def _constriction() -> Any:
+    try:
+        import constriction
+    except ImportError as error:
+        raise ValueError("entropy coding needs constriction: pip install 'smalti[codec]'") from error
+    return constriction

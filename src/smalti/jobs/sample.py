@@ -1,0 +1,241 @@
+"""Sample images from a trained prior, or let it change a part of a photograph.
+
+OUT/000.png …      the images
+OUT/grid.png       all of them
+OUT/growth.gif     a multi-scale tokenizer's images growing scale by scale
+
+Without a photograph everything is drawn. With one, its tokens are kept where they are asked to be: outside a box (the
+prior paints the inside anew, of any class: the zero-shot editing of VAR, Tian et al. 2024, section 4.4), or at the
+first scales (the prior invents the details).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from smalti.data import TransformConfig, load_image, save_image
+from smalti.formats.atomic import replace_file, replace_folder
+from smalti.jobs.page import figure, section, table, write_page
+from smalti.ops.pixels import to_float
+from smalti.priors import Prior, SamplingConfig, TokenLayout
+from smalti.tokenizers import Tokenizer, Tokens
+from smalti.training.runtime import find_device
+from smalti.training.samples import picture_grid
+from smalti.zoo import load, load_prior
+
+__all__ = ["SampleConfig", "SampleResult", "prior_and_tokenizer", "sample", "to_tokens"]
+
+TOKENIZER = "tokenizer"
+"""Folder in that of a prior: the tokenizer whose tokens it models."""
+GROWING = 16
+"""Images that the animation shows at most."""
+FRAME_MS = 400
+LAST_FRAME_MS = 2000
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Sample images from a trained prior."""
+
+    prior: str
+    """Folder of a trained prior, as smalti train-prior makes it."""
+    out: Path
+    """Folder for the images."""
+    label: int | str | None = None
+    """Class of the images: its name or number; none: an even mixture of all."""
+    count: int = 16
+    """Number of images."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How tokens are drawn."""
+    seed: int = 0
+    """Decides the drawing; the same seed and batch size give the same images."""
+    image: str | None = None
+    """A photograph to start from, with --scales or --box."""
+    scales: int = 0
+    """Keep so many of the photograph's scales, coarse to fine, and draw the others."""
+    box: tuple[float, float, float, float] | None = None
+    """Draw only inside this box of the photograph: top, left, bottom, right in fractions of its sides."""
+    batch_size: int = 16
+    """Images drawn together."""
+    report: bool = False
+    """Also write OUT/report.html."""
+    device: str = "auto"
+    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
+    force: bool = False
+    """Replace an existing folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if (self.image is None) != (self.scales == 0 and self.box is None):
+            raise ValueError("image: goes with --scales or --box, which say what to keep of it, and they with it")
+        if self.scales < 0 or (self.scales and self.box):
+            raise ValueError(f"scales: got {self.scales}, expected at least 0, and no box at the same time")
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What was made."""
+
+    out: Path
+    """The folder."""
+    images: int
+    """Number of images."""
+    image_size: tuple[int, int]
+    """Their height and width."""
+    classes: tuple[str, ...]
+    """Class of each image, by name where there are names; "" without."""
+
+
+def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = None) -> SampleResult:
+    """Draw images and write them.
+
+    Args:
+        config: everything.
+        on_images: told (images drawn, images in all) after every batch.
+
+    Raises:
+        FileNotFoundError: no such prior or photograph.
+        FileExistsError: the folder exists and `force` is off.
+        ValueError: no such class; a box or scales that this prior's tokens do not have.
+    """
+    device = find_device(config.device)
+    prior, tokenizer, names = prior_and_tokenizer(config.prior)
+    prior, tokenizer = prior.to(device), tokenizer.to(device)
+    labels_N = _labels(config, prior, names)
+    given_1L, keep_L = _kept(config, prior.layout, tokenizer, device)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    sequences: list[Tensor] = []
+    with replace_folder(config.out, config.force) as folder:
+        for labels_B in labels_N.to(device).split(config.batch_size):
+            batch = labels_B.shape[0]
+            given = None if given_1L is None else given_1L.expand(batch, -1)
+            keep = None if keep_L is None else keep_L.expand(batch, -1)
+            sequences.append(
+                prior.sample(labels_B, config.sampling, given_BL=given, keep_BL=keep, generator=generator).cpu()
+            )
+            if on_images is not None:
+                on_images(sum(map(len, sequences)), config.count)
+        classes = tuple(names[n] if n < len(names) else str(n) if prior.num_classes else "" for n in labels_N.tolist())
+        _write(folder, torch.cat(sequences), prior, tokenizer, classes, config)
+    return SampleResult(config.out, config.count, prior.layout.image_size, classes)
+
+
+def prior_and_tokenizer(folder: str | Path) -> tuple[Prior, Tokenizer, tuple[str, ...]]:
+    """A trained prior, the tokenizer whose tokens it models, and the names of its classes.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: the tokenizer is not the one that the prior was trained on.
+    """
+    prior = load_prior(folder)
+    tokenizer = load(Path(folder) / TOKENIZER)
+    layout = prior.layout
+    own = TokenLayout(tokenizer.vocab_size, layout.grids, layout.image_size, tokenizer.fingerprint)
+    layout.require(own, f"{folder}/{TOKENIZER}")
+    return prior, tokenizer, prior.class_names
+
+
+def to_tokens(sequence_BL: Int64[Tensor, "b l"], layout: TokenLayout) -> Tokens:
+    """Sampled sequences (B, L) as tokens that the tokenizer decodes to uint8 images."""
+    return Tokens.unflatten(sequence_BL, layout.grids, layout.image_size, layout.vocab_size, torch.uint8)
+
+
+def _labels(config: SampleConfig, prior: Prior, names: tuple[str, ...]) -> Int64[Tensor, " n"]:
+    """The class of each image to draw."""
+    label, count = config.label, prior.num_classes
+    if label is None:
+        return torch.arange(config.count) % count if count else torch.zeros(config.count, dtype=torch.int64)
+    if isinstance(label, str) and label in names:
+        label = names.index(label)
+    if not isinstance(label, int) or not 0 <= label < count:
+        known = f"0 to {count - 1}" + (f" or one of {', '.join(names[:20])}" if names else "")
+        raise ValueError(f"class: got {label!r}, " + (f"expected {known}" if count else "this prior has no classes"))
+    return torch.full((config.count,), label)
+
+
+def _kept(
+    config: SampleConfig, layout: TokenLayout, tokenizer: Tokenizer, device: torch.device
+) -> tuple[Int64[Tensor, "1 l"] | None, Bool[Tensor, " l"] | None]:
+    """Tokens of the photograph, and which of them stay."""
+    if config.image is None:
+        return None, None
+    if config.scales >= len(layout.grids):
+        raise ValueError(f"scales: got {config.scales}, expected fewer than {len(layout.grids)}")
+    pixels = TransformConfig(size=layout.image_size).apply(load_image(config.image, tokenizer.image_channels))
+    tokens = tokenizer.encode(pixels[None].to(device))
+    keep_L = torch.zeros(layout.num_tokens, dtype=torch.bool)
+    if config.scales:
+        keep_L[: layout.spans[config.scales - 1][1]] = True
+    elif config.box is not None:
+        keep_L = ~layout.inside(config.box)
+    return tokens.flatten(), keep_L.to(device)
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def _write(
+    folder: Path, sequences: Tensor, prior: Prior, tokenizer: Tokenizer, classes: tuple[str, ...], config: SampleConfig
+) -> None:
+    device = next(tokenizer.parameters()).device
+    images: list[Tensor] = []
+    for part in sequences.split(config.batch_size):
+        images += tokenizer.decode(to_tokens(part.to(device), prior.layout)).cpu()
+    digits = max(3, len(str(len(images) - 1)))
+    for i, image in enumerate(images):
+        save_image(folder / f"{i:0{digits}d}.png", image)
+    grid = _grid(torch.stack(images))
+    save_image(folder / "grid.png", grid)
+    if len(prior.layout.grids) > 1:
+        growing = tokenizer.progressive(to_tokens(sequences[:GROWING].to(device), prior.layout))
+        _write_gif(folder / "growth.gif", [_grid(frame.cpu()) for frame in growing])
+    if config.report:
+        _write_report(folder / "report.html", images, grid, classes, config)
+
+
+def _grid(images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "c height width"]:
+    """Images (N, C, H, W) as one picture, nearly square; missing ones at the end stay white."""
+    columns = math.ceil(math.sqrt(len(images)))
+    missing = -len(images) % columns
+    white = torch.full((missing, *images.shape[1:]), 255, dtype=torch.uint8)
+    return picture_grid(list(to_float(torch.cat([images, white])).split(columns)))
+
+
+def _write_gif(path: Path, frames: list[UInt8[Tensor, "c h w"]]) -> None:
+    pictures = [Image.fromarray(f.permute(1, 2, 0).squeeze(2).numpy()) for f in frames]
+    times = [FRAME_MS] * (len(pictures) - 1) + [LAST_FRAME_MS]
+    with replace_file(path) as temporary:
+        pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
+
+
+def _write_report(
+    path: Path, images: list[Tensor], grid: Tensor, classes: tuple[str, ...], config: SampleConfig
+) -> None:
+    drawn = config.sampling
+    settings = [
+        ("", ""),
+        ("prior", config.prior),
+        ("guidance", f"{drawn.guidance}"),
+        ("temperature", f"{drawn.temperature}"),
+        ("top-k", str(drawn.top_k or "all")),
+        ("top-p", str(drawn.top_p or "all")),
+        ("seed", str(config.seed)),
+    ]
+    if config.image is not None:
+        kept = f"its first {config.scales} scales" if config.scales else f"all outside {config.box}"
+        settings.append(("photograph", f"{config.image}, kept: {kept}"))
+    figures = "".join(figure(image, name, 160) for image, name in zip(images, classes, strict=True))
+    sections = [
+        section("Settings", "设置", table(settings)),
+        section("Images", "图像", f'<div class="row">{figures}</div>'),
+        section("All at once", "总览", figure(grid, "", min(1000, 2 * grid.shape[2]))),
+    ]
+    write_page(path, "smalti: samples", f"{len(images)} images drawn from {config.prior}.", sections)

@@ -1,0 +1,113 @@
+"""The transformer block of VAR: what it does to a token depends on the class, through scales and shifts (AdaLN).
+
+Source: adaptive layer norm, Peebles and Xie 2022, "DiT" (arXiv 2212.09748); with queries and keys of unit length and
+learned temperatures, as VAR uses it (Tian et al. 2024, arXiv 2404.02905, appendix). `llama_block.py` is the other block
+here: no condition, rotary positions.
+
+Legend: B images, n tokens read now, m tokens read so far, H heads, d components of a head, W = H · d width.
+图例:B 张图像,n 个当前词元,m 个已读词元,H 个注意力头,每头 d 维,宽度 W = H · d。
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from smalti.priors.cache import LayerCache
+
+EPS = 1e-6
+MAX_TEMPERATURE = 100.0
+
+
+class UnitAttention(nn.Module):
+    """Multi-head attention; with `l2_norm`, of unit queries and keys at a learned temperature for each head."""
+
+    def __init__(self, width: int, num_heads: int, *, l2_norm: bool):
+        super().__init__()
+        self.num_heads, self.l2_norm = num_heads, l2_norm
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        # Keys need no bias: it would add the same number to all scores of a query
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.out = nn.Linear(width, width)
+        self.log_temperature = nn.Parameter(torch.full((num_heads, 1, 1), math.log(4.0))) if l2_norm else None
+
+    def forward(
+        self, x: Float[Tensor, "b n w"], mask: Bool[Tensor, "n n"] | None = None, cache: LayerCache | None = None
+    ) -> Float[Tensor, "b n w"]:
+        """(B, n, W) to the same shape; `mask` is True where a query (row) may look, `cache` holds earlier tokens."""
+        batch, tokens, width = x.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        scale = 0.25 / math.sqrt(q.shape[-1])
+        if self.log_temperature is not None:
+            temperature = self.log_temperature.clamp(max=math.log(MAX_TEMPERATURE)).exp()
+            q, k, scale = F.normalize(q, dim=-1).mul(temperature).to(v.dtype), F.normalize(k, dim=-1).to(v.dtype), 1.0
+        if cache is not None:
+            k, v = cache.append(k, v)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return self.out(h.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class AdaptiveBlock(nn.Module):
+    """x + γ1 · attention(norm(x) · (1 + σ1) + μ1), then the same with an MLP and γ2, σ2, μ2."""
+
+    def __init__(self, width: int, num_heads: int, *, mlp_ratio: float, l2_norm: bool, shared: bool):
+        """
+        Args:
+            width: components of a token.
+            num_heads: attention heads.
+            mlp_ratio: hidden width of the MLP divided by `width`.
+            l2_norm: see `UnitAttention`.
+            shared: the six vectors come from one linear layer of the whole model, to which the block adds its own
+                constants; otherwise the block has a linear layer of its own.
+        """
+        super().__init__()
+        self.attention = UnitAttention(width, num_heads, l2_norm=l2_norm)
+        hidden = round(width * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.modulation = None if shared else nn.Linear(width, 6 * width)
+        self.offsets = nn.Parameter(torch.randn(6, width) / width**0.5) if shared else None
+
+    def modulations(self, condition_BW: Float[Tensor, "b w"], shared_B6W: Tensor | None) -> Float[Tensor, "6 b 1 w"]:
+        """γ1, γ2, σ1, σ2, μ1, μ2 for a condition; the same for all tokens, so sampling computes them once."""
+        if self.modulation is not None:
+            six_B6W = self.modulation(F.silu(condition_BW)).unflatten(1, (6, -1))
+        else:
+            assert self.offsets is not None
+            assert shared_B6W is not None
+            six_B6W = shared_B6W + self.offsets
+        return six_B6W.transpose(0, 1).unsqueeze(2)
+
+    @torch.no_grad()
+    def write_less(self, factor: float) -> None:
+        """Initial weights as VAR's: what is added to x is divided by `factor`, and γ starts near 0."""
+        for layer in (self.attention.out, self.mlp[2]):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.div_(factor)
+        six = self.offsets if self.modulation is None else self.modulation.weight.unflatten(0, (6, -1))
+        assert six is not None
+        six[2:].mul_(0.5)
+        six[:2].mul_(1e-5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n w"],
+        modulations: Float[Tensor, "6 b 1 w"],
+        mask: Bool[Tensor, "n n"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "b n w"]:
+        """(B, n, W) to the same shape."""
+        gain1, gain2, scale1, scale2, shift1, shift2 = modulations
+        x = torch.addcmul(x, gain1, self.attention(modulated(x, scale1, shift1), mask, cache))
+        return torch.addcmul(x, gain2, self.mlp(modulated(x, scale2, shift2)))
+
+
+def modulated(
+    x: Float[Tensor, "b n w"], scale: Float[Tensor, "b 1 w"], shift: Float[Tensor, "b 1 w"]
+) -> Float[Tensor, "b n w"]:
+    """norm(x) · (1 + scale) + shift."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)

@@ -1,0 +1,143 @@
+"""What every prior is: a model of the token sequences of one tokenizer, conditioned on a class.
+
+    loss = prior.loss(tokens, labels)          # nats a token, differentiable
+    tokens = prior.sample(labels, settings)    # (B, L), to be decoded by the tokenizer
+
+Legend: B images, L tokens an image, V vocabulary.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from smalti.formats.saved_model import SavedModel
+from smalti.priors.layout import TokenLayout
+from smalti.priors.sampling import SamplingConfig
+from smalti.quantizers import Quantizer, quantizer_from_config
+
+Settings = TypeVar("Settings")
+
+
+class Prior(SavedModel):
+    """A model p(tokens | class), trained on tokens and sampled from.
+
+    Class labels lie in [0, num_classes); `num_classes` itself stands for "no class", which guidance needs and which
+    training puts in place of a label now and then (`class_dropout`).
+    """
+
+    settings: Any
+    """Sizes of the network, a frozen dataclass."""
+    layout: TokenLayout
+    """The tokens that this prior models."""
+    num_classes: int
+    """Number of classes; 0 where the data has no labels."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes; empty where they have none."""
+    class_dropout: float
+    """Probability that training hides the class."""
+    gradient_checkpointing: bool = False
+    """Whether training computes the blocks a second time in the backward pass instead of keeping what they made."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        coders = {Quantizer: (lambda quantizer: quantizer.config(), quantizer_from_config)}
+        super().__init_subclass__(library_name="smalti", tags=["image-prior"], coders=coders, **kwargs)
+
+    @abstractmethod
+    def loss(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
+        """Mean negative log-likelihood in nats a token (of the tokens that this kind of prior is asked to predict).
+
+        Args:
+            tokens_BL: flat sequences, coarse to fine, raster order.
+            labels_B: classes, 0 to `num_classes` (no class).
+        """
+
+    @abstractmethod
+    def sample(
+        self,
+        labels_B: Int64[Tensor, " b"],
+        config: SamplingConfig | None = None,
+        *,
+        given_BL: Int64[Tensor, "b l"] | None = None,
+        keep_BL: Bool[Tensor, "b l"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int64[Tensor, "b l"]:
+        """Draw token sequences (B, L).
+
+        Args:
+            labels_B: class of each image, 0 to `num_classes` (no class).
+            config: how to draw.
+            given_BL: tokens of other images, for continuing and editing.
+            keep_BL: which of them to keep; the others are drawn.
+            generator: source of randomness, on the device of the model.
+        """
+
+    def config(self) -> dict[str, Any]:
+        """See `SavedModel.config`."""
+        return {
+            "layout": self.layout.config(),
+            "num_classes": self.num_classes,
+            "config": asdict(self.settings),
+            "class_names": list(self.class_names),
+        }
+
+    def _check(self, tokens_BL: Tensor | None, labels_B: Tensor) -> None:
+        """Refuse sequences of another layout and labels that are no class."""
+        if labels_B.numel():
+            low, high = (int(value) for value in labels_B.aminmax())
+            if low < 0 or high > self.num_classes:
+                bad = low if low < 0 else high
+                raise ValueError(f"labels: got {bad}, allowed are 0 to {self.num_classes} ({self.num_classes}: none)")
+        if tokens_BL is None:
+            return
+        if tuple(tokens_BL.shape) != (labels_B.shape[0], self.layout.num_tokens):
+            expected = (labels_B.shape[0], self.layout.num_tokens)
+            raise ValueError(f"tokens: got shape {tuple(tokens_BL.shape)}, expected {expected}")
+        if tokens_BL.numel():
+            low, high = (int(value) for value in tokens_BL.aminmax())
+            if low < 0 or high >= self.layout.vocab_size:
+                bad = low if low < 0 else high
+                raise ValueError(f"tokens: got the value {bad}, allowed are 0 to {self.layout.vocab_size - 1}")
+
+    def _dropped(self, labels_B: Tensor) -> Tensor:
+        """Labels of which training has hidden some."""
+        if not self.training or self.class_dropout == 0:
+            return labels_B
+        hidden = torch.rand(labels_B.shape, device=labels_B.device) < self.class_dropout
+        return labels_B.masked_fill(hidden, self.num_classes)
+
+    def _doubled(self, labels_B: Tensor, guidance: float) -> Tensor:
+        """With guidance, the batch a second time without classes: (2B,)."""
+        return torch.cat([labels_B, torch.full_like(labels_B, self.num_classes)]) if guidance else labels_B
+
+    def _through(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """A block, recomputed in the backward pass where that was asked for."""
+        if self.training and self.gradient_checkpointing:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+
+def cross_entropy(logits_BLV: Float[Tensor, "b l v"], tokens_BL: Int64[Tensor, "b l"]) -> Float[Tensor, ""]:
+    """Mean negative log-likelihood in nats a token, in fp32."""
+    return F.cross_entropy(logits_BLV.flatten(0, 1).float(), tokens_BL.flatten())
+
+
+def kept(drawn: Tensor, given_BL: Tensor | None, keep_BL: Tensor | None, span: slice) -> Tensor:
+    """Drawn tokens (B, n) of the positions `span`, with the given ones in place where they are to be kept."""
+    if given_BL is None or keep_BL is None:
+        return drawn
+    return torch.where(keep_BL[:, span], given_BL[:, span], drawn)
+
+
+def as_settings(kind: type[Settings], config: Mapping[str, Any] | Settings | None) -> Settings:
+    """Sizes as their dataclass, from the plain dictionary of a config.json where they come as one."""
+    if isinstance(config, kind):
+        return config
+    assert config is None or isinstance(config, Mapping)
+    return kind(**(config or {}))

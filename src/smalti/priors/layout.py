@@ -1,0 +1,116 @@
+"""What a prior knows of a tokenizer: how many tokens an image has, in what grids, of which vocabulary.
+
+A prior never sees images, encoder or decoder. It is trained on one layout and refuses tokens of any other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
+from math import prod
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The token grid of a tokenizer at one image size."""
+
+    vocab_size: int
+    """Tokens lie in [0, vocab_size)."""
+    grids: tuple[tuple[int, ...], ...]
+    """Shape of each scale, coarse to fine: ((1, 1), (2, 2), (4, 4)); one for a single scale; (h, w, Q) where Q codes
+    make one position."""
+    image_size: tuple[int, int]
+    """Height and width in pixels of the images that the tokens stand for."""
+    fingerprint: str = ""
+    """Of the tokenizer that made the tokens; "" where it is not known."""
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 1:
+            raise ValueError(f"vocab_size: got {self.vocab_size}, expected at least 1")
+        if not self.grids or any(len(grid) < 2 or min(grid) < 1 for grid in self.grids):
+            raise ValueError(f"grids: got {self.grids}, expected one (h, w) or (h, w, Q) per scale, sides at least 1")
+
+    @classmethod
+    def of(
+        cls, vocab_size: int, grids: Sequence[Sequence[int]], image_size: Sequence[int], fingerprint: str = ""
+    ) -> "TokenLayout":
+        """From lists, as JSON has them."""
+        height, width = image_size
+        return cls(vocab_size, tuple(tuple(int(side) for side in grid) for grid in grids), (height, width), fingerprint)
+
+    @classmethod
+    def from_config(cls, config: "Mapping[str, Any] | TokenLayout") -> "TokenLayout":
+        """From what `config` gave, as it comes back from JSON."""
+        return config if isinstance(config, TokenLayout) else cls.of(**config)
+
+    @property
+    def scale_lengths(self) -> tuple[int, ...]:
+        """Tokens of each scale."""
+        return tuple(prod(grid) for grid in self.grids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an image, L."""
+        return sum(self.scale_lengths)
+
+    @property
+    def codes_per_position(self) -> int:
+        """Q: residual levels or groups of one position; 1 for plain quantizers."""
+        return prod(self.grids[0][2:])
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """Where each scale begins and ends in the flat sequence."""
+        return tuple(pairwise(accumulate(self.scale_lengths, initial=0)))
+
+    def split(self, tokens_BL: Int64[Tensor, "b l"]) -> tuple[Int64[Tensor, "b ..."], ...]:
+        """The flat sequence (B, L) as one map (B, *grid) per scale."""
+        return tuple(
+            tokens_BL[:, start:end].reshape(-1, *grid)
+            for (start, end), grid in zip(self.spans, self.grids, strict=True)
+        )
+
+    def inside(self, box: tuple[float, float, float, float]) -> Bool[Tensor, " l"]:
+        """Which tokens (L,) stand for a part of the box (top, left, bottom, right), given in fractions of the image."""
+        top, left, bottom, right = box
+        if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+            raise ValueError(f"box: got {box}, expected 0 <= top < bottom <= 1 and 0 <= left < right <= 1")
+        parts = []
+        for grid in self.grids:
+            rows = torch.arange(grid[0]) / grid[0], torch.arange(1, grid[0] + 1) / grid[0]
+            columns = torch.arange(grid[1]) / grid[1], torch.arange(1, grid[1] + 1) / grid[1]
+            hit_h = (rows[0] < bottom) & (rows[1] > top)
+            hit_w = (columns[0] < right) & (columns[1] > left)
+            hit = hit_h[:, None] & hit_w[None, :]
+            parts.append(hit.reshape(*hit.shape, *[1] * (len(grid) - 2)).expand(grid).reshape(-1))
+        return torch.cat(parts)
+
+    def require(self, other: "TokenLayout", what: str) -> None:
+        """Refuse a layout that is not this one.
+
+        Raises:
+            ValueError: names what differs: fingerprint, vocabulary or scales.
+        """
+        if self.vocab_size != other.vocab_size:
+            raise ValueError(f"{what}: has a vocabulary of {other.vocab_size}, expected {self.vocab_size}")
+        if self.grids != other.grids or self.image_size != other.image_size:
+            raise ValueError(
+                f"{what}: has scales {other.grids} for images of {other.image_size}, "
+                f"expected {self.grids} for {self.image_size}"
+            )
+        if self.fingerprint and other.fingerprint and self.fingerprint != other.fingerprint:
+            raise ValueError(
+                f"{what}: belongs to the tokenizer {other.fingerprint[:12]}…, expected that of {self.fingerprint[:12]}…"
+            )
+
+    def config(self) -> dict[str, Any]:
+        """In plain JSON types."""
+        return {
+            **asdict(self),
+            "grids": [list(grid) for grid in self.grids],
+            "image_size": list(self.image_size),
+        }

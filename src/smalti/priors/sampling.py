@@ -1,0 +1,78 @@
+"""Drawing tokens from logits: temperature, top-k, top-p, and guidance by a second, unconditional prediction.
+
+Source: top-k, Fan et al. 2018 (arXiv 1805.04833); top-p, Holtzman et al. 2019 (arXiv 1904.09751); classifier-free
+guidance, Ho and Salimans 2022 (arXiv 2207.12598).
+
+Legend: B images, n tokens drawn at once, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are drawn."""
+
+    guidance: float = 1.5
+    """How far predictions are pushed away from those without a class: 0 not at all. A next-scale prior ramps it up from
+    0 at the first scale, as VAR does; the others use it throughout."""
+    temperature: float = 1.0
+    """Divides the logits: below 1 safer, above 1 more varied."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens only; 0: among all, 1: always the likeliest."""
+    top_p: float = 0.0
+    """Draw among the fewest likeliest tokens whose probabilities sum up to p; 0: among all."""
+
+    def __post_init__(self) -> None:
+        if not self.guidance >= 0:
+            raise ValueError(f"guidance: got {self.guidance}, expected at least 0")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature: got {self.temperature}, expected more than 0")
+        if self.top_k < 0:
+            raise ValueError(f"top_k: got {self.top_k}, expected at least 0")
+        if not 0 <= self.top_p <= 1:
+            raise ValueError(f"top_p: got {self.top_p}, expected 0 to 1")
+
+
+def guided(logits: Float[Tensor, "twice n v"], scale: float) -> Float[Tensor, "b n v"]:
+    """(1 + s) · conditional − s · unconditional, of logits (2B, n, V) whose second half has no class."""
+    conditional, unconditional = logits.chunk(2)
+    return torch.lerp(unconditional, conditional, 1 + scale)
+
+
+def draw(
+    logits_BnV: Float[Tensor, "b n v"], config: SamplingConfig, generator: torch.Generator | None = None
+) -> tuple[Int64[Tensor, "b n"], Float[Tensor, "b n"]]:
+    """Draw one token for each position.
+
+    Args:
+        logits_BnV: unnormalised log-probabilities.
+        config: temperature, top-k and top-p; guidance has been applied already.
+        generator: source of randomness, on the device of the logits.
+
+    Returns:
+        Tokens (B, n), and the probability (B, n) that each had.
+    """
+    logits_BnV = logits_BnV.float() / config.temperature
+    if 0 < config.top_k < logits_BnV.shape[-1]:
+        least = logits_BnV.topk(config.top_k, dim=-1).values[..., -1:]
+        logits_BnV = logits_BnV.masked_fill(logits_BnV < least, -torch.inf)
+    if 0 < config.top_p < 1:
+        logits_BnV = _nucleus(logits_BnV, config.top_p)
+    p_BnV = logits_BnV.softmax(dim=-1)
+    flat = p_BnV.reshape(-1, p_BnV.shape[-1])
+    tokens = flat.argmax(1, keepdim=True) if config.top_k == 1 else torch.multinomial(flat, 1, generator=generator)
+    shape = p_BnV.shape[:2]
+    return tokens.reshape(shape), flat.gather(1, tokens).reshape(shape)
+
+
+def _nucleus(logits_BnV: Tensor, top_p: float) -> Tensor:
+    """Logits with −∞ wherever the likelier tokens already sum up to `top_p`; the likeliest always stays."""
+    ordered, order = logits_BnV.sort(dim=-1, descending=True)
+    p = ordered.softmax(dim=-1)
+    dropped = p.cumsum(dim=-1) - p >= top_p
+    return logits_BnV.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -torch.inf)

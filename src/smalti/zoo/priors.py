@@ -1,0 +1,126 @@
+"""Priors by name: sizes that were published, and small ones that train on a laptop.
+
+build_prior("next-scale-small", layout, 10, quantizer)     a fresh prior
+load_prior("prior")                                        a trained one
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+
+from smalti.priors import MaskedTransformer, NextScaleTransformer, NextTokenTransformer, Prior, TokenLayout
+from smalti.priors.masked import MaskedConfig
+from smalti.priors.next_scale import NextScaleConfig
+from smalti.priors.next_token import NextTokenConfig
+from smalti.quantizers import MultiScaleQuantizer, Quantizer, quantizer_from_config
+
+PRIOR_TYPES: dict[str, type[Prior]] = {
+    "MaskedTransformer": MaskedTransformer,
+    "NextScaleTransformer": NextScaleTransformer,
+    "NextTokenTransformer": NextTokenTransformer,
+}
+"""Class names as they stand in config.json."""
+
+CONFIGS = {
+    "MaskedTransformer": MaskedConfig,
+    "NextScaleTransformer": NextScaleConfig,
+    "NextTokenTransformer": NextTokenConfig,
+}
+
+
+def _var(depth: int, **more: Any) -> dict[str, Any]:
+    """VAR's rule: 64 components a head, as many heads as blocks."""
+    return {"type": "NextScaleTransformer", "depth": depth, "width": 64 * depth, "num_heads": depth, **more}
+
+
+def _llamagen(depth: int, width: int, num_heads: int) -> dict[str, Any]:
+    return {"type": "NextTokenTransformer", "depth": depth, "width": width, "num_heads": num_heads}
+
+
+SMALL = {"depth": 6, "width": 256, "num_heads": 4}
+"""Trains on a laptop."""
+
+PRIORS: dict[str, dict[str, Any]] = {
+    "next-scale-small": {"type": "NextScaleTransformer", **SMALL},
+    "next-token-small": {"type": "NextTokenTransformer", **SMALL},
+    "masked-small": {"type": "MaskedTransformer", **SMALL},
+    "var-d16": _var(16),
+    "var-d20": _var(20),
+    "var-d24": _var(24),
+    "var-d30": _var(30),
+    "var-d36": _var(36, shared_adaln=True),
+    "llamagen-b": _llamagen(12, 768, 12),
+    "llamagen-l": _llamagen(24, 1024, 16),
+    "llamagen-xl": _llamagen(36, 1280, 20),
+    "llamagen-xxl": _llamagen(48, 1536, 24),
+    "llamagen-3b": _llamagen(24, 3200, 32),
+    "maskgit-b": {"type": "MaskedTransformer", "depth": 24, "width": 768, "num_heads": 12},
+}
+"""Complete sizes by name: the class under "type", then the fields of its config."""
+
+
+def build_prior(
+    name: str,
+    layout: TokenLayout,
+    num_classes: int,
+    quantizer: Quantizer | None = None,
+    *,
+    class_names: Sequence[str] = (),
+    **changes: Any,
+) -> Prior:
+    """A freshly initialised prior: the row `name` of `PRIORS` with some sizes changed.
+
+    Args:
+        name: a key of `PRIORS`.
+        layout: the tokens to model.
+        num_classes: number of classes; 0 without labels.
+        quantizer: that of the tokenizer; a next-scale prior takes a copy of it, the others need none.
+        class_names: names of the classes, if they have any.
+        changes: fields of the config.
+
+    Raises:
+        ValueError: an unknown name or size, or tokens that this kind of prior cannot model.
+    """
+    if name not in PRIORS:
+        raise ValueError(f"prior: got {name!r}, expected one of {', '.join(PRIORS)}")
+    row = {**PRIORS[name], **changes}
+    kind = row.pop("type")
+    allowed = [field.name for field in fields(CONFIGS[kind])]
+    for key in changes:
+        if key not in allowed:
+            raise ValueError(f"prior argument: got {key!r}, {kind} takes {', '.join(allowed)}")
+    if kind != "NextScaleTransformer":
+        return PRIOR_TYPES[kind](layout, num_classes, row, class_names=class_names)
+    if not isinstance(quantizer, MultiScaleQuantizer):
+        raise ValueError(f"prior: {name} predicts scale after scale, but the tokens come from a single-scale tokenizer")
+    copied = quantizer_from_config(quantizer.config())
+    copied.load_state_dict(quantizer.state_dict())
+    assert isinstance(copied, MultiScaleQuantizer)
+    return NextScaleTransformer(layout, num_classes, copied, row, class_names=class_names)
+
+
+def load_prior(prior: str | Path) -> Prior:
+    """A saved prior in eval mode, from a folder or from the hub ("user/name").
+
+    Raises:
+        FileNotFoundError: no such folder, or no model in it.
+        ValueError: something else than a prior.
+    """
+    folder = Path(prior)
+    if folder.is_dir():
+        path = folder / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"prior: {folder} holds no config.json")
+    elif folder.exists() or str(prior).count("/") != 1 or str(prior).startswith((".", "/")):
+        raise FileNotFoundError(f"prior: {prior} is not a folder with a saved prior")
+    else:
+        path = Path(hf_hub_download(str(prior), "config.json"))
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kind = config.get("type") if isinstance(config, dict) else None
+    if kind not in PRIOR_TYPES:
+        raise ValueError(f"prior: {path} is of type {kind!r}, known are {', '.join(PRIOR_TYPES)}")
+    return PRIOR_TYPES[kind].from_pretrained(prior).eval()

@@ -1,0 +1,339 @@
+"""What all priors have in common, and what makes each one what it is.
+
+The oracle of sampling is the training pass: read with all tokens at once, a sequence must get the logits that it was
+drawn from token by token or scale by scale.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smalti.priors import (
+    MaskedConfig,
+    MaskedTransformer,
+    NextScaleConfig,
+    NextScaleTransformer,
+    NextTokenConfig,
+    NextTokenTransformer,
+    Prior,
+    SamplingConfig,
+    TokenLayout,
+)
+from smalti.quantizers import MultiScaleQuantizer
+
+V = 11
+PYRAMID = TokenLayout.of(V, [(1, 1), (2, 1), (3, 2)], (24, 16))
+FLAT = TokenLayout.of(V, [(3, 4)], (12, 16))
+DEEP = TokenLayout.of(V, [(2, 3, 2)], (8, 12))
+GREEDY = SamplingConfig(guidance=0.0, top_k=1)
+
+
+def next_scale(**changes: object) -> NextScaleTransformer:
+    config = NextScaleConfig(**{"depth": 2, "width": 16, "num_heads": 2} | changes)  # type: ignore[arg-type]
+    return NextScaleTransformer(PYRAMID, 3, MultiScaleQuantizer(V, 4, (1, 2, 3), num_phi=2), config)
+
+
+def next_token(layout: TokenLayout = FLAT, **changes: object) -> NextTokenTransformer:
+    config = NextTokenConfig(**{"depth": 2, "width": 16, "num_heads": 2} | changes)  # type: ignore[arg-type]
+    return NextTokenTransformer(layout, 3, config)
+
+
+def masked(layout: TokenLayout = FLAT) -> MaskedTransformer:
+    return MaskedTransformer(layout, 3, MaskedConfig(depth=2, width=16, num_heads=2, sampling_steps=5))
+
+
+MAKERS: dict[str, Callable[[], Prior]] = {
+    "next-scale": next_scale,
+    "next-scale, shared": lambda: next_scale(shared_adaln=True, l2_attention=False),
+    "next-token": next_token,
+    "next-token, few keys": lambda: next_token(num_kv_heads=1),
+    "next-token, two codes": lambda: next_token(DEEP),
+    "masked": masked,
+}
+
+
+@pytest.fixture(params=MAKERS)
+def prior(request: pytest.FixtureRequest) -> Prior:
+    torch.manual_seed(0)
+    return awake(MAKERS[request.param]())
+
+
+def awake(prior: Prior) -> Prior:
+    """With weights of some size everywhere: fresh heads and gains are zero or nearly so."""
+    with torch.no_grad():
+        for name, parameter in prior.named_parameters():
+            if not name.startswith("quantizer."):
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return prior.eval()
+
+
+def sequences(prior: Prior, batch: int = 3) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(V, (batch, prior.layout.num_tokens), generator=torch.Generator().manual_seed(1))
+    return tokens, torch.arange(batch) % 4
+
+
+def logits(prior: Prior, tokens: Tensor, labels: Tensor) -> Tensor:
+    if isinstance(prior, NextScaleTransformer):
+        return prior(prior.quantizer.var_input(prior.layout.split(tokens)), labels)
+    return prior(tokens, labels)
+
+
+# ---- all of them --------------------------------------------------------------------------------------------------
+
+
+def test_loss_is_the_mean_negative_log_likelihood(prior: Prior) -> None:
+    tokens, labels = sequences(prior)
+    if isinstance(prior, MaskedTransformer):
+        hidden = prior._hide(tokens)
+        assert (hidden.sum(dim=1) == math.ceil(prior.layout.num_tokens / 2)).all()
+        log_p = logits(prior, tokens.masked_fill(hidden, V), labels).log_softmax(-1)
+        expected = -log_p.gather(2, tokens.unsqueeze(2)).squeeze(2)[hidden].mean()
+    else:
+        log_p = logits(prior, tokens, labels).log_softmax(-1)
+        expected = -log_p.gather(2, tokens.unsqueeze(2)).mean()
+    torch.testing.assert_close(prior.loss(tokens, labels), expected)
+
+
+def test_every_weight_gets_a_gradient_and_the_quantizer_none(prior: Prior) -> None:
+    tokens, labels = sequences(prior)
+    prior.train().loss(tokens, labels).backward()
+    for name, parameter in prior.named_parameters():
+        if name.startswith("quantizer."):
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_recomputing_blocks_changes_no_gradient(prior: Prior) -> None:
+    tokens, labels = sequences(prior)
+    twin = copy.deepcopy(prior)
+    twin.gradient_checkpointing = True
+    for model in (prior, twin):
+        torch.manual_seed(2)
+        model.train().loss(tokens, labels).backward()
+    for (name, a), b in zip(prior.named_parameters(), twin.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_one_seed_one_sample_and_guidance_changes_it(prior: Prior) -> None:
+    labels = torch.tensor([0, 1, 2, 3])
+
+    def sample(seed: int, **config: float) -> Tensor:
+        return prior.sample(labels, SamplingConfig(**config), generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+
+    first = sample(5)
+    assert first.shape == (4, prior.layout.num_tokens)
+    assert 0 <= first.min() <= first.max() < V
+    assert torch.equal(first, sample(5))
+    assert not torch.equal(first, sample(6))
+    assert not torch.equal(first, sample(5, guidance=20.0))
+
+
+def test_kept_tokens_stay_and_the_rest_is_drawn_for_them(prior: Prior) -> None:
+    tokens, labels = sequences(prior)
+    keep = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(3)) < 0.5
+
+    def sample(**changes: Tensor) -> Tensor:
+        return prior.sample(labels, GREEDY, generator=torch.Generator().manual_seed(0), **changes)
+
+    assert torch.equal(sample(given_BL=tokens, keep_BL=keep)[keep], tokens[keep])
+    assert torch.equal(sample(given_BL=tokens, keep_BL=torch.ones_like(keep)), tokens)
+    assert torch.equal(sample(given_BL=tokens, keep_BL=torch.zeros_like(keep)), sample())
+
+
+def test_saved_and_loaded_it_is_the_same(prior: Prior, tmp_path: Path) -> None:
+    prior.save_pretrained(tmp_path)
+    loaded = type(prior).from_pretrained(tmp_path)
+    tokens, labels = sequences(prior)
+    assert loaded.fingerprint == prior.fingerprint
+    assert loaded.layout == prior.layout
+    assert torch.equal(logits(loaded, tokens, labels), logits(prior, tokens, labels))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "labels", "message"),
+    [
+        (torch.zeros(1, 3, dtype=torch.int64), torch.tensor([0]), "tokens: got shape"),
+        (None, torch.tensor([4]), "labels: got 4, allowed are 0 to 3"),
+        (None, torch.tensor([-1]), "labels: got -1"),
+    ],
+)
+def test_other_sequences_and_labels_are_refused(
+    prior: Prior, tokens: Tensor | None, labels: Tensor, message: str
+) -> None:
+    own, _ = sequences(prior, batch=1)
+    with pytest.raises(ValueError, match=message):
+        prior.loss(own if tokens is None else tokens, labels)
+    with pytest.raises(ValueError, match=f"the value {V}, allowed are 0 to {V - 1}"):
+        prior.loss(torch.full_like(own, V), torch.tensor([0]))
+
+
+def test_training_hides_the_class_now_and_then(prior: Prior) -> None:
+    prior.class_dropout = 0.25
+    labels = torch.zeros(4000, dtype=torch.int64)
+    assert torch.equal(prior._dropped(labels), labels)  # not in eval mode
+    share = (prior.train()._dropped(labels) == prior.num_classes).float().mean().item()
+    assert share == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_autocast_is_close_to_fp32(prior: Prior, dtype: torch.dtype) -> None:
+    tokens, labels = sequences(prior)
+    expected = prior.loss(tokens, labels)
+    with torch.autocast("cpu", dtype=dtype):
+        loss = prior.loss(tokens, labels)
+        sampled = prior.sample(labels, SamplingConfig(), generator=torch.Generator().manual_seed(0))
+    assert sampled.shape == tokens.shape
+    torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("make", [next_scale, next_token, lambda: masked(DEEP)])
+def test_learns_the_tokens_of_each_class(make: Callable[[], Prior]) -> None:
+    """Two classes, one sequence each: after a few steps sampling gives back the sequence of the class."""
+    torch.manual_seed(0)
+    prior = make()
+    tokens = torch.randint(V, (2, prior.layout.num_tokens))
+    labels = torch.tensor([0, 2])
+    optimizer = torch.optim.Adam([p for p in prior.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        prior.train().loss(tokens.repeat(4, 1), labels.repeat(4)).backward()
+        optimizer.step()
+    drawn = prior.eval().sample(labels, SamplingConfig(guidance=1.0, top_k=1))
+    assert (drawn == tokens).float().mean() > 0.9
+
+
+# ---- next scale ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_scale_depends_on_coarser_ones_alone(shared: bool) -> None:
+    prior = awake(next_scale(shared_adaln=shared))
+    tokens, labels = sequences(prior, batch=1)
+    expected = logits(prior, tokens, labels)
+    for k, (start, end) in enumerate(prior.layout.spans):
+        changed = tokens.clone()
+        changed[:, start:end] = (changed[:, start:end] + 1) % V
+        difference = (logits(prior, changed, labels) - expected).abs().amax(dim=(0, 2))
+        assert (difference[:end] == 0).all(), k
+        assert (difference[end:] > 0).all(), k
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+def test_sampling_by_scale_reads_what_training_reads(guidance: float) -> None:
+    """Drawn greedily, each scale is the arg-max of the teacher-forced, guided logits of the whole sequence."""
+    prior = awake(next_scale())
+    labels = torch.tensor([0, 1, 2])
+    drawn = prior.sample(labels, SamplingConfig(guidance=guidance, top_k=1))
+    conditional, free = logits(prior, drawn, labels), logits(prior, drawn, torch.full_like(labels, 3))
+    for k, (start, end) in enumerate(prior.layout.spans):
+        t = guidance * k / 2
+        expected = (1 + t) * conditional[:, start:end] - t * free[:, start:end]
+        best = expected.topk(2, dim=-1)
+        sure = best.values[..., 0] - best.values[..., 1] > 1e-4
+        assert torch.equal(drawn[:, start:end][sure], best.indices[..., 0][sure])
+
+
+def test_next_scale_refuses_what_it_cannot_model() -> None:
+    quantizer = MultiScaleQuantizer(V, 4, (1, 2, 3))
+    with pytest.raises(ValueError, match="3 scales"):
+        NextScaleTransformer(FLAT, 3, quantizer)
+    with pytest.raises(ValueError, match="11 codes"):
+        NextScaleTransformer(TokenLayout.of(12, PYRAMID.grids, (24, 16)), 3, quantizer)
+    with pytest.raises(ValueError, match="do not divide"):
+        NextScaleConfig(width=10, num_heads=4)
+
+
+# ---- next token ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [FLAT, DEEP])
+def test_a_token_depends_on_earlier_ones_alone(layout: TokenLayout) -> None:
+    prior = awake(next_token(layout))
+    tokens, labels = sequences(prior, batch=1)
+    expected = logits(prior, tokens, labels)
+    for i in range(layout.num_tokens):
+        changed = tokens.clone()
+        changed[:, i] = (changed[:, i] + 1) % V
+        difference = (logits(prior, changed, labels) - expected).abs().amax(dim=(0, 2))
+        assert (difference[: i + 1] == 0).all()
+        assert (difference[i + 1 :] > 0).all()
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+@pytest.mark.parametrize("kv_heads", [0, 1])
+def test_sampling_by_token_reads_what_training_reads(guidance: float, kv_heads: int) -> None:
+    prior = awake(next_token(num_kv_heads=kv_heads))
+    labels = torch.tensor([0, 1, 2])
+    drawn = prior.sample(labels, SamplingConfig(guidance=guidance, top_k=1))
+    conditional, free = logits(prior, drawn, labels), logits(prior, drawn, torch.full_like(labels, 3))
+    best = ((1 + guidance) * conditional - guidance * free).topk(2, dim=-1)
+    sure = best.values[..., 0] - best.values[..., 1] > 1e-4
+    assert torch.equal(drawn[sure], best.indices[..., 0][sure])
+
+
+def test_next_token_refuses_many_scales() -> None:
+    for make in (next_token, masked):
+        with pytest.raises(ValueError, match="single scale, this has 3"):
+            make(PYRAMID)
+
+
+# ---- masked -------------------------------------------------------------------------------------------------------
+
+
+def test_masking_follows_the_cosine_schedule() -> None:
+    """Training hides cos(π/2 u) of an image, u uniform: on average 2/π, at least one token, never a fixed place."""
+    prior = masked().train()
+    hidden = prior._hide(torch.zeros(4000, 12, dtype=torch.int64))
+    assert hidden.sum(dim=1).min() >= 1
+    expected = sum(math.ceil(12 * math.cos(math.pi / 2 * (i + 0.5) / 1000)) for i in range(1000)) / 1000 / 12
+    assert hidden.float().mean().item() == pytest.approx(expected, abs=0.01)
+    assert hidden.float().mean(dim=0) == pytest.approx(torch.full((12,), expected), abs=0.04)
+
+
+def test_masked_sampling_uncovers_along_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of hidden tokens that each pass reads is floor(L cos(π/2 t/T)), and none is left at the end."""
+    prior = awake(masked())
+    assert isinstance(prior, MaskedTransformer)
+    seen: list[int] = []
+    forward = MaskedTransformer.forward
+
+    def watched(self: MaskedTransformer, tokens_BL: Tensor, labels_B: Tensor) -> Tensor:
+        seen.append(int((tokens_BL == self.hidden).sum(dim=1).unique().item()))
+        return forward(self, tokens_BL, labels_B)
+
+    monkeypatch.setattr(MaskedTransformer, "forward", watched)
+    drawn = prior.sample(torch.tensor([0, 1]), SamplingConfig(guidance=1.0))
+    assert seen == [12, *(math.floor(12 * math.cos(math.pi / 2 * t / 5)) for t in range(1, 5))]
+    assert drawn.max() < V
+
+
+def test_masked_prediction_sees_all_visible_tokens() -> None:
+    prior = awake(masked())
+    tokens, labels = sequences(prior, batch=1)
+    changed = tokens.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % V
+    difference = (logits(prior, changed, labels) - logits(prior, tokens, labels)).abs().amax(dim=(0, 2))
+    assert (difference > 0).all()
+
+
+def test_label_smoothing_is_for_training_alone() -> None:
+    torch.manual_seed(0)
+    prior = awake(masked())
+    assert isinstance(prior, MaskedTransformer)
+    prior.class_dropout = 0.0
+    tokens, labels = sequences(prior)
+    torch.manual_seed(4)
+    loss = prior.train().loss(tokens, labels)
+    torch.manual_seed(4)
+    hidden = prior._hide(tokens)
+    found = logits(prior, tokens.masked_fill(hidden, V), labels)[hidden]
+    torch.testing.assert_close(loss, F.cross_entropy(found, tokens[hidden], label_smoothing=0.1))
