@@ -1,9 +1,9 @@
 """The training loop: everything that happens to the weights, in the order in which it happens.
 
 What a step is made of lives in its own file: what it changes in `state.py`, the learning rate and optimizer in
-`optimization.py`, the average in `averaging.py`, device, number format, processes in `runtime.py`, the gradient from
-all pieces of a batch in `accumulation.py`, the discriminator, if there is one, in `adversarial.py`. What happens between
-steps (logs, pictures, checkpoints) is the business of whoever iterates over `train_steps`.
+`optimization.py`, the average in `averaging.py`, device, number format and processes in `runtime.py`, the gradient from
+all pieces of a batch in `accumulation.py`, the discriminator, if there is one, in `adversarial.py`. What happens
+between steps (logs, pictures, checkpoints) is the business of whoever iterates over `train_steps`.
 
 Legend: B images of a piece, C channels, H x W pixels; a scalar has shape ().
 图例:一小份 B 张图像,C 通道,H×W 像素;标量形状为 ()。
