@@ -152,9 +152,10 @@ def test_the_run_folder_holds_what_is_promised(whole, photos):
 def test_log_lines_show_the_schedule_and_every_term(whole):
     config, _ = whole
     for line in read_log(config.out):
-        assert set(line["terms"]) == {"l1", "codebook", "commitment"}
+        assert set(line["terms"]) == {"l1", "ms_ssim", "codebook", "commitment"}
         assert len(line["usage_per_scale"]) == 3
-        expected = line["terms"]["l1"] + line["terms"]["codebook"] + 0.25 * line["terms"]["commitment"]
+        weights = {"l1": 1.0, "ms_ssim": 0.1, "codebook": 1.0, "commitment": 0.25}
+        expected = sum(weights[name] * term for name, term in line["terms"].items())
         assert line["loss"] == pytest.approx(expected, rel=1e-5)
     assert read_log(config.out)[0]["lr"] == pytest.approx(2e-3 / 5)
     assert read_log(config.out)[-1]["lr"] == pytest.approx(2e-3 * 0.02)
