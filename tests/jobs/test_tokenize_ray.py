@@ -1,4 +1,4 @@
-"""`--engine ray` on a cluster of this machine: a node is killed in mid-run, and the set is that of an unbroken local run.
+"""`--engine ray` on a cluster of this machine: a node dies in mid-run, and the set is that of an unbroken local run.
 
 Cluster and job live in a process of their own, and all that Ray writes in a folder of its own, so that nothing of it
 stays behind. Every address is of the loopback interface.
