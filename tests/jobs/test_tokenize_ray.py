@@ -36,13 +36,13 @@ PATIENCE = 420
 """Seconds for a busy machine; an idle one takes 30."""
 
 JOB = """
-import json, sys, threading, time
+import sys, threading, time
 from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
 
-from smalti.jobs.tokenize import TokenizeConfig, tokenize
+from smalti.cli import main
 
 
 def works(node):
@@ -61,30 +61,29 @@ def kill_one_that_works():
     while not (done := list(progress.glob("0*.json"))):
         time.sleep(0.01)
     cluster.remove_node(next(filter(works, nodes)), allow_graceful=False)
-    told["finished at the kill"] = len(done)
+    Path("finished-at-the-kill").write_text(str(len(done)))
 
 
-settings, told = json.loads(sys.argv[1]), {}
-progress = Path(settings["out"], "progress")
+progress = Path("ray/progress")
 options = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
 cluster = Cluster(True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.2", **options})
 nodes = [cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{n}", **options) for n in (3, 4)]
 ray.init(cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False)
 threading.Thread(target=kill_one_that_works, daemon=True).start()
-result = tokenize(TokenizeConfig(**settings))
-told["nodes"] = [node["Alive"] for node in ray.nodes()]
-told["made"] = result.made
+code = main(["tokenize", "run", "photos", "--out", "ray", "--engine", "ray", *sys.argv[1:], "--json"])
+Path("nodes-at-the-end").write_text(str(sum(node["Alive"] for node in ray.nodes())))
 ray.shutdown()
 cluster.shutdown()
-print(json.dumps(told))
+sys.exit(code)
 """
 
 QUICK_TO_NOTICE = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "60000",
 }
-"""That a node is gone, after three seconds without an answer instead of half a minute."""
+"""That a node is gone: whose port is closed three times in as many seconds. A busy one may take a minute to answer."""
 
 
 @pytest.fixture
@@ -121,14 +120,13 @@ def test_a_node_dies_and_nothing_is_lost(tmp_path: Path, cluster_folder: str) ->
         pixels = np.random.default_rng(i).integers(0, 256, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i:03d}.png")
     (tmp_path / "photos" / "050.png").write_bytes(b"no image")
-    settings = {"run": "run", "data": "photos", "size": 32, "crops": 30, "shard_images": 16, "device": "cpu"}
-    local = {name: str(tmp_path / name) for name in ("run", "data")} | {"data": str(tmp_path / "photos")}
-    tokenize(TokenizeConfig(**settings | local, out=str(tmp_path / "local")))
+    run, photos, local = (str(tmp_path / name) for name in ("run", "photos", "local"))
+    tokenize(TokenizeConfig(run, photos, local, size=32, crops=30, shard_images=16, device="cpu"))
 
     own = {"RAY_TMPDIR": cluster_folder, "RAY_USAGE_STATS_ENABLED": "0", **QUICK_TO_NOTICE}
     source = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     finished = subprocess.run(
-        [sys.executable, "-c", JOB, json.dumps({**settings, "out": "ray", "engine": "ray", "ray_workers": 2})],
+        [sys.executable, "-c", JOB, "--size=32", "--crops=30", "--shard_images=16", "--device=cpu"],
         cwd=tmp_path,  # the paths of the job are relative: its workers must find them all the same
         env=os.environ | own | source,
         capture_output=True,
@@ -136,10 +134,9 @@ def test_a_node_dies_and_nothing_is_lost(tmp_path: Path, cluster_folder: str) ->
         timeout=PATIENCE,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
-    told = json.loads(finished.stdout.splitlines()[-1])
-    assert 1 <= told["finished at the kill"] < SHARDS
-    assert sorted(told["nodes"]) == [False, True, True]
-    assert told["made"] == SHARDS
+    assert 1 <= int((tmp_path / "finished-at-the-kill").read_text()) < SHARDS
+    assert (tmp_path / "nodes-at-the-end").read_text() == "2"  # of three: head, survivor
+    assert json.loads(finished.stdout.splitlines()[0])["made"] == SHARDS  # Ray's complaints do not stand before it
     assert running_in(cluster_folder) == []
     assert files(tmp_path / "ray") == files(tmp_path / "local")
     assert verify(Storage(tmp_path / "ray")) == []
