@@ -135,6 +135,8 @@ def test_other_models_and_missing_tables_are_named() -> None:
         TokenFile.from_bytes(data, FINGERPRINT)
     with pytest.raises(ValueError, match="give the model's tables"):
         file.to_bytes()
+    with pytest.raises(TokenFileError, match="got 1, these tokens have 2 streams"):
+        TokenFile.from_bytes(data, FINGERPRINT, tables[:1])
     with pytest.raises(ValueError, match="can only be packed"):
         TokenFile(FINGERPRINT, 2**21, (), "adaptive")
     beyond = TokenFile(FINGERPRINT, 40, (replace(file.images[0], indices=np.full(21, 40)),), "adaptive")

@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from smalti.data import UnreadableImageError, load_image, open_images
 from smalti.formats import TokenFileError, read_token_file, write_token_file
 from smalti.jobs.decode import DecodeConfig, decode, file_names, to_tokens
-from smalti.jobs.encode import EncodeConfig, encode, image_names, read_pixels, to_token_image
+from smalti.jobs.encode import EncodeConfig, coding_tables, encode, image_names, read_pixels, to_token_image
 from smalti.jobs.reconstruct import ReconstructConfig, reconstruct
 from smalti.ops.pixels import to_float
 from smalti.tokenizers import SimpleVQVAE
@@ -283,3 +283,50 @@ def test_an_altered_byte_and_a_new_checksum_are_still_one_line_or_a_picture(run,
             assert not (tmp_path / f"out{trial}").exists()
         else:
             assert len(list((tmp_path / f"out{trial}").rglob("*.png"))) == 2
+
+
+# ---- entropy coding -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory):
+    """A tokenizer that has seen the photographs it shall code, so that it knows how often each token occurs."""
+    torch.manual_seed(0)
+    model = SimpleVQVAE(20, 8, 16, num_stages=2, patch_nums=(1, 2, 4)).train()
+    photo = torch.tensor(open_images("embedded").load(0)).permute(2, 0, 1)[None, :, ::4, ::4]
+    for _ in range(5):
+        model(to_float(photo))
+    folder = tmp_path_factory.mktemp("trained")
+    model.eval().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("coding", ["adaptive", "learned"])
+def test_coded_tokens_come_back_and_cost_less(trained_run, photos, tmp_path, coding):
+    pytest.importorskip("constriction", reason="needs the extra smalti[codec]")
+    paths = (str(photos / "photo.png"), str(photos / "square.webp"))
+    encode(EncodeConfig(trained_run, paths, tmp_path / "packed"))
+    result = encode(EncodeConfig(trained_run, paths, tmp_path / "coded", coding))
+    tokenizer = load(trained_run)
+    packed = read_token_file(tmp_path / "packed")
+    coded = read_token_file(tmp_path / "coded", tokenizer.fingerprint, coding_tables(tokenizer))
+    assert coded.images == packed.images
+    assert result.file_bytes == (tmp_path / "coded").stat().st_size
+    assert result.log2_bytes == pytest.approx(sum(i.num_tokens for i in packed.images) * np.log2(20) / 8)
+    for kind in ("packed", "coded"):
+        decode(DecodeConfig(trained_run, tmp_path / kind, tmp_path / f"{kind}-out"))
+    for name in ("photo.png", "square.png"):
+        ours, theirs = (load_image(tmp_path / f"{kind}-out" / name) for kind in ("packed", "coded"))
+        np.testing.assert_array_equal(ours, theirs)
+    if coding == "learned":
+        data = (tmp_path / "coded").read_bytes()
+        assert len(data) < (tmp_path / "packed").stat().st_size
+        (tmp_path / "coded").write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+        with pytest.raises(TokenFileError, match="checksum differs"):
+            decode(DecodeConfig(trained_run, tmp_path / "coded", tmp_path / "never"))
+
+
+def test_learned_coding_needs_counts(run, photos, tmp_path):
+    with pytest.raises(ValueError, match="keeps no count of its codes"):
+        encode(EncodeConfig(run, (str(photos / "photo.png"),), tmp_path / "t", "learned"))
+    assert not (tmp_path / "t").exists()

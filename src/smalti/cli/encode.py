@@ -11,12 +11,15 @@ def run(arguments: list[str]) -> int:
     )
     result = encode(config, lambda image: print(price(image), flush=True))
     count = len(result.images)
-    print(f"{config.out}: {count} image{'s' if count > 1 else ''}, {result.file_bytes} bytes in all")
+    print(
+        f"{config.out}: {count} image{'s' if count > 1 else ''}, {result.file_bytes} bytes in all; "
+        f"the tokens alone at log2 {result.vocab_size} bits each: {result.log2_bytes:.0f}"
+    )
     return 0
 
 
 def price(image: EncodedImage) -> str:
-    """One line: name, size, tokens, bytes, bits per pixel."""
+    """One line: name, size, tokens, their bytes when packed, bits per pixel."""
     height, width = image.image_size
-    cost = f"{image.num_tokens} tokens, {image.num_bytes} bytes, {image.bits_per_pixel:.4f} bits per pixel"
+    cost = f"{image.num_tokens} tokens, {image.num_bytes} bytes packed, {image.bits_per_pixel:.4f} bits per pixel"
     return f"{image.name}: {width} x {height}, {cost}"

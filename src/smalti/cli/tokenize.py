@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -37,7 +38,8 @@ def run(arguments: list[str]) -> int:
             speed = progress.tasks[0].speed
             progress.update(task, speed="" if speed is None else f"{speed:.0f} images/s")
 
-        result = tokenize(command, show)
+        with redirect_stdout(sys.stderr):  # where Ray tells of workers that failed
+            result = tokenize(command, show)
     print(json.dumps(asdict(result), ensure_ascii=False) if command.json else summary(result))
     return 0
 

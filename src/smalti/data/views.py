@@ -4,7 +4,7 @@
 where it lies in the image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,7 +89,7 @@ class ViewBatch:
 
 
 def view_batches(
-    source: ImageSource, config: ViewsConfig, pieces: Sequence[Sequence[int]], workers: int = 0
+    source: ImageSource, config: ViewsConfig, pieces: Iterable[Sequence[int]], workers: int = 0
 ) -> Iterator[ViewBatch]:
     """The images of each piece, in order, with all their views.
 

@@ -20,6 +20,7 @@ from jaxtyping import Int64
 
 __all__ = [
     "MAX_VOCABULARY",
+    "MissingCoderError",
     "check_indices",
     "decode_tokens",
     "encode_tokens",
@@ -43,6 +44,10 @@ LEARNED_WEIGHT = 2**14
 """Sum that learned counts start with: how many tokens seen they are worth, times `INCREMENT`."""
 
 
+class MissingCoderError(ValueError):
+    """The package that codes is not installed."""
+
+
 def encode_tokens(
     scales: Sequence[Int64[np.ndarray, " _"]], vocab_size: int, tables: Sequence[Int64[np.ndarray, " _"]] | None = None
 ) -> bytes:
@@ -52,7 +57,11 @@ def encode_tokens(
         scales: the tokens of each scale, in [0, vocab_size).
         vocab_size: K, at most `MAX_VOCABULARY`.
         tables: counts of each token at each scale that the tables start with; None: flat.
+
+    Raises:
+        ValueError: tables for another number of scales.
     """
+    _check_tables(scales, tables)
     if vocab_size == 1:  # there is nothing to tell
         return b""
     coder = _constriction().stream.queue.RangeEncoder()
@@ -71,8 +80,9 @@ def decode_tokens(
     """Inverse of `encode_tokens`, given the number of tokens of each scale.
 
     Raises:
-        ValueError: the stream is not as long as these tokens make it.
+        ValueError: the stream is not as long as these tokens make it, or tables for another number of scales.
     """
+    _check_tables(lengths, tables)
     if vocab_size == 1 and not data:
         return [np.zeros(length, np.int64) for length in lengths]
     if len(data) % 4:
@@ -133,6 +143,11 @@ def check_indices(indices: Int64[np.ndarray, " n"], vocab_size: int) -> None:
         raise ValueError(f"indices: from {indices.min()} to {indices.max()}, expected 0 to {vocab_size - 1}")
 
 
+def _check_tables(scales: Sequence[Any], tables: Sequence[Any] | None) -> None:
+    if tables is not None and scales and len(tables) != len(scales):
+        raise ValueError(f"tables: got {len(tables)}, these tokens have {len(scales)} streams")
+
+
 def _tokens(grids: Grids) -> int:
     return sum(prod(grid) for grid in grids)
 
@@ -162,5 +177,5 @@ def _constriction() -> Any:
     try:
         import constriction
     except ImportError as error:
-        raise ValueError("entropy coding needs constriction: pip install 'smalti[codec]'") from error
+        raise MissingCoderError("entropy coding needs constriction: pip install 'smalti[codec]'") from error
     return constriction

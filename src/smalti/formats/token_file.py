@@ -49,6 +49,7 @@ from smalti.formats.atomic import replace_file
 from smalti.formats.bits import bits_per_index, pack, packed_size, unpack
 from smalti.formats.range_coding import (
     MAX_VOCABULARY,
+    MissingCoderError,
     check_indices,
     decode_tokens,
     encode_tokens,
@@ -57,7 +58,7 @@ from smalti.formats.range_coding import (
     stream_lengths,
 )
 
-__all__ = ["TokenFile", "TokenFileError", "TokenImage", "read_token_file", "write_token_file"]
+__all__ = ["Coding", "TokenFile", "TokenFileError", "TokenImage", "read_token_file", "write_token_file"]
 
 MAGIC = b"\x89SMLT\r\n\x1a"
 PACKED, CODED = 1, 2
@@ -72,6 +73,7 @@ MAX_UNPAID_INDICES = 1 << 24
 
 Grids = tuple[tuple[int, ...], ...]
 Coding = Literal["packed", "adaptive", "learned"]
+"""How indices are stored: at ceil(log2 K) bits each, or entropy-coded from flat or from learned tables."""
 Tables = Sequence[Int64[np.ndarray, " _"]]
 """For each scale (and each code of a position) how often each token occurred in training."""
 
@@ -141,7 +143,7 @@ class TokenFile:
     images: tuple[TokenImage, ...]
     """The images, in order."""
     coding: Coding = "packed"
-    """How indices are stored: at ceil(log2 K) bits each, or entropy-coded from flat or from learned tables."""
+    """How indices are stored."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[0-9a-f]{64}", self.fingerprint):
@@ -191,6 +193,7 @@ class TokenFile:
 
         Raises:
             TokenFileError: not a token file, of an unsupported version, truncated, altered, or of another model.
+            MissingCoderError: entropy-coded, and constriction is not installed.
         """
         _check_whole(data)
         reader = _Reader(data[:-CHECKSUM_SIZE], LENGTH_END)
@@ -205,7 +208,7 @@ class TokenFile:
             if reader.left:
                 raise ValueError(f"{reader.left} bytes after the last image")
             return cls(made_by, vocab_size, tuple(images), coding)
-        except TokenFileError:
+        except (TokenFileError, MissingCoderError):
             raise
         except ValueError as error:  # the checksum fits, so whoever wrote it wrote it wrong
             raise TokenFileError(f"malformed: {error}") from error

@@ -13,6 +13,7 @@ from torch import Tensor
 from smalti.data import save_image
 from smalti.data.decode import IMAGE_SUFFIXES
 from smalti.formats import TokenFile, TokenFileError, TokenImage, check_replaceable, read_token_file, replace_folder
+from smalti.jobs.encode import coding_tables
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
 from smalti.zoo import load
@@ -65,7 +66,7 @@ def decode(config: DecodeConfig, on_image: Callable[[DecodedImage], None] | None
         ValueError: several images but `out` is named like one, or a suffix that is no image format.
     """
     tokenizer = load(config.run)
-    token_file = read_token_file(config.tokens, tokenizer.fingerprint)
+    token_file = read_token_file(config.tokens, tokenizer.fingerprint, coding_tables(tokenizer))
     folder, names = _destination(config, token_file)
     tokenizer = tokenizer.to(find_device(config.device))
     decoded = []

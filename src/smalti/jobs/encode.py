@@ -7,17 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from smalti.data import DEFAULT_MAX_PIXELS, load_image
-from smalti.formats import TokenFile, TokenImage, check_replaceable, packed_size, write_token_file
-from smalti.tokenizers import Tokens
+from smalti.formats import Coding, TokenFile, TokenImage, check_replaceable, packed_size, write_token_file
+from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
 from smalti.zoo import load
 
-__all__ = ["EncodeConfig", "EncodeResult", "EncodedImage", "encode", "image_names", "read_pixels", "to_token_image"]
+__all__ = [
+    "EncodeConfig",
+    "EncodeResult",
+    "EncodedImage",
+    "coding_tables",
+    "encode",
+    "image_names",
+    "read_pixels",
+    "to_token_image",
+]
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,9 @@ class EncodeConfig:
     """Image files: PNG, JPEG, WebP, BMP, TIFF."""
     out: Path
     """The token file to write."""
+    coding: Coding = "packed"
+    """How tokens are stored: "packed", ceil(log2 K) bits each; "adaptive", by a range coder that learns how often each
+    occurs; "learned", by one that starts from how often each occurred in the tokenizer's training."""
     force: bool = False
     """Replace an existing file."""
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -53,7 +66,7 @@ class EncodedImage:
     num_tokens: int
     """Tokens of all scales together."""
     num_bytes: int
-    """Bytes that the packed tokens take in the file, without name, grids and the file's header."""
+    """Bytes of its tokens at ceil(log2 K) bits each, without name, grids and the file's header."""
 
     @property
     def bits_per_pixel(self) -> float:
@@ -69,6 +82,13 @@ class EncodeResult:
     """One entry an image, in the order given."""
     file_bytes: int
     """Size of the whole token file."""
+    vocab_size: int
+    """K."""
+
+    @property
+    def log2_bytes(self) -> float:
+        """Bytes of the tokens alone at log2 K bits each, which is what they cost if all are equally likely."""
+        return sum(image.num_tokens for image in self.images) * math.log2(self.vocab_size) / 8
 
 
 def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None = None) -> EncodeResult:
@@ -81,10 +101,16 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
     Raises:
         FileNotFoundError: no such run, image, or folder to write to.
         FileExistsError: the token file exists and `force` is off.
-        ValueError: a file that is not an image, or too large a one; the message names it.
+        ValueError: a file that is not an image, or too large a one; the message names it. A tokenizer that cannot code
+            as asked.
     """
     check_replaceable(config.out, config.force)
     tokenizer = load(config.run).to(find_device(config.device))
+    tables = coding_tables(tokenizer)
+    if config.coding == "learned" and tables is None:
+        raise ValueError(
+            "coding: got 'learned', but this tokenizer keeps no count of its codes; take adaptive or packed"
+        )
     token_images, encoded = [], []
     for name, path in zip(image_names(config.images), config.images, strict=True):
         pixels = read_pixels(path, tokenizer.image_channels, config.max_pixels)
@@ -94,9 +120,15 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
         encoded.append(EncodedImage(name, tokens.image_size, tokens.num_tokens, size))
         if on_image is not None:
             on_image(encoded[-1])
-    token_file = TokenFile(tokenizer.fingerprint, tokenizer.vocab_size, tuple(token_images))
-    write_token_file(config.out, token_file, config.force)
-    return EncodeResult(tuple(encoded), config.out.stat().st_size)
+    token_file = TokenFile(tokenizer.fingerprint, tokenizer.vocab_size, tuple(token_images), config.coding)
+    write_token_file(config.out, token_file, config.force, tables)
+    return EncodeResult(tuple(encoded), config.out.stat().st_size, tokenizer.vocab_size)
+
+
+def coding_tables(tokenizer: Tokenizer) -> list[Int64[np.ndarray, " k"]] | None:
+    """What a range coder starts from: see `Quantizer.code_counts`."""
+    counts = tokenizer.quantizer.code_counts()
+    return None if counts is None else [count.numpy() for count in counts]
 
 
 def read_pixels(

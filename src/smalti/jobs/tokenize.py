@@ -1,40 +1,33 @@
 """Tokenize a set of images once, to train on the tokens many times.
 
-The set is cut into shards of so many images each. A shard is a pure function of the plan (tokenizer, images, crops,
-shard size) and its number: whoever makes it, in whatever process and order, makes the same bytes. Everything else
-follows from that. A job that was killed goes on by making the shards that are missing; a cluster makes them in any
-order (`tokenize_ray.py`); and the result is the same.
-
-Tokens could depend on the batch in which an image is encoded: arithmetic in other batches rounds differently, and a
-vector between two codes falls to the other side. So on the CPU the network always gets the same `CPU_BATCH` images of a
-shard together, whatever the batch size. On other devices the batch size decides, and the manifest says how many tokens
-change when images are encoded one by one.
+The set is cut into shards, each a pure function of a plan and its number (`shard_making.py`). Everything else follows
+from that. A job that was killed goes on by making the shards that are missing; a cluster makes them in any order
+(`tokenize_ray.py`); and the result is the same.
 """
 
 import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from smalti.data import ImageSource, open_images
-from smalti.data.views import ViewedImage, ViewsConfig, view_batches
+from smalti.data.views import ViewsConfig
 from smalti.formats.storage import Storage
-from smalti.formats.token_set import MANIFEST, Shard, TokenManifest, read_manifest, shard_name, write_manifest
-from smalti.formats.token_shards import TokenRow, write_shard
+from smalti.formats.token_set import MANIFEST, Shard, TokenManifest, read_manifest, write_manifest
 from smalti.jobs.preparation import Size, open_tokenizer, target_size
+from smalti.jobs.shard_making import CPU_BATCH, Plan, ShardNote, common, make_shards
+from smalti.jobs.tokenize_ray import Crew, make_on_ray
 from smalti.tokenizers import Tokenizer
 from smalti.training.runtime import find_device
 
-__all__ = ["Plan", "ShardNote", "TokenizeConfig", "TokenizeResult", "make_shards", "tokenize"]
+__all__ = ["TokenizeConfig", "TokenizeResult", "tokenize"]
 
-CPU_BATCH = 16
-"""Images that a CPU encodes together, always."""
 PLAN = "progress/plan.json"
 TOKENIZER = "tokenizer"
 
@@ -86,47 +79,6 @@ class TokenizeConfig:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that decides the bytes of a shard, and how to get at it."""
-
-    run: str
-    """The tokenizer."""
-    data: str
-    """The images."""
-    fingerprint: str
-    """Of the tokenizer."""
-    vocab_size: int
-    """Of the tokenizer."""
-    images_sha256: str
-    """Of the keys of all images."""
-    views: dict[str, Any]
-    """Fields of `ViewsConfig`."""
-    shard_images: int
-    """Images of a shard."""
-    device_batch: int
-    """Images that the network gets together."""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What an interrupted job must share with the one that goes on: not where things lie."""
-        return {key: value for key, value in asdict(self).items() if key not in ("run", "data")}
-
-
-@dataclass(frozen=True)
-class ShardNote:
-    """What is known of a finished shard until the manifest is written."""
-
-    shard: Shard
-    """Its line in the manifest."""
-    unreadable: dict[str, str]
-    """Images of it that could not be read."""
-    grids: list[list[int]] | None
-    """Grids of its rows; None where they differ, or where there is no row."""
-    image_size: list[int] | None
-    """Size of what was tokenized; None where it differs."""
-
-
-@dataclass(frozen=True)
 class TokenizeResult:
     """What was made."""
 
@@ -160,106 +112,26 @@ def tokenize(config: TokenizeConfig, on_images: Callable[[int, int], None] | Non
         FileExistsError: another token data set, or something else, is in the folder, and `force` is off.
         ValueError: a bad setting, or no image could be read.
     """
-    device = find_device(config.device)
-    tokenizer, storage = open_tokenizer(config.run).to(device), Storage(config.out)
+    tokenizer, storage = open_tokenizer(config.run), Storage(config.out)
     source = open_images(config.data, channels=tokenizer.image_channels)
+    device = _device(config)
     plan = _plan(config, tokenizer, source, device)
     numbers = range(-(-len(source) // plan.shard_images))
     if (done := _finished(storage, plan)) is None:
         _prepare(storage, plan, config, tokenizer)
         notes = _notes(storage)
         missing = [n for n in numbers if n not in notes]
-        count = _Count(on_images, len(source), sum(_images_of(plan, n, len(source)) for n in notes))
+        count = _Count(on_images, len(source), sum(len(plan.images_of(n, len(source))) for n in notes))
         if config.engine == "ray":
-            from smalti.jobs.tokenize_ray import make_on_ray
-
-            for n in make_on_ray(config, plan, missing):
-                count.add(_images_of(plan, n, len(source)))
+            crew = Crew(config.ray_workers, config.workers, device.type)
+            for n in make_on_ray(plan, missing, config.out, crew):
+                count.add(len(plan.images_of(n, len(source))))
         else:
-            make_shards(plan, missing, storage, tokenizer, source, config.workers, count.add)
-        done = _finish(storage, plan, tokenizer, source, device)
+            make_shards(plan, missing, storage, tokenizer.to(device), source, config.workers, count.add)
+        done = _finish(storage, plan, source)
     else:
         missing = []
     return _result(config, done, len(missing))
-
-
-def make_shards(
-    plan: Plan,
-    numbers: Iterable[int],
-    storage: Storage,
-    tokenizer: Tokenizer,
-    source: ImageSource,
-    workers: int = 0,
-    on_images: Callable[[int], None] | None = None,
-) -> None:
-    """Make shards, one after the other; the images of the next are read while one is encoded.
-
-    Each is written, then the note that it is finished: a kill in between costs making it again, to the same bytes.
-    """
-    views = ViewsConfig(**plan.views)
-    device = next(tokenizer.parameters()).device
-    pieces = [
-        (n, range(start, min(start + plan.device_batch, _end(plan, n, len(source)))))
-        for n in numbers
-        for start in range(n * plan.shard_images, _end(plan, n, len(source)), plan.device_batch)
-    ]
-    rows: list[TokenRow] = []
-    unreadable: dict[str, str] = {}
-    batches = view_batches(source, views, [indices for _, indices in pieces], workers)
-    for i, ((number, indices), batch) in enumerate(zip(pieces, batches, strict=True)):
-        rows += _encode(tokenizer, batch.images, device)
-        unreadable |= batch.unreadable
-        if i + 1 == len(pieces) or pieces[i + 1][0] != number:
-            _write(storage, plan, number, rows, unreadable)
-            rows, unreadable = [], {}
-        if on_images is not None:
-            on_images(len(indices))
-
-
-# ---- one shard ------------------------------------------------------------------------------------------------------
-
-
-def _end(plan: Plan, number: int, images: int) -> int:
-    return min((number + 1) * plan.shard_images, images)
-
-
-def _images_of(plan: Plan, number: int, images: int) -> int:
-    return _end(plan, number, images) - number * plan.shard_images
-
-
-def _encode(tokenizer: Tokenizer, images: list[ViewedImage], device: torch.device) -> list[TokenRow]:
-    """All views of the images, in one batch for each size that occurs."""
-    numbered = [(image, n) for image in images for n in range(len(image.views))]
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for place, (image, n) in enumerate(numbered):
-        by_size.setdefault(tuple(image.views[n].pixels.shape), []).append(place)
-    rows: dict[int, TokenRow] = {}
-    for places in by_size.values():
-        pixels = torch.stack([numbered[place][0].views[numbered[place][1]].pixels for place in places])
-        tokens = tokenizer.encode(pixels.to(device))
-        for place, indices in zip(places, tokens.flatten().cpu().numpy(), strict=True):
-            image, n = numbered[place]
-            view = image.views[n]
-            rows[place] = TokenRow(
-                image.key, image.size, view.box, tokens.grids, indices, n, view.mirrored, image.label, image.caption
-            )
-    return [rows[place] for place in range(len(numbered))]
-
-
-def _write(storage: Storage, plan: Plan, number: int, rows: list[TokenRow], unreadable: dict[str, str]) -> None:
-    data = write_shard(rows, plan.vocab_size)
-    storage.write(shard_name(number), data)
-    shard = Shard(shard_name(number), len(rows), len({row.key for row in rows}), hashlib.sha256(data).hexdigest())
-    size = plan.views["size"]
-    note = ShardNote(
-        shard, unreadable, _common([row.grids for row in rows]), size or _common([row.image_size for row in rows])
-    )
-    storage.write(f"progress/{number:05d}.json", json.dumps(asdict(note)).encode())
-
-
-def _common(values: list[Any]) -> Any:
-    """The value that all share, in lists as JSON has them; None where they differ."""
-    return json.loads(json.dumps(values[0])) if values and all(value == values[0] for value in values) else None
 
 
 # ---- the whole set --------------------------------------------------------------------------------------------------
@@ -278,16 +150,24 @@ class _Count:
             self.report(self.done, self.total)
 
 
+def _device(config: TokenizeConfig) -> torch.device:
+    """Where tokens are computed. A cluster may have a GPU where this machine has none, so its word counts there."""
+    elsewhere = config.engine == "ray" and config.device == "cuda"
+    return torch.device("cuda") if elsewhere else find_device(config.device)
+
+
 def _plan(config: TokenizeConfig, tokenizer: Tokenizer, source: ImageSource, device: torch.device) -> Plan:
     size = target_size(config.size, [config.run])
     views = ViewsConfig(None if size is None else list(size), config.crops, config.mirrored, config.zoom, config.seed)
-    keys = "\n".join(source.key(index) for index in range(len(source)))
+    keys = hashlib.sha256()
+    for index in range(len(source)):
+        keys.update(f"{source.key(index)}\n".encode())
     return Plan(
         run=config.run,
         data=config.data,
         fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
-        images_sha256=hashlib.sha256(keys.encode()).hexdigest(),
+        images_sha256=keys.hexdigest(),
         views=asdict(views),
         shard_images=config.shard_images,
         device_batch=CPU_BATCH if device.type == "cpu" else config.batch_size,
@@ -337,9 +217,7 @@ def _notes(storage: Storage) -> dict[int, ShardNote]:
     return notes
 
 
-def _finish(
-    storage: Storage, plan: Plan, tokenizer: Tokenizer, source: ImageSource, device: torch.device
-) -> TokenManifest:
+def _finish(storage: Storage, plan: Plan, source: ImageSource) -> TokenManifest:
     """Write the manifest, and take away what only an unfinished set needs."""
     notes = [note for _, note in sorted(_notes(storage).items())]
     filled = [note for note in notes if note.shard.rows]
@@ -351,28 +229,18 @@ def _finish(
     manifest = TokenManifest(
         fingerprint=plan.fingerprint,
         vocab_size=plan.vocab_size,
-        grids=_common([note.grids for note in filled]),
-        image_size=_common([note.image_size for note in filled]),
+        grids=common([note.grids for note in filled]),
+        image_size=common([note.image_size for note in filled]),
         transform=plan.identity,
         source=plan.data,
         shards=[note.shard for note in notes],
         unreadable=unreadable,
         class_names=list(source.class_names),
-        batch_mismatch=None if device.type == "cpu" else _mismatch(plan, tokenizer, source, device),
+        batch_mismatch=notes[0].batch_mismatch,
     )
     write_manifest(storage, manifest)
     storage.remove("progress")
     return manifest
-
-
-def _mismatch(plan: Plan, tokenizer: Tokenizer, source: ImageSource, device: torch.device) -> float:
-    """Share of tokens of the first batch that change when its images are encoded one by one."""
-    indices = range(min(plan.device_batch, len(source)))
-    images = next(iter(view_batches(source, ViewsConfig(**plan.views), [indices]))).images
-    together = _encode(tokenizer, images, device)
-    alone = [row for image in images for row in _encode(tokenizer, [image], device)]
-    different = sum(int((a.indices != b.indices).sum()) for a, b in zip(together, alone, strict=True))
-    return different / max(1, sum(len(row.indices) for row in together))
 
 
 def _result(config: TokenizeConfig, manifest: TokenManifest, made: int) -> TokenizeResult:

@@ -1,26 +1,48 @@
 """Tokenize on a Ray cluster: the same shards, made by whoever is free.
 
-Ray Data hands out shard numbers to a pool of actors, each of which loads tokenizer and images once. An actor that dies
-is started again, and its shard with it; since a shard is a pure function of plan and number, and is written whole or
-not at all, nothing is lost and nothing is done twice that shows. Workers write to the set itself, so its folder must be
-one that all machines see: a shared file system, or an object store.
+Ray Data hands out shard numbers to a pool of actors that grows and shrinks with the work; each loads tokenizer and
+images once. An actor that dies is started again, and its shard with it; since a shard is a pure function of plan and
+number, and is written whole or not at all, nothing is lost and nothing is done twice that shows. Workers write to the
+set itself, so its folder must be one that all machines see: a shared file system, or an object store.
 """
 
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from smalti.data import open_images
 from smalti.formats.storage import Storage
 from smalti.jobs.preparation import open_tokenizer
-from smalti.jobs.tokenize import Plan, TokenizeConfig, make_shards
-from smalti.training.runtime import find_device
+from smalti.jobs.shard_making import Plan, make_shards
 
-__all__ = ["make_on_ray"]
+__all__ = ["Crew", "make_on_ray"]
+
+USAGE_REPORTS = "RAY_USAGE_STATS_ENABLED"
+"""A cluster that is started here reports to nobody, unless the user has set this to 1."""
 
 
-def make_on_ray(config: TokenizeConfig, plan: Plan, numbers: Sequence[int]) -> Iterator[int]:
+@dataclass(frozen=True)
+class Crew:
+    """Who works."""
+
+    size: int
+    """Most actors."""
+    readers: int
+    """Processes that read images, for each actor; 0: the actor itself."""
+    device: str
+    """Where they compute: "cpu", or "cuda" for a GPU each."""
+
+
+def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, crew: Crew) -> Iterator[int]:
     """Make shards on the Ray cluster at hand (RAY_ADDRESS, else one started here); yields each when it is finished.
+
+    Args:
+        plan: what to make.
+        numbers: the shards.
+        out: the set, a path or URL.
+        crew: who makes them.
 
     Raises:
         ValueError: Ray is not installed.
@@ -29,16 +51,17 @@ def make_on_ray(config: TokenizeConfig, plan: Plan, numbers: Sequence[int]) -> I
     if not numbers:
         return
     if not ray.is_initialized():
-        ray.init(ignore_reinit_error=True, log_to_driver=False, configure_logging=False)
+        os.environ.setdefault(USAGE_REPORTS, "0")
+        ray.init(log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one already
     shards = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
-    on_gpu = find_device(config.device).type == "cuda"
     made = shards.map_batches(
         _Worker,
-        fn_constructor_args=(config.out, asdict(plan), config.device),
+        fn_constructor_args=(plan, out, crew, str(Path.cwd())),
         batch_size=1,
-        concurrency=(1, min(config.ray_workers, len(numbers))),
-        num_cpus=1,
-        num_gpus=1 if on_gpu else 0,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(crew.size, len(numbers))),
+        num_cpus=1 + crew.readers,
+        num_gpus=1 if crew.device == "cuda" else 0,
     )
     for row in made.iter_rows():
         yield int(row["shard"])
@@ -47,14 +70,16 @@ def make_on_ray(config: TokenizeConfig, plan: Plan, numbers: Sequence[int]) -> I
 class _Worker:
     """An actor: loads everything once, then makes shard after shard."""
 
-    def __init__(self, out: str, plan: dict[str, Any], device: str):
-        self.plan, self.storage = Plan(**plan), Storage(out)
-        self.tokenizer = open_tokenizer(self.plan.run).to(find_device(device))
+    def __init__(self, plan: Plan, out: str, crew: Crew, folder: str):
+        if Path(folder).is_dir():
+            os.chdir(folder)  # relative paths mean here what they mean to the user
+        self.plan, self.storage, self.readers = plan, Storage(out), crew.readers
+        self.tokenizer = open_tokenizer(self.plan.run).to(crew.device)
         self.source = open_images(self.plan.data, channels=self.tokenizer.image_channels)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         numbers = [int(number) for number in batch["shard"]]
-        make_shards(self.plan, numbers, self.storage, self.tokenizer, self.source)
+        make_shards(self.plan, numbers, self.storage, self.tokenizer, self.source, self.readers)
         return {"shard": numbers}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 Indices = Shaped[Tensor, "b *grid"] | Sequence[Shaped[Tensor, "b ..."]]
@@ -105,6 +105,14 @@ class Quantizer(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """Constructor arguments and the class name under "type", in plain JSON types."""
 
+    def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
+        """How often training chose each code, in units of 1/1024 of a vector a batch; None where no count was kept.
+
+        One (num_embeddings,) for each scale, and within it for each code of a position (level, group), in this order.
+        Whole numbers, so that every machine has the same: an entropy coder starts from them.
+        """
+        return None
+
     def freeze(self) -> None:
         """Hold the codebook fixed: no gradient, no moving average, no initialisation, no revival.
 
@@ -166,6 +174,11 @@ def from_rows(z_ND: Float[Tensor, "n c"], batch_and_grid: tuple[int, ...]) -> Fl
 
 DISTANCE_TERMS = frozenset({"codebook", "commitment", "double_quantization"})
 """Loss terms that are squared distances between latents and codes; the others are entropies, in nats."""
+
+
+def whole_counts(average_K: Float[Tensor, " k"]) -> Int64[Tensor, " k"]:
+    """A moving average of counts as `Quantizer.code_counts` gives it, on the CPU."""
+    return (average_K.cpu().double() * 1024).round().long()
 
 
 def average_terms(parts: Iterable[dict[str, Float[Tensor, ""]]]) -> dict[str, Float[Tensor, ""]]:

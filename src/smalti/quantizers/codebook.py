@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from smalti.ops import count_codes, nearest_code, rotation_trick, straight_through
 from smalti.ops.nearest import Metric
 from smalti.ops.processes import joined_size, sum_over_processes
-from smalti.quantizers.base import not_negative, positive
+from smalti.quantizers.base import not_negative, positive, whole_counts
 from smalti.quantizers.rows import RowQuantizer, Rows
 
 METRICS = ("euclidean", "cosine", "dot")
@@ -90,6 +90,10 @@ class CodebookQuantizer(RowQuantizer):
     def get_codebook(self) -> Float[Tensor, "k d"]:
         """The codes as they come out: (num_embeddings, embedding_dim), of unit length under the cosine metric."""
         return self.project(self.table())
+
+    def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
+        """See `Quantizer.code_counts`: one count, the moving average `cluster_size`."""
+        return [whole_counts(self.cluster_size)] if int(self.batches_seen) else None
 
     # ---- the parts, used by wrappers too ------------------------------------------------------------------------
 

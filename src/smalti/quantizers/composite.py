@@ -89,6 +89,12 @@ class CompositeQuantizer(RowQuantizer):
         """One table per part: (Q, num_embeddings, embedding_dim of a part)."""
         return torch.stack([self.part(q).get_codebook() for q in range(self.count)])
 
+    def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
+        """Those of the parts; parts that share a codebook share its count."""
+        counts = [self.part(q).code_counts() for q in range(self.count)]
+        kept = [of_part for of_part in counts if of_part is not None]
+        return [count for of_part in kept for count in of_part] if len(kept) == len(counts) else None
+
     def config(self) -> dict[str, Any]:
         """See `Quantizer.config`."""
         return {

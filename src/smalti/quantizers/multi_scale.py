@@ -35,6 +35,7 @@ from smalti.quantizers.base import (
     not_negative,
     positive,
     to_rows,
+    whole_counts,
 )
 from smalti.quantizers.phi import Phi, shared_phi
 from smalti.quantizers.rows import LARGEST_LISTED_CODEBOOK, RowQuantizer, select
@@ -222,6 +223,12 @@ class MultiScaleQuantizer(Quantizer):
     def get_codebook(self) -> Float[Tensor, "*parts k d"]:
         """The codes (num_embeddings, embedding_dim), shared by all scales."""
         return self.quantizer.get_codebook()
+
+    def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
+        """See `Quantizer.code_counts`: those of `scale_usage`."""
+        if self.scale_usage is None or not self.scale_usage.any():
+            return None
+        return [whole_counts(usage_K) for usage_K in self.scale_usage.reshape(-1, self.num_embeddings)]
 
     def config(self) -> dict[str, Any]:
         """See `Quantizer.config`."""

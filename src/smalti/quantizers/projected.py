@@ -91,6 +91,10 @@ class ProjectedQuantizer(RowQuantizer):
         """
         return self.quantizer.get_codebook() if self.code_shape else super().get_codebook()
 
+    def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
+        """Those of the inner quantizer."""
+        return self.quantizer.code_counts()
+
     def config(self) -> dict[str, Any]:
         """See `Quantizer.config`."""
         return {

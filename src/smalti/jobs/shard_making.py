@@ -1,0 +1,171 @@
+"""Shards of a token data set from images: the part of `tokenize.py` that any process, anywhere, can do.
+
+A shard is a pure function of the plan (tokenizer, images, crops, shard size) and its number: whoever makes it, in
+whatever process and order, makes the same bytes.
+
+Tokens could depend on the batch in which an image is encoded: arithmetic in other batches rounds differently, and a
+vector between two codes falls to the other side. So on the CPU the network always gets the same `CPU_BATCH` images of a
+shard together, whatever the batch size. On other devices the batch size decides, and the manifest says how many tokens
+change when images are encoded one by one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from smalti.data import ImageSource
+from smalti.data.views import ViewedImage, ViewsConfig, view_batches
+from smalti.formats.storage import Storage
+from smalti.formats.token_set import Shard, shard_name
+from smalti.formats.token_shards import TokenRow, write_shard
+from smalti.tokenizers import Tokenizer
+
+__all__ = ["CPU_BATCH", "Plan", "ShardNote", "common", "make_shards", "note_name"]
+
+CPU_BATCH = 16
+"""Images that a CPU encodes together, always."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the bytes of a shard, and how to get at it."""
+
+    run: str
+    """The tokenizer."""
+    data: str
+    """The images."""
+    fingerprint: str
+    """Of the tokenizer."""
+    vocab_size: int
+    """Of the tokenizer."""
+    images_sha256: str
+    """Of the keys of all images."""
+    views: dict[str, Any]
+    """Fields of `ViewsConfig`."""
+    shard_images: int
+    """Images of a shard."""
+    device_batch: int
+    """Images that the network gets together."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an interrupted job must share with the one that goes on: not where things lie."""
+        return {key: value for key, value in asdict(self).items() if key not in ("run", "data")}
+
+    def images_of(self, number: int, images: int) -> range:
+        """Numbers of the images in a shard, of so many images in all."""
+        return range(number * self.shard_images, min((number + 1) * self.shard_images, images))
+
+
+@dataclass(frozen=True)
+class ShardNote:
+    """What is known of a finished shard until the manifest is written."""
+
+    shard: Shard
+    """Its line in the manifest."""
+    unreadable: dict[str, str]
+    """Images of it that could not be read."""
+    grids: list[list[int]] | None
+    """Grids of its rows; None where they differ, or where there is no row."""
+    image_size: list[int] | None
+    """Size of what was tokenized; None where it differs."""
+    batch_mismatch: float | None
+    """Of the set's first batch, see `TokenManifest.batch_mismatch`; None for the other shards, and on a CPU."""
+
+
+def make_shards(
+    plan: Plan,
+    numbers: Sequence[int],
+    storage: Storage,
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    workers: int = 0,
+    on_images: Callable[[int], None] | None = None,
+) -> None:
+    """Make shards, one after the other; the images of the next are read while one is encoded.
+
+    Each is written, then the note that it is finished: a kill in between costs making it again, to the same bytes.
+    """
+    views = ViewsConfig(**plan.views)
+    device = next(tokenizer.parameters()).device
+    shard = _Shard()
+    batches = view_batches(source, views, (indices for _, indices in _pieces(plan, numbers, len(source))), workers)
+    for (number, indices), batch in zip(_pieces(plan, numbers, len(source)), batches, strict=True):
+        rows = _encode(tokenizer, batch.images, device)
+        shard.rows += rows
+        shard.unreadable |= batch.unreadable
+        if indices.start == 0 and device.type != "cpu":
+            shard.batch_mismatch = _mismatch(tokenizer, batch.images, rows, device)
+        if indices.stop == plan.images_of(number, len(source)).stop:
+            _write(storage, plan, number, shard)
+            shard = _Shard()
+        if on_images is not None:
+            on_images(len(indices))
+
+
+def _pieces(plan: Plan, numbers: Sequence[int], images: int) -> Iterator[tuple[int, range]]:
+    """Images that pass the network together, with the number of their shard."""
+    for number in numbers:
+        of_shard = plan.images_of(number, images)
+        for start in range(0, len(of_shard), plan.device_batch):
+            yield number, of_shard[start : start + plan.device_batch]
+
+
+@dataclass
+class _Shard:
+    """A shard being made."""
+
+    rows: list[TokenRow] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    batch_mismatch: float | None = None
+
+
+def _encode(tokenizer: Tokenizer, images: list[ViewedImage], device: torch.device) -> list[TokenRow]:
+    """All views of the images, in one batch for each size that occurs."""
+    numbered = [(image, n) for image in images for n in range(len(image.views))]
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for place, (image, n) in enumerate(numbered):
+        by_size.setdefault(tuple(image.views[n].pixels.shape), []).append(place)
+    rows: dict[int, TokenRow] = {}
+    for places in by_size.values():
+        pixels = torch.stack([numbered[place][0].views[numbered[place][1]].pixels for place in places])
+        tokens = tokenizer.encode(pixels.to(device))
+        for place, indices in zip(places, tokens.flatten().cpu().numpy(), strict=True):
+            image, n = numbered[place]
+            view = image.views[n]
+            rows[place] = TokenRow(
+                image.key, image.size, view.box, tokens.grids, indices, n, view.mirrored, image.label, image.caption
+            )
+    return [rows[place] for place in range(len(numbered))]
+
+
+def _mismatch(tokenizer: Tokenizer, images: list[ViewedImage], together: list[TokenRow], device: torch.device) -> float:
+    """Share of a batch's tokens that change when its images are encoded one by one."""
+    alone = [row for image in images for row in _encode(tokenizer, [image], device)]
+    different = sum(int((a.indices != b.indices).sum()) for a, b in zip(together, alone, strict=True))
+    return different / max(1, sum(len(row.indices) for row in together))
+
+
+def _write(storage: Storage, plan: Plan, number: int, made: _Shard) -> None:
+    data = write_shard(made.rows, plan.vocab_size)
+    storage.write(shard_name(number), data)
+    images = len({row.key for row in made.rows})
+    shard = Shard(shard_name(number), len(made.rows), images, hashlib.sha256(data).hexdigest())
+    size = plan.views["size"] or common([row.image_size for row in made.rows])
+    grids = common([row.grids for row in made.rows])
+    note = ShardNote(shard, made.unreadable, grids, size, made.batch_mismatch)
+    storage.write(note_name(number), json.dumps(asdict(note)).encode())
+
+
+def note_name(number: int) -> str:
+    """File name of the note that a shard is finished."""
+    return f"progress/{number:05d}.json"
+
+
+def common(values: list[Any]) -> Any:
+    """The value that all share, in lists as JSON has them; None where they differ."""
+    return json.loads(json.dumps(values[0])) if values and all(value == values[0] for value in values) else None
