@@ -137,9 +137,15 @@ ROWS: dict[str, Callable[[], nn.Module]] = {
 }
 """One code a position."""
 
+
+def pyramid(quantizer):
+    return MultiScaleQuantizer(K, D, PATCH_NUMS, quantizer=quantizer)
+
+
 PYRAMIDS: dict[str, Callable[[], nn.Module]] = {
     "pyramid as in VAR": lambda: MultiScaleQuantizer(K, D, PATCH_NUMS),
-    "pyramid default": lambda: default_quantizer(K, D, PATCH_NUMS),
+    "pyramid gradient": lambda: pyramid(VectorQuantizer(K, D, **ALIVE)),
+    "pyramid moving average": lambda: pyramid(EMAVectorQuantizer(K, D, decay=0.9, **ALIVE)),
 }
 """One codebook for all scales of a pyramid; on photographs only."""
 
