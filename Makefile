@@ -37,7 +37,11 @@ bench-published: setup  ## time published tokenizers against their own packages,
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps taming-transformers open-magvit2 einops
 	$(BIN)/python benchmarks/published.py --out benchmarks/published.json
 
+bench-quality: setup  ## which quantizer learns best, writes benchmarks/quality.{md,json,png}; PHOTOS=folder adds a set
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt vector-quantize-pytorch matplotlib
+	$(BIN)/python benchmarks/quality.py --out benchmarks/quality $(if $(PHOTOS),--folder $(PHOTOS))
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test check bench-search bench-loader bench-published clean
+.PHONY: help setup demo test check bench-search bench-loader bench-published bench-quality clean

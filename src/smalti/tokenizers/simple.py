@@ -98,8 +98,13 @@ class SimpleVQVAE(Tokenizer):
 
 
 def default_quantizer(vocab_size: int, embedding_dim: int, patch_nums: Sequence[int] | None) -> Quantizer:
-    """A codebook that starts at the data and revives dead codes: by moving average, or by gradient under a pyramid."""
+    """A codebook that starts at the data and revives dead codes: by moving average, or by gradient under a pyramid.
+
+    Strong commitment and a short average are what `benchmarks/quality.py` found to learn best.
+    """
     if patch_nums is None:
-        return EMAVectorQuantizer(vocab_size, embedding_dim, init=KMeansInit(), revival=DeadCodeRevival())
+        return EMAVectorQuantizer(
+            vocab_size, embedding_dim, beta=1.0, decay=0.9, init=KMeansInit(), revival=DeadCodeRevival()
+        )
     codebook = VectorQuantizer(vocab_size, embedding_dim, init=KMeansInit(), revival=DeadCodeRevival())
     return MultiScaleQuantizer(vocab_size, embedding_dim, patch_nums, quantizer=codebook)

@@ -1,0 +1,408 @@
+"""Which quantizer learns best? One small network, equal steps and data, quantizers side by side.
+
+    python benchmarks/quality.py [--folder PHOTOS] [--seeds 0 1 2] [--processes 2] [--out benchmarks/quality]
+
+The network: convolution 4x4/2, ReLU, convolution 4x4/2 to 64 channels; the decoder mirrored; 128 channels between. K =
+512 codes, one a position, so 9 bits for 4x4 pixels. AdamW 1e-3, batches of 64 images of 32x32 pixels, mean squared
+error plus the quantizer's own loss. Convolutions run under bf16 autocast where the CPU multiplies bf16 fast, quantizers
+in fp32. All rows of a seed see the same images in the same order.
+
+Data: 600 steps of Fashion-MNIST padded to 32x32 (judged on the first 2000 images of its test split); 300 steps of crops
+of the embedded photographs (judged on the two that are held out); 300 steps of crops of a folder of photographs (judged
+on every tenth file by name, trained on the others).
+
+Judged as `smalti eval` does: PSNR of each image rounded to uint8, averaged over images; usage and perplexity over all
+images judged. Time is the median processor time of a training step on one thread, so that other work on the machine
+does not count. Every finished run is appended to OUT.jsonl, and a run found there is not repeated. The table is
+OUT.md and OUT.json, the plot OUT.png.
+"""
+
+import argparse
+import concurrent.futures
+import datetime
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import vector_quantize_pytorch as peer
+from torch import nn
+
+from smalti.data import TransformConfig, open_images
+from smalti.metrics import CodeUsage, psnr
+from smalti.quantizers import (
+    BinarySphericalQuantizer,
+    DeadCodeRevival,
+    EMAVectorQuantizer,
+    FiniteScalarQuantizer,
+    GumbelQuantizer,
+    IndexBackpropagationQuantizer,
+    KMeansInit,
+    LookupFreeQuantizer,
+    MultiScaleQuantizer,
+    ProjectedQuantizer,
+    SimVQ,
+    VectorQuantizer,
+)
+from smalti.tokenizers.simple import default_quantizer
+from smalti.training.runtime import CPU_BF16_FEATURES
+
+K, D, HIDDEN, SIZE, BATCH = 512, 64, 128, 32, 64
+PATCH_NUMS = (1, 2, 3, 4, 6, 8)
+TRAINING_CROPS, TEST_CROPS, TEST_IMAGES = 8192, 1024, 2000
+STEPS = {"fashion-mnist": 600, "embedded": 300, "folder": 300}
+HELD_OUT_EVERY = 10
+ALIVE = {"init": KMeansInit(), "revival": DeadCodeRevival()}
+
+
+class NoQuantizer(nn.Module):
+    """The upper bound: the latent goes on as it is."""
+
+    def forward(self, z):
+        return z, z.new_zeros(()), None
+
+
+class Tutorial(nn.Module):
+    """What tutorials teach: codes start in ±1/K, the distance matrix is written out, the encoder ends in ReLU."""
+
+    def __init__(self, relu: bool):
+        super().__init__()
+        self.relu = relu
+        self.embedding = nn.Embedding(K, D)
+        nn.init.uniform_(self.embedding.weight, -1 / K, 1 / K)
+
+    def forward(self, z):
+        z = F.relu(z) if self.relu else z
+        rows = z.movedim(1, -1).reshape(-1, D)
+        codebook = self.embedding.weight
+        distances = rows.square().sum(1, keepdim=True) - 2 * rows @ codebook.T + codebook.square().sum(1)
+        indices = distances.argmin(1)
+        codes = self.embedding(indices)
+        loss = F.mse_loss(codes, rows.detach()) + 0.25 * F.mse_loss(rows, codes.detach())
+        grid = (z.shape[0], *z.shape[2:])
+        return (rows + (codes - rows).detach()).reshape(*grid, D).movedim(-1, 1), loss, indices.reshape(grid)
+
+
+class Peer(nn.Module):
+    """A layer of vector-quantize-pytorch, whose results come as quantized, indices, loss (none for FSQ)."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, z):
+        quantized, indices, *loss = self.layer(z)
+        return quantized, loss[0].sum() if loss else z.new_zeros(()), indices
+
+
+def peer_vq(**options):
+    return Peer(peer.VectorQuantize(D, K, accept_image_fmap=True, **options))
+
+
+def projected(quantizer):
+    return ProjectedQuantizer(D, quantizer)
+
+
+ROWS: dict[str, Callable[[], nn.Module]] = {
+    "no quantizer": NoQuantizer,
+    "tutorial": lambda: Tutorial(relu=True),
+    "tutorial, no last ReLU": lambda: Tutorial(relu=False),
+    "vqp default": peer_vq,
+    "vqp k-means, revival": lambda: peer_vq(kmeans_init=True, threshold_ema_dead_code=2),
+    "vqp cosine 8, k-means": lambda: peer_vq(codebook_dim=8, use_cosine_sim=True, kmeans_init=True),
+    "vqp cosine 8, k-means, revival": lambda: peer_vq(
+        codebook_dim=8, use_cosine_sim=True, kmeans_init=True, threshold_ema_dead_code=2
+    ),
+    "vqp SimVQ": lambda: Peer(peer.SimVQ(dim=D, codebook_size=K, channel_first=True)),
+    "vqp FSQ [8, 8, 8]": lambda: Peer(peer.FSQ([8, 8, 8], dim=D, channel_first=True)),
+    "vqp LFQ": lambda: Peer(peer.LFQ(dim=D, codebook_size=K, channel_first=True)),
+    "smalti default": lambda: default_quantizer(K, D, None),
+    "smalti gradient": lambda: VectorQuantizer(K, D, **ALIVE),
+    "smalti rotation": lambda: EMAVectorQuantizer(K, D, gradient="rotation", **ALIVE),
+    "smalti cosine 8": lambda: projected(EMAVectorQuantizer(K, 8, metric="cosine", **ALIVE)),
+    "smalti SimVQ": lambda: SimVQ(K, D),
+    "smalti IBQ": lambda: IndexBackpropagationQuantizer(K, D),
+    "smalti Gumbel": lambda: GumbelQuantizer(K, D),
+    "smalti FSQ [8, 8, 8]": lambda: projected(FiniteScalarQuantizer([8, 8, 8])),
+    "smalti LFQ": lambda: projected(LookupFreeQuantizer(9)),
+    "smalti BSQ": lambda: projected(BinarySphericalQuantizer(9)),
+}
+"""One code a position."""
+
+
+def pyramid(quantizer):
+    return MultiScaleQuantizer(K, D, PATCH_NUMS, quantizer=quantizer)
+
+
+PYRAMIDS: dict[str, Callable[[], nn.Module]] = {
+    "pyramid as in VAR": lambda: MultiScaleQuantizer(K, D, PATCH_NUMS),
+    "pyramid gradient": lambda: pyramid(VectorQuantizer(K, D, **ALIVE)),
+    "pyramid moving average": lambda: pyramid(EMAVectorQuantizer(K, D, decay=0.9, **ALIVE)),
+}
+"""One codebook for all scales of a pyramid; on photographs only."""
+
+
+class TransposedConvolution(nn.ConvTranspose2d):
+    """The same 4x4/2 layer with its gradients written as ordinary convolutions: on CPU 3 times faster backward."""
+
+    def forward(self, x):
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+        return _Transposed.apply(x, self.weight.to(dtype), self.bias.to(dtype))
+
+
+class _Transposed(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x, weight, bias):
+        context.save_for_backward(x, weight)
+        return F.conv_transpose2d(x, weight, bias, stride=2, padding=1)
+
+    @staticmethod
+    def backward(context, gradient):
+        x, weight = context.saved_tensors
+        weight_gradient = torch.nn.grad.conv2d_weight(gradient, weight.shape, x, stride=2, padding=1)
+        return F.conv2d(gradient, weight, stride=2, padding=1), weight_gradient, gradient.sum((0, 2, 3))
+
+
+def network() -> tuple[nn.Module, nn.Module]:
+    encoder = nn.Sequential(nn.Conv2d(3, HIDDEN, 4, 2, 1), nn.ReLU(), nn.Conv2d(HIDDEN, D, 4, 2, 1))
+    decoder = nn.Sequential(
+        TransposedConvolution(D, HIDDEN, 4, 2, 1), nn.ReLU(), TransposedConvolution(HIDDEN, 3, 4, 2, 1)
+    )
+    return tuple(part.to(memory_format=torch.channels_last) for part in (encoder, decoder))
+
+
+def to_images(batch: torch.Tensor) -> torch.Tensor:
+    """uint8 to float in [-1, 1]; grey to three equal channels."""
+    return (batch.expand(-1, 3, -1, -1).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def run(name: str, data: str, seed: int, steps: int) -> dict:
+    """Train one row with one seed on one set, and judge it."""
+    torch.manual_seed(seed)
+    encoder, decoder = network()
+    quantizer = (ROWS | PYRAMIDS)[name]()
+    parts = nn.ModuleList([encoder, quantizer, decoder]).train()
+    optimizer = torch.optim.AdamW([p for p in parts.parameters() if p.requires_grad], lr=1e-3)
+    train, test = DATA[data]
+    order = torch.Generator().manual_seed(seed)
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    bf16 = torch.autocast("cpu", dtype=torch.bfloat16, enabled=any(flag in flags for flag in CPU_BF16_FEATURES))
+
+    def reconstruct(image):
+        with bf16:
+            z = encoder(image)
+        quantized, loss, indices = quantizer(z.float())
+        with bf16:
+            return decoder(quantized).float(), loss, indices
+
+    times = []
+    for _ in range(steps):
+        start = time.process_time()
+        image = to_images(train[torch.randint(len(train), (BATCH,), generator=order)])
+        reconstruction, loss, _ = reconstruct(image)
+        optimizer.zero_grad()
+        (F.mse_loss(reconstruction, image) + loss).backward()
+        optimizer.step()
+        times.append(time.process_time() - start)
+    parts.eval()
+    result = {"row": name, "data": data, "seed": seed, "steps": steps, "step_ms": statistics.median(times) * 1e3}
+    result["test"] = judge(reconstruct, test)
+    if name in PYRAMIDS:
+        result["train"] = judge(reconstruct, train)
+    return result
+
+
+@torch.no_grad()
+def judge(reconstruct: Callable, images: torch.Tensor) -> dict:
+    """PSNR, and the use of the codes: of all scales together, and of each where there are several."""
+    decibels, usage = [], None
+    for batch in images.split(256):
+        image = to_images(batch)
+        reconstruction, _, indices = reconstruct(image)
+        decibels += psnr(reconstruction, image).tolist()
+        if indices is not None:
+            scales = [indices] if isinstance(indices, torch.Tensor) else list(indices)
+            usage = usage or CodeUsage(K, len(scales))
+            usage.update([scale.long() for scale in scales])
+    result = {"psnr": statistics.mean(decibels)}
+    if usage is not None:
+        counted = usage.compute()
+        result |= {"usage": counted.total.usage, "perplexity": counted.total.perplexity}
+        result |= {"scales": [scale.usage for scale in counted.scales]}
+    return result
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------
+
+DATA: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+"""Name to images for training and for judging, uint8 (N, C, 32, 32). Filled once, inherited by forked processes."""
+
+
+def fashion_mnist(split: str) -> torch.Tensor:
+    source = open_images(f"fashion-mnist:{split}", channels=1)
+    images = torch.from_numpy(np.stack([source.load(i)[:, :, 0] for i in range(len(source))]))
+    return F.pad(images[:, None], (2, 2, 2, 2))
+
+
+def crops(data: str, count: int, seed: int, keep: Callable[[int], bool] = lambda i: True) -> torch.Tensor:
+    """Random crops, equally many of each photograph, showing all of its height (or width) or down to a quarter."""
+    source = open_images(data)
+    chosen = [i for i in range(len(source)) if keep(i)]
+    transform, generator = TransformConfig(SIZE, "random", zoom=4.0, flip=True), np.random.default_rng(seed)
+    cut = []
+    for place, i in enumerate(chosen):
+        photograph = source.load(i)
+        share = count * (place + 1) // len(chosen) - count * place // len(chosen)
+        cut += [transform.apply(photograph, generator) for _ in range(share)]
+    return torch.stack(cut)
+
+
+def load_data(folder: str | None) -> None:
+    DATA["fashion-mnist"] = fashion_mnist("train"), fashion_mnist("test")[:TEST_IMAGES]
+    DATA["embedded"] = crops("embedded", TRAINING_CROPS, 0), crops("embedded:test", TEST_CROPS, 1)
+    if folder:
+
+        def held_out(i):
+            return i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+        DATA["folder"] = (
+            crops(folder, TRAINING_CROPS, 0, lambda i: not held_out(i)),
+            crops(folder, TEST_CROPS, 1, held_out),
+        )
+
+
+# ---- results ------------------------------------------------------------------------------------------------------
+
+
+def summary(runs: list[dict]) -> list[dict]:
+    """Mean and spread (largest minus smallest, halved) over the seeds of each row on each set."""
+
+    def over_seeds(values):
+        return {"mean": statistics.mean(values), "spread": (max(values) - min(values)) / 2}
+
+    rows = []
+    for data in dict.fromkeys(run["data"] for run in runs):
+        for name in (*ROWS, *PYRAMIDS):
+            same = [run for run in runs if run["row"] == name and run["data"] == data]
+            if not same:
+                continue
+            row = {"data": data, "row": name, "seeds": len(same), "step_ms": over_seeds([r["step_ms"] for r in same])}
+            row |= {key: over_seeds([r["test"][key] for r in same]) for key in same[0]["test"] if key != "scales"}
+            if name in PYRAMIDS:
+                for judged in ("test", "train"):
+                    scales = zip(*(r[judged]["scales"] for r in same), strict=True)
+                    row[f"scales_{judged}"] = [statistics.mean(values) for values in scales]
+            rows.append(row)
+    return rows
+
+
+def markdown(result: dict) -> str:
+    """The tables, best row first."""
+    machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
+    lines = ["# Which quantizer learns best", "", f"{result['date']}; {machine}."]
+    lines.append("What is measured stands at the top of [quality.py](quality.py); ± is half the range over seeds.")
+    for data in dict.fromkeys(row["data"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["data"] == data]
+        rows.sort(key=lambda row: -row["psnr"]["mean"])
+        lines += ["", f"## {data}", "", "| quantizer | PSNR, dB | codes used | perplexity | ms a step |"]
+        lines.append("|---|---|---|---|---|")
+        for row in (row for row in rows if row["row"] in ROWS):
+            lines.append(f"| {row['row']} | {plus_minus(row['psnr'], 2)} | {used(row)} | {step(row)} |")
+        pyramids = [row for row in rows if row["row"] in PYRAMIDS]
+        if pyramids:
+            sides = " | ".join(f"{side}×{side}" for side in PATCH_NUMS)
+            lines += ["", "Usage of the one codebook at each scale, on the training crops (on the held-out crops):", ""]
+            lines += [f"| quantizer | PSNR, dB | {sides} | ms a step |", "|---" * (len(PATCH_NUMS) + 3) + "|"]
+        for row in pyramids:
+            both = zip(row["scales_train"], row["scales_test"], strict=True)
+            cells = " | ".join(f"{train:.1%} ({test:.1%})" for train, test in both)
+            lines.append(f"| {row['row']} | {plus_minus(row['psnr'], 2)} | {cells} | {row['step_ms']['mean']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def plus_minus(value: dict, digits: int) -> str:
+    return f"{value['mean']:.{digits}f} ± {value['spread']:.{digits}f}"
+
+
+def used(row: dict) -> str:
+    return f"{row['usage']['mean'] * K:.0f} | {row['perplexity']['mean']:.0f}" if "usage" in row else "– | –"
+
+
+def step(row: dict) -> str:
+    return f"{row['step_ms']['mean']:.0f}"
+
+
+def plot(result: dict, path: Path) -> None:
+    """A bar a row and a panel a set, ours in colour."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(row["data"] for row in result["rows"]))
+    figure, axes = pyplot.subplots(1, len(names), figsize=(5 * len(names), 6), squeeze=False, layout="constrained")
+    for axis, data in zip(axes[0], names, strict=True):
+        rows = [r for r in result["rows"] if r["data"] == data and r["row"] in ROWS and r["row"] != "no quantizer"]
+        rows.sort(key=lambda row: row["psnr"]["mean"])
+        colours = ["tab:blue" if row["row"].startswith("smalti") else "0.6" for row in rows]
+        psnrs, spreads = ([row["psnr"][key] for row in rows] for key in ("mean", "spread"))
+        axis.barh([row["row"] for row in rows], psnrs, xerr=spreads, color=colours)
+        axis.set(title=data, xlabel="PSNR on held-out images, dB", xlim=(min(psnrs) - 0.5, max(psnrs) + 0.5))
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", help="a folder of photographs, a third set")
+    parser.add_argument("--data", nargs="+", help="only these sets: fashion-mnist, embedded, folder")
+    parser.add_argument("--rows", nargs="+", choices=[*ROWS, *PYRAMIDS], default=[*ROWS, *PYRAMIDS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/quality"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    log = options.out.with_suffix(".jsonl")
+    runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {(run["row"], run["data"], run["seed"], run["steps"]) for run in runs}
+    load_data(options.folder)
+    todo = [
+        task
+        for seed in options.seeds
+        for data in options.data or DATA
+        for name in options.rows
+        if (task := (name, data, seed, STEPS[data])) not in done and (name in ROWS or data != "fashion-mnist")
+    ]
+    fork = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(options.processes, mp_context=fork) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(run, *task) for task in todo]):
+            runs.append(future.result())
+            with log.open("a") as file:
+                file.write(json.dumps(runs[-1]) + "\n")
+            print(json.dumps(runs[-1]), flush=True)
+    packages = {name: version(name) for name in ("torch", "vector-quantize-pytorch", "smalti")}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **packages}
+    rows = summary([run for run in runs if run["steps"] == STEPS[run["data"]]])
+    result = {"date": datetime.date.today().isoformat(), "machine": machine, "steps": STEPS, "rows": rows}
+    options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    options.out.with_suffix(".md").write_text(markdown(result))
+    plot(result, options.out.with_suffix(".png"))
+
+
+def processor() -> str:
+    """The processor's name as the kernel gives it, or the architecture."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(": ")[2] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    main()
