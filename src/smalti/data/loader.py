@@ -62,7 +62,9 @@ class Order:
     """What a worker is told to read next: a position, and the bytes where only the main process can fetch them."""
 
     position: Position
+    """Which image, in which epoch."""
     encoded: Encoded | None = None
+    """Its bytes; None where a worker can read them itself."""
 
 
 @dataclass

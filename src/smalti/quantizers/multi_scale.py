@@ -7,8 +7,7 @@ codebook. Each scale looks at what the coarser ones left over:
 
 It wraps any quantizer of rows (`rows.py`), which searches and learns; this file only walks over the scales.
 `residual.py` refines in value what this one refines in space: with equal sides and `phi_ratio=0` they are the same.
-The step itself is `ops.add_scale`, and the one loop over it is `_walk`: training, encoding, decoding and the input of
-a next-scale generator all go through it, so they cannot disagree.
+The step is `ops.add_scale`, the one loop over it `_walk`; training, encoding, decoding and generating cannot disagree.
 
 Legend: B images, C channels, H x W latent, K scales, h_k x w_k grid of scale k, l_k = h_k * w_k, L = sum of l_k.
 图例:B 张图像,C 通道,H×W 潜变量,K 个尺度,第 k 个尺度的网格 h_k×w_k,l_k = h_k·w_k,L 为总词元数。
