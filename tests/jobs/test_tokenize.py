@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from smalti.cli import main
-from smalti.data import TokenDataset, TransformConfig, load_image, open_images
+from smalti.data import TokenDataset, TransformConfig, ViewsConfig, load_image, open_images, view_batches
 from smalti.formats.storage import Storage
 from smalti.formats.token_set import read_manifest, verify
 from smalti.formats.token_shards import TokenRow, read_shard
-from smalti.jobs import tokenize as job
+from smalti.jobs import shard_making
 from smalti.jobs.tokenize import TokenizeConfig, tokenize
 from smalti.tokenizers import SimpleVQVAE
 from smalti.zoo import load
@@ -374,10 +373,12 @@ def test_the_command_and_its_questions(
 
 def test_where_the_batch_matters_the_mismatch_is_measured(run: str, photos: str) -> None:
     """A network that looks at its whole batch: tokens change when images come one by one, and it is said how many."""
-    tokenizer, source = load(run), open_images(photos)
-    plan = job._plan(config(run, photos, "x"), tokenizer, source, torch.device("cpu"))
-    assert job._mismatch(plan, tokenizer, source, torch.device("cpu")) == 0.0
-    hook = tokenizer.encoder.register_forward_hook(lambda module, args, z: z + 10 * z.mean(dim=0, keepdim=True))
-    assert job._mismatch(plan, tokenizer, source, torch.device("cpu")) > 0.05
-    hook.remove()
-    assert replace(plan, device_batch=2).device_batch == 2
+    tokenizer, source, device = load(run), open_images(photos), torch.device("cpu")
+    images = next(iter(view_batches(source, ViewsConfig([16, 16]), [range(8)]))).images
+
+    def mismatch() -> float:
+        return shard_making._mismatch(tokenizer, images, shard_making._encode(tokenizer, images, device), device)
+
+    assert mismatch() == 0.0
+    tokenizer.encoder.register_forward_hook(lambda module, args, z: z + 10 * z.mean(dim=0, keepdim=True))
+    assert mismatch() > 0.05

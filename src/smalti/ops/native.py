@@ -22,8 +22,8 @@ except ImportError:  # installed without a compiler: the portable back end serve
 
 METRICS = ("euclidean", "cosine", "dot")
 MAX_DIM = 32768
-PART = 2**21  # numbers of z or of the codebook in one part: 8 MB
-CACHE_BYTES = 24 * 2**20
+PART = 2**20  # numbers of z or of the codebook in one part: 4 MB
+CACHE_BYTES = 16 * 2**20
 
 
 def available() -> bool:
