@@ -24,6 +24,8 @@ from smalti.training.loop import Piece, StepResult
 
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
+NEVER = 10**6
+"""Seconds until TensorBoard would flush its file by itself."""
 
 
 def measure(result: StepResult, vocab_size: int, skipped: int, images_per_second: float) -> dict[str, Any]:
@@ -94,12 +96,16 @@ class RunRecord:
         with replace_file(path, force=True) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(Path(run) / TENSORBOARD), purge_step=step + 1 if step else None)
+        # TensorBoard's thread shall not flush: an error of the disk belongs here, where it can end the run properly.
+        purge = step + 1 if step else None
+        self._board = SummaryWriter(str(Path(run) / TENSORBOARD), purge_step=purge, flush_secs=NEVER)
 
     def close(self) -> None:
         """Let go of the files."""
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+        finally:
+            self._board.close()
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Write the numbers of one step, as `measure` returns them."""
@@ -107,6 +113,7 @@ class RunRecord:
         self._file.flush()
         for tag, value in _flatten(line):
             self._board.add_scalar(tag, value, line["step"])
+        self._board.flush()
 
     def add_picture(self, image: UInt8[Tensor, "3 h w"] | UInt8[Tensor, "1 h w"], step: int) -> None:
         """Show a picture, uint8 (C, H, W), in TensorBoard."""
