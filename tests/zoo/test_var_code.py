@@ -167,3 +167,23 @@ def test_wrong_calls(ours):
     single = build("simple")
     assert not hasattr(single, "quantize")
     assert single.Cvae == 64
+
+
+@torch.no_grad()
+def test_latents_and_embeddings_against_the_golden(vae, values):
+    latent, idx_Bl = values["latent"], indices(values)
+    found = vae.quantize.f_to_idxBl_or_fhat(f_BChw=latent, to_fhat=False, v_patch_nums=PATCH_NUMS)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, idx_Bl, strict=True))
+    f_hats = vae.quantize.f_to_idxBl_or_fhat(latent, to_fhat=True)
+    assert len(f_hats) == len(PATCH_NUMS)
+    assert (f_hats[-1] - values["f_hat"]).abs().max() < 1e-5
+    maps = [
+        vae.quantize.embedding(scale).transpose(1, 2).unflatten(2, (pn, pn))
+        for scale, pn in zip(idx_Bl, PATCH_NUMS, strict=True)
+    ]
+    image = vae.embed_to_img(ms_h_BChw=maps, all_to_max_scale=True, last_one=True)
+    assert (image - values["reconstruction"]).abs().max() < 2e-4
+    first = [scale[:1] for scale in maps]
+    images = vae.embed_to_img(first, all_to_max_scale=True)
+    for k in (0, 5, 9):
+        assert (images[k] - values[f"progressive.{k:02d}"].float()).abs().max() < 2e-3
