@@ -145,7 +145,7 @@ def pyramid(quantizer):
 PYRAMIDS: dict[str, Callable[[], nn.Module]] = {
     "pyramid as in VAR": lambda: MultiScaleQuantizer(K, D, PATCH_NUMS),
     "pyramid gradient": lambda: pyramid(VectorQuantizer(K, D, **ALIVE)),
-    "pyramid moving average": lambda: pyramid(EMAVectorQuantizer(K, D, decay=0.9, **ALIVE)),
+    "pyramid default": lambda: default_quantizer(K, D, PATCH_NUMS),
 }
 """One codebook for all scales of a pyramid; on photographs only."""
 
@@ -371,8 +371,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     log = options.out.with_suffix(".jsonl")
-    runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {(run["row"], run["data"], run["seed"], run["steps"]) for run in runs}
+    lines = log.read_text().splitlines() if log.exists() else []
+    done = {tuple(run[key] for key in ("row", "data", "seed", "steps")): run for run in map(json.loads, lines)}
+    runs = list(done.values())
     load_data(options.folder)
     todo = [
         task
