@@ -3,7 +3,7 @@
 // end, and the standard library stays out: of an inline function that several files contain the linker keeps one copy,
 // and an AVX-512 copy would crash on other machines.
 #include "search.h"
-#ifdef __AVX512BF16__
+#if defined(__AVX512BF16__) || defined(__AMX_BF16__)
 #include <immintrin.h>
 #endif
 
@@ -20,12 +20,20 @@ constexpr int W = 4, R = 2, C = 4;   // products need registers of their own wit
 #endif
 static_assert(C == panel_vectors, "");
 
-#ifdef __AVX512BF16__
+// Rows that share a pass over the codes, a multiple of every group of rows (packing.h); more where products cost less.
+#ifdef __AMX_BF16__
+constexpr int64_t max_rows = 96;
+#else
+constexpr int64_t max_rows = 48;
+#endif
+
+#if defined(__AMX_BF16__)
+constexpr int64_t min_half_dim = 1;
+#elif defined(__AVX512BF16__)
 constexpr int64_t min_half_dim = 6;  // in fewer dimensions too many codes are too close for bfloat16
 #else
 constexpr int64_t min_half_dim = INT64_MAX;
 #endif
-constexpr int64_t max_rows = 48;     // rows that share a pass over the codes: a multiple of every R
 constexpr int64_t pass_blocks = 64;  // blocks in a pass: bounds the cells that a row has to keep, and fits a bit mask
 
 }  // namespace
@@ -40,6 +48,12 @@ typedef float Vec __attribute__((vector_size(4 * W), may_alias));
 typedef int32_t Mask __attribute__((vector_size(4 * W)));
 
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+
+}  // namespace
+
+#include "amx.h"
+
+namespace {
 
 // score + code . z: one dimension, or two in bfloat16.
 template <bool half> inline Vec multiply_add(Vec score, Vec code, float z) {
@@ -77,7 +91,10 @@ int64_t stride_of_cells(const PackedView& book) {
     return ((blocks < pass_blocks ? blocks : pass_blocks) + 1) * W;
 }
 
-int64_t workspace(const PackedView& book) { return max_rows * (book.D + stride_of_cells(book)); }
+// Floats that packed rows take at most.
+int64_t packed_floats(int64_t D) { return max_rows * (D > steps_of(D, true) ? D : steps_of(D, true)); }
+
+int64_t workspace(const PackedView& book) { return packed_floats(book.D) + max_rows * stride_of_cells(book); }
 
 // A pass: the blocks [first, first + count) against some packed rows. Fills the cells.
 template <bool half>
@@ -92,8 +109,11 @@ void score_blocks(const PackedView& book, const float* packed, int64_t rows, int
         for (int64_t p = 0; p < cell_of_block(book.K, W, book.cell, first + b) / C; ++p) {
             const int64_t place = (first + b) * (book.cell / C) + p;
             const float* panel = (half ? book.half_panels : book.panels) + place * panel_floats;
-            for (int64_t r = 0; r < rows; r += R)
-                score_tile<half>(packed + r * steps, panel, steps, cells + r * cell_stride + b * W, cell_stride);
+            for (int64_t r = 0; r < rows; r += group_of_rows(half)) {
+                float* cell = cells + r * cell_stride + b * W;
+                if (half && has_amx) score_tile_amx(packed + r * steps, panel, steps, cell, cell_stride);
+                else score_tile<half>(packed + r * steps, panel, steps, cell, cell_stride);
+            }
         }
 }
 
@@ -105,7 +125,7 @@ double error_bound(const PackedView& book, Norms z, bool half) {
     // Normalised codes have float64 errors too, which matter when all point the same way.
     const double E = book.largest.norm + (book.metric == Metric::cosine ? 1e-8 : 0), terms = z.norm * E + E * E / 2;
     if (!(terms + z.norm + E < 1e37)) return __builtin_inf();
-    const double rounding = 1.01 * (book.D + 8) * (0x1p-24 * terms + 0x1p-125 * (1 + z.norm + E));
+    const double rounding = 1.01 * (half_dim(book.D) + 8) * (0x1p-24 * terms + 0x1p-125 * (1 + z.norm + E));
     const double lost = z.half_error * E + (z.norm + z.half_error) * book.largest.half_error;
     return half ? 2 * rounding + 1.01 * lost : rounding;
 }
@@ -156,11 +176,12 @@ void search_cells(const PackedView& book, const float* z, float threshold, int64
 void search(const PackedView& book, const float* z, int64_t rows, int64_t offset, double* cost, int64_t* index,
             float* workspace) {
     const int64_t D = book.D, blocks = blocks_of(book), cell_stride = stride_of_cells(book);
-    float *packed = workspace, *cells = workspace + max_rows * D, threshold[max_rows];
+    float *packed = workspace, *cells = workspace + packed_floats(D), threshold[max_rows];
     double bound[max_rows], proven[max_rows];
     Norms norms[max_rows];
     Nearest known[max_rows];
     bool half = book.half_panels;
+    const Tiles tiles(half, steps_of(D, true));
     pack_rows(book, z, rows, half, packed, norms);
     for (int64_t r = 0; r < rows; ++r) {
         bound[r] = error_bound(book, norms[r], half);
@@ -196,6 +217,6 @@ void search(const PackedView& book, const float* z, int64_t rows, int64_t offset
 
 }  // namespace
 
-#define TABLE_(isa) extern const Kernel kernel_##isa = {#isa, W, max_rows, min_half_dim, workspace, pack, search};
+#define TABLE_(isa) extern const Kernel kernel_##isa = {#isa, W, max_rows, min_half_dim, steps_of, workspace, pack, search};
 #define TABLE(isa) TABLE_(isa)
 TABLE(SMALTI_ISA)

@@ -18,6 +18,12 @@
 #include <thread>
 #endif
 
+#ifdef SMALTI_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "search.h"
 
 namespace nb = nanobind;
@@ -25,10 +31,24 @@ template <typename T, int dims> using Array = nb::ndarray<T, nb::ndim<dims>, nb:
 
 namespace {
 
+#ifdef SMALTI_AMX
+// Whether the processor has AMX for bfloat16 and Linux lets this process use it, which it must ask for once.
+bool may_use_amx() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
+    constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    static const bool allowed = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+    return allowed && __builtin_cpu_supports("avx512f");
+}
+#endif
+
 // The kernels that this machine can run, fastest first.
 std::vector<const Kernel*> usable_kernels() {
     std::vector<const Kernel*> kernels;
 #ifdef SMALTI_X86
+#ifdef SMALTI_AMX
+    if (may_use_amx()) kernels.push_back(&kernel_amx);
+#endif
 #ifdef SMALTI_AVX512BF16
     if (__builtin_cpu_supports("avx512bf16")) kernels.push_back(&kernel_avx512bf16);
 #endif
@@ -124,7 +144,7 @@ private:
         const int64_t block_codes = kernel_.lanes * book_.cell, blocks = (K + block_codes - 1) / block_codes;
         const int64_t places = (K + panel_codes - 1) / panel_codes * panel_codes;
         const bool half = D >= kernel_.min_half_dim && K >= 128;
-        size_ = places * (D + 1 + (half ? (D + 1) / 2 + 1 : 0));
+        size_ = places * (D + 1 + (half ? kernel_.steps(D, true) + 1 : 0));
         panels_ = aligned_floats(size_);
         float* half_panels = half ? panels_.get() + places * (D + 1) : nullptr;
         mean_ = mean_of_sample();

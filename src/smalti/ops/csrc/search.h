@@ -4,13 +4,13 @@
 //     s_k = z . e_k - h_k        h_k = |e_k|^2 / 2 (euclidean) or 0 (dot; cosine, with e_k / |e_k| for e_k)
 // The search has two phases:
 //   1. All N x K scores are computed roughly, at the speed of a matrix product: in float32, or in bfloat16 where the
-//      processor multiplies that twice as fast. Kept is only the largest score of every *cell*, a run of up to 16
+//      processor multiplies that two (AVX-512) to sixteen times (AMX) as fast. Kept is only the largest score of every *cell*, a run of up to 16
 //      consecutive codes, which costs one max per score beside its products.
 //   2. A bound on the errors of phase 1 says which cells can hold the nearest code, mostly one. Those are searched
 //      again in float64 from the original numbers, distances in difference form, ties to the lowest index.
 // So the answer is that of a float64 brute force whatever the data; ties, tiny distances and offsets cost time only.
 //
-// kernel.cpp with packing.h and exact.h is the search, compiled once per instruction set; module.cpp is the rest.
+// kernel.cpp with packing.h, exact.h and amx.h is the search, compiled once per instruction set; module.cpp is the rest.
 #pragma once
 #include <cstdint>
 
@@ -51,6 +51,7 @@ struct Kernel {
     int lanes;             // floats in a vector
     int64_t max_rows;      // rows that one call of search takes
     int64_t min_half_dim;  // half_panels pay from this dimension on
+    int64_t (*steps)(int64_t D, bool half);   // vectors of a panel behind the first, per code vector
     int64_t (*workspace)(const PackedView&);  // floats that one call of search needs, 64-byte aligned
     Norms (*pack)(const PackedView&, int64_t block, float* panels, float* half_panels);
     void (*search)(const PackedView&, const float* z, int64_t rows, int64_t offset, double* cost, int64_t* index,
@@ -61,3 +62,4 @@ extern const Kernel kernel_plain;
 extern const Kernel kernel_avx2;
 extern const Kernel kernel_avx512;
 extern const Kernel kernel_avx512bf16;
+extern const Kernel kernel_amx;
