@@ -33,8 +33,13 @@ def test_the_page_opens_offline_and_shows_every_scale(result: DemoResult) -> Non
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)
     assert "<script" not in page
     scales = len(result.train_set.usage.scales)
-    assert page.count("data:image/png;base64,") == 2 * (2 + 2 * scales)
+    assert page.count("data:image/png;base64,") == 2 * (4 + 2 * scales)  # original, tokens, JPEG, WebP
     assert page.count("<polyline") >= 4 + scales  # losses, PSNR, usage of all and of each scale
+    for name in ("astronaut", "flower"):
+        size = (result.report.parent / "photographs" / f"{name}.tokens").stat().st_size
+        assert f"tokens 词元: {size:,} bytes, " in page
+    for codec in ("JPEG", "WebP"):
+        assert len(re.findall(rf"{codec}: [\d,]+ bytes, [\d.]+ dB</figcaption>", page)) == 2
     assert f"{result.held_out.quality['psnr']:.2f} dB" in page
 
 

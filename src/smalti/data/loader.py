@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from multiprocessing import get_all_start_methods
+from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
 import numpy as np
@@ -236,7 +236,7 @@ def read_batches(reader: Any, batches: Iterable[tuple[Position, ...]], workers: 
         num_workers=workers,
         collate_fn=_as_it_is,
         worker_init_fn=_ignore_interrupts if workers else None,
-        multiprocessing_context=_start_method() if workers else None,
+        multiprocessing_context=_context() if workers else None,
         generator=torch.Generator(),  # or it would draw from the caller's global random state
     )
     for batch in read:
@@ -245,9 +245,16 @@ def read_batches(reader: Any, batches: Iterable[tuple[Position, ...]], workers: 
         yield batch
 
 
-def _start_method() -> str:
-    """Workers start from a clean process: forking one with PyTorch's threads can deadlock, and Python warns of it."""
-    return "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+def _context() -> Any:
+    """Workers start from a clean process: forking one with PyTorch's threads can deadlock, and Python warns of it.
+
+    That process imports this module once, so that the workers, forked from it, start in no time.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _as_it_is(batch: Any) -> Any:

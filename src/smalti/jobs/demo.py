@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from smalti.data import TransformConfig, load_image, open_images, save_image
 from smalti.jobs.decode import DecodeConfig, decode
@@ -20,7 +21,7 @@ from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
 from smalti.jobs.page import Curve
 from smalti.jobs.report import Picture, Report, write_report
 from smalti.jobs.train import TrainConfig, train
-from smalti.metrics import psnr
+from smalti.metrics import Codec, code_near, psnr
 from smalti.ops.pixels import to_float
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE, Tokenizer
@@ -38,6 +39,9 @@ TRAINING: dict[str, Any] = {
     "checkpoint_every": 10**9,
 }
 """What differs from the defaults of `smalti train`."""
+
+CODECS: dict[str, Codec] = {"JPEG": "jpeg", "WebP": "webp"}
+"""What the token file is compared with."""
 
 CONTENTS = ("tokenizer", "report.html", "photographs")
 """What the demonstration leaves in its folder, and what --force replaces."""
@@ -177,26 +181,40 @@ def _use(config: DemoConfig, run: Path, tokenizer: Tokenizer, index: int) -> Pic
     photograph = torch.tensor(source.load(index)).permute(2, 0, 1)
     original, token_file, decoded = (folder / f"{name}{end}" for end in (".png", ".tokens", "-decoded.png"))
     save_image(original, photograph)
-    encode(EncodeConfig(str(run), (str(original),), token_file, device=config.device))
+    coded = encode(EncodeConfig(str(run), (str(original),), token_file, coding="learned", device=config.device))
     decode(DecodeConfig(str(run), token_file, decoded, device=config.device))
     reconstruction = torch.tensor(load_image(decoded, tokenizer.image_channels)).permute(2, 0, 1)
     # The trained size, where the coarsest scale is one token, shows the scales best.
     small = TRAINING["input"].centered().apply(source.load(index))[None]
     tokens = tokenizer.encode(small)
     height, width = photograph.shape[1:]
-    decibels = psnr(to_float(reconstruction[None]), to_float(photograph[None])).item()
+    size = token_file.stat().st_size
     return Picture(
         name=name,
         original=photograph,
-        reconstruction=reconstruction,
+        files=_same_price(photograph, reconstruction, size),
         progressive=[image[0] for image in tokenizer.progressive(tokens)],
         maps=[scale[0] for scale in tokens.indices],
         caption=(
-            f"{width}×{height} pixels, {token_file.stat().st_size:,} bytes as tokens "
-            f"({8 * token_file.stat().st_size / (height * width):.2f} bits a pixel), PSNR {decibels:.2f} dB. "
+            f"{width}×{height} pixels. The token file has {size:,} bytes, {8 * size / (height * width):.2f} bits a "
+            f"pixel; its {coded.images[0].num_tokens:,} tokens at log2 K bits each would be {coded.log2_bytes:,.0f}. "
+            f"JPEG and WebP at the quality whose file is nearest to it. "
             f"Below, scale by scale, at {small.shape[3]}×{small.shape[2]}."
         ),
     )
+
+
+def _same_price(photograph: Tensor, reconstruction: Tensor, num_bytes: int) -> dict[str, Tensor]:
+    """The reconstruction, and what JPEG and WebP make of the photograph with as many bytes, with their numbers."""
+    files = {"tokens 词元": (reconstruction, num_bytes)}
+    for name, codec in CODECS.items():
+        coded = code_near(photograph, codec, num_bytes)
+        files[name] = (coded.image, coded.num_bytes)
+    original = to_float(photograph[None])
+    return {
+        f"{name}: {size:,} bytes, {psnr(to_float(image[None]), original).item():.2f} dB": image
+        for name, (image, size) in files.items()
+    }
 
 
 def _numbers(train_set: EvaluationResult, held_out: EvaluationResult, seconds: float) -> dict[str, str]:

@@ -21,8 +21,8 @@ class Picture:
     """What to call it."""
     original: UInt8[Tensor, "c h w"]
     """The photograph."""
-    reconstruction: UInt8[Tensor, "c h w"]
-    """It after encoding and decoding."""
+    files: Mapping[str, UInt8[Tensor, "c h w"]]
+    """What files of about equal size decode to: name and numbers → picture; the token file, JPEG, WebP."""
     progressive: Sequence[UInt8[Tensor, "_ _ _"]]
     """What is decoded after each scale, coarse to fine."""
     maps: Sequence[Int64[Tensor, "_ _"]]
@@ -71,11 +71,12 @@ def write_report(path: Path, report: Report, force: bool = False) -> None:
 
 
 def _picture(picture: Picture) -> str:
-    pair = figure(picture.original, "original 原图", 256) + figure(picture.reconstruction, "reconstruction 重建", 256)
+    files = "".join(figure(image, html.escape(name), 256) for name, image in picture.files.items())
     sides = [f"{scale.shape[0]}×{scale.shape[1]}" for scale in picture.maps]
     steps = "".join(figure(image, side, 96) for image, side in zip(picture.progressive, sides, strict=True))
     maps = "".join(figure(token_colours(m), side, 96) for m, side in zip(picture.maps, sides, strict=True))
-    return f"""<h3>{html.escape(picture.name)}</h3><p>{html.escape(picture.caption)}</p><div class="row">{pair}</div>
+    return f"""<h3>{html.escape(picture.name)}</h3><p>{html.escape(picture.caption)}</p>
+<div class="row">{figure(picture.original, "original 原图", 256)}{files}</div>
 <p>The picture after each scale, coarse to fine 逐尺度重建</p><div class="row">{steps}</div>
 <p>The tokens of each scale, one colour a code 各尺度的词元图</p><div class="row">{maps}</div>"""
 

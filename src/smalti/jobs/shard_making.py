@@ -28,6 +28,8 @@ __all__ = ["CPU_BATCH", "Plan", "ShardNote", "common", "make_shards", "note_name
 
 CPU_BATCH = 16
 """Images that a CPU encodes together, always."""
+EXACT = ("cpu",)
+"""Devices whose tokens depend on nothing else."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def make_shards(
         rows = _encode(tokenizer, batch.images, device)
         shard.rows += rows
         shard.unreadable |= batch.unreadable
-        if indices.start == 0 and device.type != "cpu":
+        if indices.start == 0 and device.type not in EXACT:
             shard.batch_mismatch = _mismatch(tokenizer, batch.images, rows, device)
         if indices.stop == plan.images_of(number, len(source)).stop:
             _write(storage, plan, number, shard)
