@@ -41,10 +41,14 @@ bench-quality: setup  ## which quantizer learns best, writes benchmarks/quality.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt vector-quantize-pytorch matplotlib
 	$(BIN)/python benchmarks/quality.py --out benchmarks/quality $(if $(PHOTOS),--folder $(PHOTOS))
 
+bench-train: setup  ## time a training step and an encoding against plain PyTorch and its packages, write benchmarks/train.json and .md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt vector-quantize-pytorch
+	$(BIN)/python benchmarks/train.py --out benchmarks/train.json
+
 bench-tokenize: setup  ## time tokenizing against the bare model on ../shared/photos/train, write benchmarks/tokenizing.json and .md
 	$(BIN)/python benchmarks/tokenizing.py --out benchmarks/tokenizing.json
 
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test check bench-search bench-loader bench-published bench-quality bench-tokenize clean
+.PHONY: help setup demo test check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize clean

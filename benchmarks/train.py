@@ -22,7 +22,6 @@ import itertools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -288,7 +287,9 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     if options.memory_of:
         make(*options.memory_of)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        # Linux's own count: getrusage's would begin at what the process that started this one had.
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        print(int(status["VmHWM"].split()[0]) / 1024)
         return
     head = {"date": datetime.date.today().isoformat(), "machine": processor(), "torch": torch.__version__}
     head["peers"] = {name: version(name) for name in ("vector-quantize-pytorch", "diffusers")}

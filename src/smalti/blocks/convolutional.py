@@ -12,6 +12,8 @@ from typing import Literal, get_args
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.blocks.norms import GroupNorm
+
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu"]
 Norm = Literal["group", "batch", "none"]
 
@@ -36,7 +38,7 @@ def make_norm(name: str, channels: int) -> nn.Module:
     if name not in get_args(Norm):
         raise ValueError(f"norm: got {name!r}, expected one of {get_args(Norm)}")
     if name == "group":
-        return nn.GroupNorm(max(1, channels // 16) if channels % 16 == 0 else 1, channels)
+        return GroupNorm(channels, max(1, channels // 16) if channels % 16 == 0 else 1, eps=1e-5)
     return nn.BatchNorm2d(channels) if name == "batch" else nn.Identity()
 
 

@@ -16,21 +16,23 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.ops import group_norm
+
 EPS = 1e-6
 """What every published VQGAN adds to the variance."""
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation with eps 1e-6; `z_q` is accepted and ignored."""
+    """Group normalisation, `eps` added to the variance; `z_q` is accepted and ignored."""
 
-    def __init__(self, channels: int, groups: int = 32, affine: bool = True):
+    def __init__(self, channels: int, groups: int = 32, affine: bool = True, eps: float = EPS):
         if channels % groups:
             raise ValueError(f"norm_groups: {groups} groups do not divide {channels} channels")
-        super().__init__(groups, channels, eps=EPS, affine=affine)
+        super().__init__(groups, channels, eps=eps, affine=affine)
 
     def forward(self, x: Float[Tensor, "b c h w"], z_q: Tensor | None = None) -> Float[Tensor, "b c h w"]:
         """(B, C, H, W) to the same shape."""
-        return super().forward(x)
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class SpatialNorm(nn.Module):

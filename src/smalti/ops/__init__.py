@@ -1,6 +1,7 @@
 """Pure tensor functions: no `nn.Module`, no state, no files. Every other room stands on these."""
 
 from smalti.ops.entropy import bit_entropy, divergence_from_uniform, mean_bit_code_distribution
+from smalti.ops.group_norm import group_norm
 from smalti.ops.index_backpropagation import index_backpropagation
 from smalti.ops.kmeans import kmeans
 from smalti.ops.multi_scale import add_scale, proportional_grids, to_grid
@@ -17,6 +18,7 @@ __all__ = [
     "code_sums",
     "count_codes",
     "divergence_from_uniform",
+    "group_norm",
     "index_backpropagation",
     "kmeans",
     "map_tiles",
