@@ -13,7 +13,6 @@ folder with a number for a name is whole. The newest ones are kept, and the best
 The position in the data is the step: batch number n of a run is a function of the seed and n alone.
 """
 
-import hashlib
 import json
 import pickle
 import shutil
@@ -29,6 +28,7 @@ from safetensors.torch import load_model, save_model
 
 from smalti.formats.atomic import replace_folder
 from smalti.formats.saved_model import SavedModel
+from smalti.formats.weights import file_sha256
 from smalti.training.state import TrainingState
 
 FORMAT = "smalti checkpoint"
@@ -85,7 +85,7 @@ def save_checkpoint(
             "skipped": state.skipped,
             "quality": quality,
             "notes": dict(notes or {}),
-            "sha256": {name: _sha256(temporary / name) for name in (CONFIG, AVERAGED, TRAINED, TRAINING)},
+            "sha256": {name: file_sha256(temporary / name) for name in (CONFIG, AVERAGED, TRAINED, TRAINING)},
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     kept = {*list_checkpoints(folder)[-keep:], best_checkpoint(folder)}
@@ -146,7 +146,7 @@ def check_whole(path: Path) -> dict[str, Any]:
     if (name, version) != (FORMAT, VERSION):
         raise ValueError(f"{path / MANIFEST}: got {name} version {version}, this is for {FORMAT} version {VERSION}")
     for file, digest in files.items():
-        if _sha256(path / file) != digest:
+        if file_sha256(path / file) != digest:
             raise ValueError(f"{path / file}: is damaged, delete {path} to go on from the checkpoint before it")
     return manifest
 
@@ -200,8 +200,3 @@ def _delete(path: Path) -> None:
     doomed = path.with_name(f".{path.name}.old.tmp")
     path.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
