@@ -160,7 +160,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path):
     with (path / "training.pt").open("wb") as file:
         torch.save({"optimizer": Exploit(), "random": {}}, file, pickle_module=pickle)
     manifest = json.loads((path / "checkpoint.json").read_text())
-    manifest["sha256"]["training.pt"] = module._sha256(path / "training.pt")
+    manifest["sha256"]["training.pt"] = module.file_sha256(path / "training.pt")
     (path / "checkpoint.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="does not fit"):
         load_checkpoint(path, state_after(1))
