@@ -10,9 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-ONE_PASS = {torch.float32: lambda: True, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported}
-"""Number formats that oneDNN multiplies, and whether it does so on this CPU."""
-
 
 def linear(
     x: Float[Tensor, "*b i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None, *, gelu: bool = False
@@ -37,4 +34,6 @@ def _in_one_pass(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN takes this call: on the CPU, without gradients or autocast, of which it knows nothing."""
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
-    return x.dtype == weight.dtype and x.dtype in ONE_PASS and ONE_PASS[x.dtype]()
+    if x.dtype != weight.dtype or not torch.backends.mkldnn.is_available():
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

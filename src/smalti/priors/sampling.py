@@ -71,8 +71,8 @@ def draw(
 def _inverted(p_BnV: Tensor, generator: torch.Generator | None) -> Tensor:
     """Tokens (B, n, 1): the first at which the sum of probabilities exceeds a random number.
 
-    One random number a token; `torch.multinomial` takes one for each of the V codes, which costs a third of the time of
-    a next-token prior. In float64, where even a vocabulary's rarest codes keep their share; Apple's GPUs have fp32 only.
+    One random number a token: `torch.multinomial` makes one for each of the V codes, one after the other. In float64,
+    where even a vocabulary's rarest codes keep their share, except on Apple's GPUs, which have none.
     """
     wide = torch.float32 if p_BnV.device.type == "mps" else torch.float64
     sums_BnV = p_BnV.cumsum(dim=-1, dtype=wide)
