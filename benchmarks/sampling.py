@@ -53,16 +53,17 @@ ROWS = {
 """Name → prior, tokenizer, images at once."""
 NOTES = """\
 Bars: ours / products at most 1.3, plain / ours at least 1.3, in the default format.
+On 2026-11-24 VAR met both; LlamaGen met the first and missed the second.
 
 - Cache: 2 · blocks · images · 2 (guidance) · tokens · width numbers of the format, allocated once; the bytes of the
   tensor equal this formula (the benchmark and a test compare them).
 - What lies between ours and the products: the cache's first writes, layer norms and modulations or RMSNorm and rotary
   positions, softmax and drawing. In fp32 the products are slow enough to hide nearly all of it, in the plain loop too:
   there is little left to win, and what wins against plain fp32 code is the number format.
-- LlamaGen's step has a static cache and is not compiled. `torch.compile` of all of a block but its attention was tried on
-  2026-11-24: 4.9 s against 4.7 s for one image, 7.1 s against 7.2 s for eight, after 8 s of compiling.
+- LlamaGen's step has a static cache and is not compiled. `torch.compile` of all of a block but its attention was tried
+  on 2026-11-24: 4.9 s against 4.7 s for one image, 7.1 s against 7.2 s for eight, after 8 s of compiling.
 - What limits LlamaGen in bf16 is how PyTorch multiplies few rows: it reads the weights at 12 GB/s, half of what fp32
-  reaches, since it rearranges them at every call. Weights rearranged once took 0.14 ms instead of 0.23 ms (768 to 2304,
+  reaches, probably as it rearranges them at every call. Weights rearranged once took 0.14 ms instead of 0.23 ms (768 to 2304,
   two rows), 0.82 ms instead of 1.7 ms (the logits). Sampling does not do that yet; the products here do not either.
 """
 
