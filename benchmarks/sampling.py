@@ -63,8 +63,9 @@ On 2026-11-24 VAR met both; LlamaGen met the first and missed the second.
 - LlamaGen's step has a static cache and is not compiled. `torch.compile` of all of a block but its attention was tried
   on 2026-11-24: 4.9 s against 4.7 s for one image, 7.1 s against 7.2 s for eight, after 8 s of compiling.
 - What limits LlamaGen in bf16 is how PyTorch multiplies few rows: it reads the weights at 12 GB/s, half of what fp32
-  reaches, probably as it rearranges them at every call. Weights rearranged once took 0.14 ms instead of 0.23 ms (768 to 2304,
-  two rows), 0.82 ms instead of 1.7 ms (the logits). Sampling does not do that yet; the products here do not either.
+  reaches, probably as it rearranges them at every call. Weights rearranged once took 0.14 ms instead of 0.23 ms
+  (768 to 2304, two rows), 0.82 ms instead of 1.7 ms (the logits). Sampling does not do that
+  yet; the products here do not either.
 """
 
 Call = Callable[[], object]
