@@ -48,7 +48,10 @@ bench-train: setup  ## time a training step and an encoding against plain PyTorc
 bench-tokenize: setup  ## time tokenizing against the bare model on ../shared/photos/train, write benchmarks/tokenizing.json and .md
 	$(BIN)/python benchmarks/tokenizing.py --out benchmarks/tokenizing.json
 
+bench-sample: setup  ## time sampling against its matrix products and a plain loop, write benchmarks/sampling.json and .md
+	$(BIN)/python benchmarks/sampling.py --out benchmarks/sampling.json
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize clean
+.PHONY: help setup demo test check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample clean

@@ -58,7 +58,7 @@ def test_five_commands(
     run("tokenize", tok, photos, "--out", tokens)
     sizes = ["--prior_args.depth", "1", "--prior_args.width", "32", "--prior_args.num_heads", "2"]
     run("train-prior", tokens, "--out", prior, *sizes, *TINY)
-    run("sample", prior, "--class", "2", "-n", "3", "--out", samples, "--report")
+    run("sample", prior, "--class", "2", "-n", "3", "--out", samples, "--report", "--precision", "bf16")
     out = capsys.readouterr().out
     assert "23 images" in out  # one of 24 is corrupt
     assert "cats/0.png" in out

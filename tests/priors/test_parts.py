@@ -59,6 +59,17 @@ def test_probabilities_returned_are_those_drawn_with() -> None:
     torch.testing.assert_close(p[0, 0], expected)
 
 
+@pytest.mark.parametrize("u", [0.0, 1 - 2**-53])
+def test_the_extremes_of_the_random_number_draw_what_may_be_drawn(u: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first and the last code of those that are left, never one of probability 0 and none beyond the vocabulary."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **_: torch.full(shape, u, dtype=dtype))
+    logits = torch.randn(1, 1, 16384, generator=torch.Generator().manual_seed(0))
+    allowed = logits.flatten().topk(100).indices
+    tokens, p = draw(logits, SamplingConfig(top_k=100))
+    assert tokens.item() == (allowed.max() if u else allowed.min())
+    assert p.item() > 0
+
+
 def test_guidance_extrapolates_from_without_to_with_class() -> None:
     with_class, without = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
     result = guided(torch.cat([with_class, without]), 1.5)

@@ -25,6 +25,7 @@ from smalti.priors import (
     SamplingConfig,
     TokenLayout,
 )
+from smalti.priors.cache import KeyValueCache
 from smalti.quantizers import MultiScaleQuantizer
 
 V = 11
@@ -193,6 +194,48 @@ def test_autocast_is_close_to_fp32(prior: Prior, dtype: torch.dtype) -> None:
         sampled = prior.sample(labels, SamplingConfig(), generator=torch.Generator().manual_seed(0))
     assert sampled.shape == tokens.shape
     torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.05)
+
+
+def test_cast_to_bf16_it_is_close_to_fp32_and_draws_the_same_again(prior: Prior) -> None:
+    """The quantizer and tables keep their format; what is drawn greedily is nearly the best by the fp32 logits."""
+    tokens, labels = sequences(prior)
+    expected, kept = logits(prior, tokens, labels).detach(), dict(prior.named_buffers())
+    low = copy.deepcopy(prior)
+    low.cast(torch.bfloat16)
+    assert {p.dtype for n, p in low.named_parameters() if not n.startswith("quantizer.")} == {torch.bfloat16}
+    assert all(torch.equal(buffer, kept[name]) for name, buffer in low.named_buffers())
+    twice = [low.sample(labels, SamplingConfig(), generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    assert torch.equal(*twice)
+    if isinstance(prior, MaskedTransformer):
+        assert (low(tokens, labels) - expected).abs().max() < 0.05 * expected.std() * 4
+        return
+    drawn = low.sample(labels, GREEDY)
+    of_drawn = logits(prior, drawn, labels)
+    lost = of_drawn.amax(dim=-1) - of_drawn.gather(2, drawn.unsqueeze(2)).squeeze(2)
+    assert lost.max() < 0.1 * of_drawn.std()
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", [next_scale, next_token, lambda: next_token(DEEP)])
+def test_sampling_allocates_one_cache_of_the_size_of_its_formula(
+    make: Callable[[], Prior], dtype: torch.dtype, guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, made = make().eval(), []
+    prior.cast(dtype)
+    allocate = KeyValueCache.__init__
+
+    def watched(cache: KeyValueCache, *args: object, **options: object) -> None:
+        allocate(cache, *args, **options)  # type: ignore[arg-type]
+        made.append(cache)
+
+    monkeypatch.setattr(KeyValueCache, "__init__", watched)
+    prior.sample(torch.tensor([0, 1, 2]), SamplingConfig(guidance=guidance))
+    (cache,) = made
+    batch, tokens, layers, width = 3 * (2 if guidance else 1), prior.layout.num_tokens, 2, 16
+    assert cache.nbytes == 2 * layers * batch * tokens * width * dtype.itemsize
+    assert cache.nbytes == KeyValueCache.bytes(layers, batch, tokens, width, dtype)
+    assert all(layer.length == tokens for layer in cache.layers)  # filled to the last place, none too many
 
 
 @pytest.mark.parametrize("make", [next_scale, next_token, lambda: masked(DEEP)])

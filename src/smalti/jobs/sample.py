@@ -25,7 +25,7 @@ from smalti.jobs.page import figure, section, table, write_page
 from smalti.ops.pixels import to_float
 from smalti.priors import Prior, SamplingConfig, TokenLayout
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.training.runtime import find_device
+from smalti.training.runtime import Precision, choose_dtype, find_device
 from smalti.training.samples import picture_grid
 from smalti.zoo import load, load_prior
 
@@ -54,7 +54,7 @@ class SampleConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How tokens are drawn."""
     seed: int = 0
-    """Decides the drawing; the same seed and batch size give the same images."""
+    """Decides the drawing; the same seed, batch size and number format give the same images."""
     image: str | None = None
     """A photograph to start from, with --scales or --box."""
     scales: int = 0
@@ -63,6 +63,8 @@ class SampleConfig:
     """Draw only inside this box of the photograph: top, left, bottom, right in fractions of its sides."""
     batch_size: int = 16
     """Images drawn together."""
+    precision: Precision = "auto"
+    """Number format of the prior: "fp32", "bf16", "fp16", or "auto" for bf16 where the hardware multiplies it."""
     report: bool = False
     """Also write OUT/report.html."""
     device: str = "auto"
@@ -109,6 +111,7 @@ def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = 
     device = find_device(config.device)
     prior, tokenizer, names = prior_and_tokenizer(config.prior)
     prior, tokenizer = prior.to(device), tokenizer.to(device)
+    prior.cast(choose_dtype(config.precision, device))
     labels_N = _labels(config, prior, names)
     given_1L, keep_L = _kept(config, prior.layout, tokenizer, device)
     generator = torch.Generator(device).manual_seed(config.seed)

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from smalti.ops.linear import linear
 from smalti.priors.cache import LayerCache
 
 EPS = 1e-6
 MAX_TEMPERATURE = 100.0
+MIN_LENGTH = 1e-12
 
 
 class UnitAttention(nn.Module):
@@ -40,16 +42,29 @@ class UnitAttention(nn.Module):
         """(B, n, W) to the same shape; `mask` is True where a query (row) may look, `cache` holds earlier tokens."""
         batch, tokens, width = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        qkv = linear(x, self.qkv.weight, bias).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         scale = 0.25 / math.sqrt(q.shape[-1])
         if self.log_temperature is not None:
             temperature = self.log_temperature.clamp(max=math.log(MAX_TEMPERATURE)).exp()
-            q, k, scale = F.normalize(q, dim=-1).mul(temperature).to(v.dtype), F.normalize(k, dim=-1).to(v.dtype), 1.0
+            q, k, scale = (q * (temperature / length(q))).to(v.dtype), (k * (1 / length(k))).to(v.dtype), 1.0
         if cache is not None:
             k, v = cache.append(k, v)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-        return self.out(h.transpose(1, 2).reshape(batch, tokens, width))
+        return linear(h.transpose(1, 2).reshape(batch, tokens, width), self.out.weight, self.out.bias)
+
+
+class GeluMLP(nn.Module):
+    """down(gelu(up(x)))."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
+        """(B, n, W) to the same shape."""
+        return linear(linear(x, self.up.weight, self.up.bias, gelu=True), self.down.weight, self.down.bias)
 
 
 class AdaptiveBlock(nn.Module):
@@ -67,8 +82,7 @@ class AdaptiveBlock(nn.Module):
         """
         super().__init__()
         self.attention = UnitAttention(width, num_heads, l2_norm=l2_norm)
-        hidden = round(width * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.mlp = GeluMLP(width, round(width * mlp_ratio))
         self.modulation = None if shared else nn.Linear(width, 6 * width)
         self.offsets = nn.Parameter(torch.randn(6, width) / width**0.5) if shared else None
 
@@ -85,8 +99,7 @@ class AdaptiveBlock(nn.Module):
     @torch.no_grad()
     def write_less(self, factor: float) -> None:
         """Initial weights as VAR's: what is added to x is divided by `factor`, and γ starts near 0."""
-        for layer in (self.attention.out, self.mlp[2]):
-            assert isinstance(layer, nn.Linear)
+        for layer in (self.attention.out, self.mlp.down):
             layer.weight.div_(factor)
         six = self.offsets if self.modulation is None else self.modulation.weight.unflatten(0, (6, -1))
         assert six is not None
@@ -104,6 +117,11 @@ class AdaptiveBlock(nn.Module):
         gain1, gain2, scale1, scale2, shift1, shift2 = modulations
         x = torch.addcmul(x, gain1, self.attention(modulated(x, scale1, shift1), mask, cache))
         return torch.addcmul(x, gain2, self.mlp(modulated(x, scale2, shift2)))
+
+
+def length(x: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n 1"]:
+    """Euclidean length of each vector, never 0."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=MIN_LENGTH)
 
 
 def modulated(

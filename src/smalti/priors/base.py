@@ -87,6 +87,19 @@ class Prior(SavedModel):
             "class_names": list(self.class_names),
         }
 
+    @torch.no_grad()
+    def cast(self, dtype: torch.dtype) -> None:
+        """Turn the weights into another number format, in place, for sampling.
+
+        Then nothing is converted at every call, as autocast does, and the cache shrinks too. The quantizer, which adds
+        up codes, and tables of positions keep their format, and tokens are drawn in fp32 or better.
+        """
+        for child in self.children():
+            if not isinstance(child, Quantizer):
+                child.to(dtype)
+        for parameter in self.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+
     def _check(self, tokens_BL: Tensor | None, labels_B: Tensor) -> None:
         """Refuse sequences of another layout and labels that are no class."""
         if labels_B.numel():

@@ -28,8 +28,8 @@ class RotaryAttention(nn.Module):
     ) -> Float[Tensor, "b n w"]:
         """(B, n, W) to the same shape; with a cache, the n tokens follow those that it holds."""
         qkv = self.qkv(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-        q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        q, k = rotate(q, rotary), rotate(k, rotary)
+        qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=1)
+        q, k = rotate(qk, rotary).split([self.heads, self.kv_heads], dim=1)
         if cache is not None:
             k, v = cache.append(k, v)
         # One new token may look at all that came before; several at once are a sequence of their own

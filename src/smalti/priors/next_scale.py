@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from smalti.ops.linear import linear
 from smalti.priors.adaptive_block import AdaptiveBlock, modulated
 from smalti.priors.base import Prior, as_settings, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
@@ -170,7 +171,7 @@ class NextScaleTransformer(Prior):
         modulations = [block.modulations(condition_BW, shared) for block in self._layers()]
         cache, places_LW = self._cache(doubled_B.shape[0]), self._places()
         x_BlW = condition_BW.unsqueeze(1) + self.start + places_LW[: layout.scale_lengths[0]]
-        f_hat_BCHW = condition_BW.new_zeros(labels_B.shape[0], self.quantizer.embedding_dim, *grids[-1])
+        f_hat_BCHW = torch.zeros(len(labels_B), self.quantizer.embedding_dim, *grids[-1], device=labels_B.device)
         tokens: list[Tensor] = []
         for k, (start, end) in enumerate(layout.spans):
             # 1. All tokens of this scale at once / 一次得到本尺度的全部词元
@@ -207,7 +208,8 @@ class NextScaleTransformer(Prior):
 
     def _logits(self, x_BlW: Tensor, condition_BW: Tensor) -> Tensor:
         scale_BW, shift_BW = self.head_modulation(F.silu(condition_BW)).chunk(2, dim=1)
-        return self.head(modulated(x_BlW, scale_BW.unsqueeze(1), shift_BW.unsqueeze(1)))
+        x_BlW = modulated(x_BlW, scale_BW.unsqueeze(1), shift_BW.unsqueeze(1))
+        return linear(x_BlW, self.head.weight, self.head.bias)
 
     def _cache(self, batch: int) -> KeyValueCache:
         heads, weight = self.settings.num_heads, self.word_embedding.weight

@@ -36,7 +36,6 @@ def rotary_table(
 
 
 def rotate(x: Float[Tensor, "b h n d"], table: Float[Tensor, "n half 2"]) -> Float[Tensor, "b h n d"]:
-    """Turn each pair of neighbouring components (2i, 2i + 1) by the angle of its token."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table.unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+    """Turn each pair of neighbouring components (2i, 2i + 1), as a complex number, by the angle of its token."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.view_as_complex(table.float())).flatten(-2).to(x.dtype)

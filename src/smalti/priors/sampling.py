@@ -64,10 +64,20 @@ def draw(
     if 0 < config.top_p < 1:
         logits_BnV = _nucleus(logits_BnV, config.top_p)
     p_BnV = logits_BnV.softmax(dim=-1)
-    flat = p_BnV.reshape(-1, p_BnV.shape[-1])
-    tokens = flat.argmax(1, keepdim=True) if config.top_k == 1 else torch.multinomial(flat, 1, generator=generator)
-    shape = p_BnV.shape[:2]
-    return tokens.reshape(shape), flat.gather(1, tokens).reshape(shape)
+    tokens_Bn1 = p_BnV.argmax(-1, keepdim=True) if config.top_k == 1 else _inverted(p_BnV, generator)
+    return tokens_Bn1.squeeze(-1), p_BnV.gather(-1, tokens_Bn1).squeeze(-1)
+
+
+def _inverted(p_BnV: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Tokens (B, n, 1): the first at which the sum of probabilities exceeds a random number.
+
+    One random number a token: `torch.multinomial` makes one for each of the V codes, one after the other. In float64,
+    where even a vocabulary's rarest codes keep their share, except on Apple's GPUs, which have none.
+    """
+    wide = torch.float32 if p_BnV.device.type == "mps" else torch.float64
+    sums_BnV = p_BnV.cumsum(dim=-1, dtype=wide)
+    u_Bn1 = torch.rand(*p_BnV.shape[:2], 1, dtype=wide, device=p_BnV.device, generator=generator)
+    return torch.searchsorted(sums_BnV, u_Bn1 * sums_BnV[..., -1:], right=True)
 
 
 def _nucleus(logits_BnV: Tensor, top_p: float) -> Tensor:
