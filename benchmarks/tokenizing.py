@@ -38,7 +38,7 @@ from smalti.tokenizers import SimpleVQVAE
 from smalti.zoo import build
 
 THREADS, BATCH = 2, 16
-CASES = (("multi-scale", 128, 240), ("simple-f8", 128, 240), ("simple-f8", 256, 128), ("llamagen-f16", 256, 32))
+CASES = (("multi-scale", 128, 240), ("simple-f8", 128, 240), ("simple-f8", 256, 128), ("llamagen-f16", 256, 64))
 """Model, side of the images, how many."""
 GPU_FLOPS = 100e12
 """What one GPU is assumed to sustain: a third of the 312 TFLOP/s in bf16 of an A100's data sheet."""
