@@ -51,7 +51,11 @@ bench-tokenize: setup  ## time tokenizing against the bare model on ../shared/ph
 bench-sample: setup  ## time sampling against its matrix products and a plain loop, write benchmarks/sampling.json and .md
 	$(BIN)/python benchmarks/sampling.py --out benchmarks/sampling.json
 
+bench-prior: setup  ## train a generator on Fashion-MNIST and judge it, write benchmarks/fashion_prior.{json,md,png}; 30 minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt matplotlib
+	$(BIN)/python benchmarks/fashion_prior.py --out benchmarks/fashion_prior
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample clean
+.PHONY: help setup demo test check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior clean

@@ -195,5 +195,30 @@ def test_every_shipped_recipe_parses_and_its_model_fits_its_images(path):
         assert height == width == model.quantizer.patch_nums[-1] * model.stride
 
 
+PRIOR_RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "priors").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRIOR_RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_a_prior_parses_and_models_the_tokens_of_its_tokenizer(path):
+    """The tokenizer of recipes/NAME.yaml makes the tokens of recipes/priors/NAME.yaml."""
+    import torch
+
+    from smalti.jobs.train_prior import TrainPriorConfig
+    from smalti.priors import TokenLayout
+    from smalti.zoo import build_prior
+
+    tokenizer_recipe = path.parent.parent / path.name
+    config = parse_config(TrainConfig, ["--data=x", "--out=y", f"--config={tokenizer_recipe}"], prog="smalti train")
+    tokenizer = build_model(config)[0].eval()
+    image = torch.zeros(2, tokenizer.image_channels, *config.input.height_width)
+    tokens = tokenizer.encode(image)
+    recipe = parse_config(TrainPriorConfig, ["--tokens=x", "--out=y", f"--config={path}"], prog="smalti train-prior")
+    layout = TokenLayout.of(tokenizer.vocab_size, tokens.grids, config.input.height_width)
+    prior = build_prior(recipe.prior, layout, 10, tokenizer.quantizer, **recipe.prior_args)
+    with torch.no_grad():
+        assert prior.loss(tokens.flatten(), torch.tensor([0, 9])).isfinite()
+
+
 def test_there_are_recipes():
+    assert PRIOR_RECIPES
     assert {"simple-64", "multi-scale-64", "multi-scale-128", "fashion-mnist"} <= {path.stem for path in RECIPES}

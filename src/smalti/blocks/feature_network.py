@@ -82,7 +82,7 @@ class FeatureNetwork(nn.Module, ABC):
 
     @abstractmethod
     def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A published state dict under the names of this class, without the classifier, which nobody needs here."""
+        """A published state dict under the names of this class, without what nobody needs here."""
 
     def layers(self, image: Float[Tensor, "b c h w"]) -> tuple[Float32[Tensor, "b _c _h _w"], ...]:
         """What each stage saw, fine to coarse, in fp32; differentiable with respect to the image.

@@ -6,6 +6,7 @@ It is not torchvision's Inception-v3; a distance on that one is no FID. The diff
 
 - average pooling inside the blocks does not count the padding;
 - the last block pools by maximum where all others pool by average;
+- it has 1008 classes, and the Inception Score of its logits goes without their bias;
 - images are resized as TensorFlow 1 did: pixel i of the result is read at i * (old size / new size), without the half
   pixel's shift of today and without smoothing, then become (value - 128) / 128.
 
@@ -15,6 +16,7 @@ The layers handed out have 64, 192, 768 and 2048 channels; the mean of the last 
 from collections import OrderedDict
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor, nn
 
 from smalti.blocks.feature_network import FeatureNetwork
@@ -68,6 +70,14 @@ class FIDInception(FeatureNetwork):
                 Mixed_7c=_block_e(2048, nn.MaxPool2d(3, stride=1, padding=1)),
             ),
         ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2048, 1008, bias=False).requires_grad_(False)
+
+    def logits(self, features_BF: Float32[Tensor, "b f"]) -> Float32[Tensor, "b k"]:
+        """Logits (B, 1008) of what `features` gave, without the bias, as Inception Scores are published."""
+        return self.fc(features_BF)
 
     def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: tensors[_published(key)] for key in self.state_dict()}

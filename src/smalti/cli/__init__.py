@@ -21,6 +21,7 @@ COMMANDS = {
     "tokens": "verify a token data set, say what it holds, decode one of its rows",
     "train-prior": "train a prior, a generator of tokens, on a token data set",
     "sample": "draw images from a trained prior, or let it change a part of a photograph",
+    "eval-samples": "measure drawn images against those that they imitate: gFID, KID, Inception Score",
     "import": "turn a published tokenizer's checkpoint into a folder that every other command takes",
     "demo": "train, evaluate and use a small tokenizer in two minutes, and leave a report",
 }

@@ -1,8 +1,8 @@
-"""Who judges reconstructions besides PSNR and SSIM: pretrained networks on this machine, each by its honest name.
+"""Who judges reconstructions and samples: pretrained networks on this machine, each by its honest name.
 
 A judge of pairs says how different an image and its reconstruction look (LPIPS); a judge of sets compares all
-reconstructions with all images (FID, KID). What a name promises is kept: LPIPS and rFID are the official weights,
-checked by hash, or they are left out; everything else is called after its network.
+reconstructions with all images (FID, KID). What a name promises is kept: LPIPS, rFID, gFID and the Inception Score are
+the official weights, checked by hash, or they are left out; everything else is called after its network.
 
 The network that a tokenizer was trained with finds it better than it is and never judges it.
 """
@@ -32,8 +32,13 @@ SET_JUDGES: dict[str, type[FeatureNetwork]] = {"fid_inception": FIDInception, "e
 AUTO = ("lpips", "fid_inception", "efficientnet_lite0")
 """What "auto" stands for, as far as the weights are here."""
 
+SAMPLE_AUTO = tuple(SET_JUDGES)
+"""The same for samples, which are the image of nothing and so can only be judged as a set."""
+
 TITLES = {"lpips": "LPIPS", "hed_vgg16": "VGG16 feature distance", "fid_inception": "rFID"}
 """What is missing where such a judge is left out."""
+
+SAMPLE_TITLES = {"fid_inception": "gFID and Inception Score"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,26 +64,31 @@ def open_judges(
 
     Args:
         names: keys of `PAIR_JUDGES` and `SET_JUDGES`, paths of convolutional features, or "auto": what is at hand.
-        runs: the tokenizers that are judged; a network that one of them was trained with is not admitted.
+        runs: the tokenizers that are judged; a network that one of them was trained with is not admitted. None: samples
+            are judged, by judges of sets alone.
         device: where the networks compute.
         weights: folder to look for weights in first.
         download: fetch weights that are nowhere.
 
     Raises:
         FileNotFoundError, ConnectionError: a judge that was asked for by name has no weights.
-        ValueError: an unknown name, other weights than the official ones, or a network of the training.
+        ValueError: an unknown name, other weights than the official ones, a network of the training, or a judge of
+            pairs for samples.
     """
     pairs: list[PerceptualDistance] = []
     sets: list[FeatureExtractor] = []
     left_out: dict[str, str] = {}
     trained_with = {run: training_weights(run) for run in runs}
-    for name in dict.fromkeys(chain.from_iterable(AUTO if each == "auto" else (each,) for each in names)):
+    auto, titles = (AUTO, TITLES) if runs else (SAMPLE_AUTO, SAMPLE_TITLES)
+    for name in dict.fromkeys(chain.from_iterable(auto if each == "auto" else (each,) for each in names)):
+        if not runs and name in PAIR_JUDGES:
+            raise ValueError(f"judges: {name} compares an image with its reconstruction, and samples are none")
         try:
             judge = _open(name, trained_with, weights, download)
         except (FileNotFoundError, ImportError, ValueError) as error:
             if name in names:  # asked for by its own name
                 raise
-            left_out[TITLES.get(name, f"KID on {SET_JUDGES[name].name}" if name in SET_JUDGES else name)] = str(error)
+            left_out[titles.get(name, f"KID on {SET_JUDGES[name].name}" if name in SET_JUDGES else name)] = str(error)
             continue
         judge.to(device)
         if isinstance(judge, PerceptualDistance):

@@ -1,4 +1,4 @@
-"""What `evaluate` and `compare` share: originals and reconstructions pass the judges once, batch by batch, in order.
+"""What `evaluate`, `compare`, `evaluate_samples` share: pictures pass the judges once, batch by batch, in order.
 
 `Originals` holds what is known of the images themselves, once for all tokenizers; `Pictures` what is measured on
 reconstructions, whoever made them; `Measurement` adds the tokens of a tokenizer.
@@ -24,6 +24,7 @@ from smalti.metrics import (
     FeatureExtractor,
     FeatureStatistics,
     ImageQuality,
+    InceptionScore,
     KernelDistance,
     PixelHash,
     Protocol,
@@ -33,6 +34,7 @@ from smalti.metrics import (
     read_statistics,
     write_statistics,
 )
+from smalti.metrics.statistics_file import Kind
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.tokenizers import Tokenizer, Tokens
 
@@ -54,6 +56,10 @@ class Judgment:
     """A judge of sets: the Fréchet distance, which is rFID on FID's own network and weights only."""
     kernel_distance: KernelDistance | None = None
     """A judge of sets: KID on that network."""
+    inception_score: InceptionScore | None = None
+    """Of samples, by FID's own network and weights only."""
+    kind: Kind = "rFID"
+    """What the Fréchet distance is called on FID's own network and weights."""
 
     @property
     def is_fid(self) -> bool:
@@ -64,33 +70,43 @@ class Judgment:
         """Title → number, as people read them: a name promises the official network and weights, or says which."""
         at = "" if self.is_fid else f" on {self.name}"
         kid = None if self.kernel_distance is None else self.kernel_distance.mean
+        score = None if self.inception_score is None else self.inception_score.mean
         titled = {
             self.name: self.distance,
-            f"Fréchet distance{at}" if at else "rFID": self.frechet_distance,
+            f"Fréchet distance{at}" if at else self.kind: self.frechet_distance,
             f"KID{at}": kid,
+            "Inception Score": score,
         }
         return {title: number for title, number in titled.items() if number is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without what this judge does not say."""
         numbers = {"distance": self.distance, "frechet_distance": self.frechet_distance}
-        kid = self.kernel_distance
+        kid, score = self.kernel_distance, self.inception_score
         if kid is not None:
             numbers |= {"kid": kid.mean, "kid_std": kid.std}
+        if score is not None:
+            numbers |= {"inception_score": score.mean, "inception_score_std": score.std}
         told = {key: value for key, value in numbers.items() if value is not None}
         how = {} if kid is None else {"kid_subsets": kid.subsets, "kid_subset_size": kid.subset_size}
         return {"name": self.name, "weights_sha256": self.weights_sha256, **told, **how}
 
 
 class Originals:
-    """The images that are reconstructed: their number, pixels and hash, and their features for the judges of sets.
+    """The images that are reconstructed or imitated: their number, pixels and hash, their features for judges of sets.
 
     With a folder for statistics, features that an earlier evaluation left there are not computed again; that they are
     of the very same pixels is checked when all images have passed.
     """
 
-    def __init__(self, judges: Judges, protocol: Protocol, folder: Path | None = None) -> None:
+    def __init__(self, judges: Judges, protocol: Protocol, folder: Path | None = None, kind: Kind = "rFID") -> None:
         """Look for statistics from before.
+
+        Args:
+            judges: whose judges of sets see the images.
+            protocol: how the images are prepared.
+            folder: where statistics are kept.
+            kind: what the images are a reference for.
 
         Raises:
             FileNotFoundError: no such folder.
@@ -98,12 +114,12 @@ class Originals:
         """
         if folder is not None and not folder.is_dir():
             raise FileNotFoundError(f"statistics: there is no folder {folder}")
-        self.protocol = protocol
+        self.protocol, self.kind = protocol, kind
         self.images = self.pixels = 0
         self._hash = PixelHash()
         self._paths = {network.name: _statistics_path(folder, network) for network in judges.sets if folder}
         self._known = {
-            network.name: _known_statistics(self._paths[network.name], network, protocol)
+            network.name: known_statistics(self._paths[network.name], kind, network, protocol)
             for network in judges.sets
             if network.name in self._paths and self._paths[network.name].exists()
         }
@@ -146,7 +162,7 @@ class Originals:
             name = accumulator.network.name
             statistics[name] = accumulator.compute()
             if name in self._paths:
-                fresh = ReferenceStatistics("rFID", statistics[name], self.protocol.to_dict(), sha256)
+                fresh = ReferenceStatistics(self.kind, statistics[name], self.protocol.to_dict(), sha256)
                 write_statistics(self._paths[name], fresh)
         return statistics
 
@@ -182,13 +198,16 @@ class Pictures:
         ]
         for accumulator in self._sets:
             ours = accumulator.compute()
-            theirs = originals[ours.network]
-            if ours.count < 2:
-                continue
-            assert ours.features is not None
-            kid = None if theirs.features is None else kernel_distance(theirs.features, ours.features)
-            said.append(Judgment(ours.network, ours.weights_sha256, None, frechet_distance(theirs, ours), kid))
+            if ours.count > 1:
+                said.append(compared(ours, originals[ours.network]))
         return tuple(said)
+
+
+def compared(ours: FeatureStatistics, theirs: FeatureStatistics) -> Judgment:
+    """What a judge of sets says about pictures, at least two, whose features were kept, given those of a reference."""
+    assert ours.features is not None
+    kid = None if theirs.features is None else kernel_distance(theirs.features, ours.features)
+    return Judgment(ours.network, ours.weights_sha256, None, frechet_distance(theirs, ours), kid)
 
 
 class Measurement:
@@ -233,7 +252,7 @@ def entropy_bits(usage: CodeUsageResult) -> float:
 def warnings_about(images: int, judgments: tuple[Judgment, ...]) -> tuple[str, ...]:
     """What a reader of the numbers must know, a sentence each."""
     names = [
-        "rFID" if each.is_fid else f"the Fréchet distance on {each.name}"
+        each.kind if each.is_fid else f"the Fréchet distance on {each.name}"
         for each in judgments
         if each.frechet_distance is not None
     ]
@@ -266,9 +285,9 @@ def _statistics_path(folder: Path, network: FeatureExtractor) -> Path:
     return folder / f"{plain}-{network.weights_sha256[:8]}.safetensors"
 
 
-def _known_statistics(path: Path, network: FeatureExtractor, protocol: Protocol) -> ReferenceStatistics:
+def known_statistics(path: Path, kind: Kind, network: FeatureExtractor, protocol: Protocol) -> ReferenceStatistics:
     """Statistics from before, for this network and this protocol, or an error that says what differs."""
-    known = read_statistics(path, "rFID")
+    known = read_statistics(path, kind)
     if (known.statistics.network, known.statistics.weights_sha256) != (network.name, network.weights_sha256):
         raise ValueError(f"statistics: {path} is of {known.statistics.network}, expected {network.name}")
     if known.protocol != protocol.to_dict():

@@ -1,4 +1,4 @@
-"""What `evaluate` and `compare` share before anything is measured: options, the model, the size, the images."""
+"""What `evaluate`, `compare`, `evaluate_samples` share before anything is measured: options, model, size, images."""
 
 import json
 import math
@@ -23,12 +23,9 @@ Size = int | tuple[int, int] | Literal["trained", "native"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureConfig:
-    """How to measure."""
+class JudgingConfig:
+    """How networks judge."""
 
-    size: Size = "trained"
-    """Size at which images are judged: a side or [height, width] (resized to cover it, then cropped to the centre),
-    "native" for each image's own, "trained" for the size in RUN/train.yaml, native where there is none."""
     batch_size: int = 16
     """Images at a time; changes speed and memory, not the result."""
     workers: int = 0
@@ -36,8 +33,7 @@ class MeasureConfig:
     device: str = "auto"
     """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
     judges: tuple[str, ...] = ("auto",)
-    """Networks that judge: "lpips", "fid_inception", "efficientnet_lite0", "hed_vgg16", files with convolutional
-    features; "auto" is the first three as far as their weights are here, [] is none."""
+    """Networks that judge."""
     weights: Path | None = None
     """Folder to look for the judges' weights in first; null: only the usual places."""
     download: bool = False
@@ -50,6 +46,21 @@ class MeasureConfig:
             raise ValueError(f"batch_size: got {self.batch_size}, expected at least 1")
         if self.workers < 0:
             raise ValueError(f"workers: got {self.workers}, expected at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureConfig(JudgingConfig):
+    """How to measure tokenizers."""
+
+    size: Size = "trained"
+    """Size at which images are judged: a side or [height, width] (resized to cover it, then cropped to the centre),
+    "native" for each image's own, "trained" for the size in RUN/train.yaml, native where there is none."""
+    judges: tuple[str, ...] = ("auto",)
+    """Networks that judge: "lpips", "fid_inception", "efficientnet_lite0", "hed_vgg16", files with convolutional
+    features; "auto" is the first three as far as their weights are here, [] is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.size, str) and min(_pair(self.size)) < 1:
             raise ValueError(f"size: got {self.size}, expected sides of at least 1")
 
@@ -74,10 +85,13 @@ def _is_foreign_folder(path: Path) -> bool:
 
 
 def prepared_images(
-    source: ImageSource, size: tuple[int, int] | None, config: MeasureConfig
+    source: ImageSource,
+    size: tuple[int, int] | None,
+    config: "JudgingConfig",
+    indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[UInt8[Tensor, "b c h w"], tuple[str, ...]]]:
     """Batches (B, C, H, W) of one size each, with their keys; at their own size also within a limit of pixels."""
-    for batch in ordered_batches(source, TransformConfig(size=size), config.batch_size, config.workers):
+    for batch in ordered_batches(source, TransformConfig(size=size), config.batch_size, config.workers, indices):
         limit = config.batch_size if size else max(1, PIXELS_AT_ONCE // math.prod(batch.image.shape[2:]))
         for start in range(0, len(batch), limit):
             yield to_uint8(batch.image[start : start + limit]), batch.keys[start : start + limit]

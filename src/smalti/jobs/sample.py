@@ -33,6 +33,8 @@ __all__ = ["SampleConfig", "SampleResult", "prior_and_tokenizer", "sample", "to_
 
 TOKENIZER = "tokenizer"
 """Folder in that of a prior: the tokenizer whose tokens it models."""
+GRID = "grid.png"
+"""The picture of all samples, beside them."""
 GROWING = 16
 """Images that the animation shows at most."""
 FRAME_MS = 400
@@ -196,7 +198,7 @@ def _write(
     for i, image in enumerate(images):
         save_image(folder / f"{i:0{digits}d}.png", image)
     grid = _grid(torch.stack(images))
-    save_image(folder / "grid.png", grid)
+    save_image(folder / GRID, grid)
     if len(prior.layout.grids) > 1:
         growing = tokenizer.progressive(to_tokens(sequences[:GROWING].to(device), prior.layout))
         _write_gif(folder / "growth.gif", [_grid(frame.cpu()) for frame in growing])

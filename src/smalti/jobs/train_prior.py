@@ -32,6 +32,7 @@ from smalti.training import (
     Reporter,
     RunFolder,
     RunRecord,
+    Runtime,
     Silent,
     SkippedStep,
     StopRequest,
@@ -41,6 +42,7 @@ from smalti.training import (
     choose_runtime,
     deliver,
     join_processes,
+    join_sharded,
     launched_processes,
     load_checkpoint,
     on_main,
@@ -82,6 +84,8 @@ class TrainPriorConfig:
     """Share of the images that is held out, to see when the prior begins to learn the others by heart."""
     gradient_checkpointing: bool = False
     """Compute each block a second time in the backward pass: a third more time, far less memory."""
+    sharded: bool = False
+    """Cut the weights over the processes of the launch (FSDP), for priors that are too large for one device."""
     precision: Precision = "auto"
     """Number format of forward passes; auto: bf16 where the hardware multiplies it."""
     seed: int = 0
@@ -142,22 +146,29 @@ def train_prior(config: TrainPriorConfig, reporter: Reporter | None = None) -> T
         FileExistsError: the folder is not empty, and neither `resume` nor `force` is set.
         ValueError: a prior that cannot model these tokens; NonFiniteLossError when the loss diverges.
     """
-    choose = join_processes if launched_processes() > 1 else choose_runtime
-    runtime = choose(config.device, config.precision, False)
+    runtime = _runtime(config)
     reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
     with own_random_numbers(config.seed, runtime.device):
         return _Run(config, reporter, runtime).go()
 
 
+def _runtime(config: TrainPriorConfig) -> Runtime:
+    """One process, one of several, or one of several that hold the prior together."""
+    if config.sharded:
+        return join_sharded(config.device, config.precision)
+    choose = join_processes if launched_processes() > 1 else choose_runtime
+    return choose(config.device, config.precision, False)
+
+
 class _Run:
     """A run from its first step, or the one after a checkpoint, to its end."""
 
-    def __init__(self, config: TrainPriorConfig, reporter: Reporter, runtime: Any):
+    def __init__(self, config: TrainPriorConfig, reporter: Reporter, runtime: Runtime):
         self.config, self.reporter, self.runtime = config, reporter, runtime
         self.folder, settings = RunFolder(config.out), plain_settings(config)
         checkpoint = on_main(lambda: self._claim(settings))
         self.piece = piece_size(config.optimization, process_count())
-        on_main(lambda: TokenDataset(config.tokens))  # the first process alone unpacks the shards
+        on_main(lambda: len(TokenDataset(config.tokens)))  # the first process alone unpacks the shards
         self.dataset = TokenDataset(config.tokens)
         self.training, self.held_out = split_rows(self.dataset, config.validation, config.seed)
         tokenizer = self._tokenizer()
@@ -166,9 +177,11 @@ class _Run:
         prior.gradient_checkpointing = config.gradient_checkpointing
         self.state = start_state(prior, config.optimization, runtime)
         random = load_checkpoint(checkpoint, self.state) if checkpoint else []
-        self.record: RunRecord | None = on_main(lambda: self._open(settings, tokenizer, checkpoint is None))
+        self.record: RunRecord | None = None
+        on_main(lambda: self._open(settings, tokenizer, checkpoint is None))
         if process_rank() < len(random):
             restore_random_state(random[process_rank()], runtime.device)
+        self.whole = runtime.shard(self.state)
 
     def go(self) -> TrainPriorResult:
         """The steps, and between them whatever is due."""
@@ -207,7 +220,7 @@ class _Run:
         """Refuse a prior that belongs to other tokens, before the first step."""
         prior.layout.require(layout_of(self.dataset), f"tokens {self.config.tokens}")
 
-    def _open(self, settings: Mapping[str, Any], tokenizer: Tokenizer, fresh: bool) -> RunRecord:
+    def _open(self, settings: Mapping[str, Any], tokenizer: Tokenizer, fresh: bool) -> None:
         if fresh:
             self.folder.clear()
             (self.folder.path / TOKENIZER).mkdir()
@@ -221,7 +234,7 @@ class _Run:
             f"{weights:.1f} M weights, {self.dataset.num_tokens} tokens of {prior.layout.vocab_size}, "
             f"{prior.num_classes or 'no'} classes; {rows} rows, {len(self.held_out)} of them held out"
         )
-        return RunRecord(self.folder.path, self.state.step)
+        self.record = RunRecord(self.folder.path, self.state.step)
 
     # ---- during ---------------------------------------------------------------------------------------------
 
@@ -271,7 +284,8 @@ class _Run:
             self.reporter.note(f"step {self.state.step}, held-out images: {bits:.3f} bits a token")
             self._write(line)
         quality = None if math.isnan(nats) else -nats
-        on_main(lambda: self.folder.save(self.state, random, quality))
+        whole = self.whole()
+        on_main(lambda: self.folder.save(whole, random, quality))
 
     def _validation(self) -> float:
         """Nats a token of the averaged prior on held-out rows; NaN where there are none."""

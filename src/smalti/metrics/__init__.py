@@ -11,6 +11,7 @@ from smalti.metrics.feature_extractor import (
 from smalti.metrics.feature_statistics import FeatureAccumulator, FeatureStatistics
 from smalti.metrics.frechet import frechet_distance
 from smalti.metrics.image_quality import ImageQuality, mean_color, psnr, ssim
+from smalti.metrics.inception_score import InceptionScore, inception_score
 from smalti.metrics.kernel_distance import KernelDistance, kernel_distance
 from smalti.metrics.protocol import PixelHash, Protocol
 from smalti.metrics.statistics_file import ReferenceStatistics, read_statistics, write_statistics
@@ -25,12 +26,14 @@ __all__ = [
     "FeatureExtractor",
     "FeatureStatistics",
     "ImageQuality",
+    "InceptionScore",
     "KernelDistance",
     "PixelHash",
     "Protocol",
     "ReferenceStatistics",
     "code_near",
     "frechet_distance",
+    "inception_score",
     "kernel_distance",
     "load_convolutional_features",
     "mean_color",

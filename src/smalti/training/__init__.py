@@ -13,6 +13,7 @@ from smalti.training.checkpoint import (
     read_notes,
     save_checkpoint,
 )
+from smalti.training.fully_sharded import join_sharded
 from smalti.training.initial_weights import PartTaken, read_weights, take_weights
 from smalti.training.interruption import StopRequest
 from smalti.training.loop import DataError, Piece, StepResult, train_steps
@@ -78,6 +79,7 @@ __all__ = [
     "has_bf16",
     "in_all",
     "join_processes",
+    "join_sharded",
     "launched_processes",
     "launched_rank",
     "learning_rate",

@@ -1,7 +1,8 @@
 """The runtime of several processes, as torchrun or accelerate launch starts them: Accelerate over torch.distributed.
 
-It differs from `runtime.py`, one process, in what `distribute` and `accumulate` do. Who takes which part of a batch,
-and what is decided together, is said by the loop (`loop.py`, `agreement.py`).
+Each process has the whole model; `fully_sharded.py` cuts it. It differs from `runtime.py`, one process, in what
+`distribute` and `accumulate` do. Who takes which part of a batch, and what is decided together, is said by the loop
+(`loop.py`, `agreement.py`).
 
 Source: Gugger et al. 2022, "Accelerate"; DistributedDataParallel of Li et al. 2020 (arXiv 2006.15704).
 """

@@ -1,14 +1,14 @@
 """Where and how a training step runs: device, number format, memory layout, compilation.
 
 The loop knows none of this; it calls the methods of `Runtime`, which is a single process on one device. A run over
-several processes has another class with the same methods (`many_processes.py`) and the same loop.
+several processes has another class with the same methods (`many_processes.py`, `fully_sharded.py`) and the same loop.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -62,6 +62,14 @@ class Runtime:
     def accumulate(self, module: nn.Module, last: bool) -> AbstractContextManager:
         """The context of a forward and backward pass; only the last one of a step exchanges gradients."""
         return nullcontext()
+
+    def shard(self, state: Any) -> Callable[[], Any]:
+        """Cut a `TrainingState` over the processes, in place, where that was asked for: here not.
+
+        Returns:
+            What gathers it again to be written; all processes call it, and the first one gets the whole.
+        """
+        return lambda: state
 
     def place(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Images (B, C, H, W) on the device, in the layout of the model."""

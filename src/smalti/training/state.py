@@ -57,6 +57,8 @@ class TrainingState(Generic[Model]):
         self.scaler.unscale_(self.optimizer)
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         norm = nn.utils.clip_grad_norm_(trainable, config.grad_clip)
+        if hasattr(norm, "full_tensor"):  # of weights in parts, see `fully_sharded.py`
+            norm = norm.full_tensor()
         # An overflow under a large scale is no failure: the scaler leaves the weights alone and halves the scale.
         if not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
             keys = [key for part in parts for key in part.keys]

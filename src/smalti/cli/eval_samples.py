@@ -1,0 +1,79 @@
+"""`smalti eval-samples SAMPLES DATA`: measure a generator's images against those that it imitates.
+
+People get a table, programs get `--json`: one JSON object and nothing else on stdout.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from smalti.cli.parsing import parse_config
+from smalti.formats.atomic import replace_file
+from smalti.jobs.evaluate_samples import EvaluateSamplesConfig, SamplesResult, evaluate_samples
+
+
+@dataclass(frozen=True)
+class EvalSamplesCommand(EvaluateSamplesConfig):
+    """Measure images that a generator drew against those that it imitates: gFID, KID, Inception Score."""
+
+    json: bool = False
+    """Print one JSON object instead of the table; nothing else goes to stdout."""
+    out: Path | None = None
+    """Also write that JSON to this file."""
+    force: bool = False
+    """Let --out replace an existing file."""
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, evaluate, print; returns the exit code."""
+    command = parse_config(EvalSamplesCommand, arguments, prog="smalti eval-samples", positionals=("samples", "data"))
+    if command.out is None:
+        result = _evaluate(command)
+    else:  # an existing file is refused before the work, not after it
+        with replace_file(command.out, command.force) as path:
+            result = _evaluate(command)
+            path.write_text(to_json(result) + "\n", encoding="utf-8")
+    if command.json:
+        print(to_json(result))
+    else:
+        print_table(result, Console(markup=False, highlight=False, emoji=False))
+    for warning in result.warnings:
+        print(f"smalti eval-samples: warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def to_json(result: SamplesResult) -> str:
+    """The result as a JSON object."""
+    return json.dumps(result.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _evaluate(command: EvalSamplesCommand) -> SamplesResult:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("images", total=None)
+        return evaluate_samples(command, lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def print_table(result: SamplesResult, console: Console) -> None:
+    """The result for people: what was compared, what the networks say, what is missing."""
+    size = "their own size" if result.protocol.size is None else "{} x {}".format(*result.protocol.size)
+    console.print(
+        f"{result.samples}: {result.samples_count} samples against {result.images} images of {result.data} at {size}\n"
+    )
+    table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for judgment in result.judgments:
+        for title, number in judgment.numbers().items():
+            table.add_row(title, f"{number:.4f}", f"weights {judgment.weights_sha256[:8]}")
+    console.print(table)
+    for what, why in result.left_out.items():
+        console.print(f"no {what}: {why}", style="dim", soft_wrap=True)
+    for key, why in result.unreadable.items():
+        console.print(f"could not be read: {key}: {why}", soft_wrap=True)

@@ -1,0 +1,251 @@
+"""How good are samples: a folder of images that a generator drew against a set of images that it imitates.
+
+Whoever drew them, samples and reference are prepared by the one protocol by which reconstructions are measured
+(`evaluate.py`), and the same networks judge them by the same names; only that a Fréchet distance on FID's own network
+and weights is called gFID here, and that the Inception Score stands beside it. Two samples of different generators are
+compared at equal numbers of samples, against the same reference.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any, Literal
+
+import torch
+
+from smalti.blocks import FIDInception
+from smalti.data import ImageSource, open_images
+from smalti.jobs.judges import Judges, open_judges
+from smalti.jobs.measure import Judgment, Originals, compared, warnings_about
+from smalti.jobs.preparation import JudgingConfig, prepared_images
+from smalti.jobs.repeat import command_line
+from smalti.jobs.sample import GRID
+from smalti.metrics import (
+    FeatureAccumulator,
+    FeatureStatistics,
+    PixelHash,
+    Protocol,
+    inception_score,
+    read_statistics,
+)
+from smalti.metrics.inception_score import SPLITS
+from smalti.ops.pixels import to_float
+from smalti.training.runtime import find_device
+
+CHANNELS = 3
+"""Samples and reference are compared in colour; a grey image is three equal channels."""
+
+
+@dataclass(frozen=True)
+class EvaluateSamplesConfig(JudgingConfig):
+    """Which samples to measure, against what."""
+
+    samples: str
+    """Images that a generator drew: the folder of smalti sample, or anything else that smalti opens."""
+    data: str
+    """The images that it imitates, usually its training set; or a file of their feature statistics (gFID)."""
+    size: int | tuple[int, int] | Literal["samples"] = field(default="samples", kw_only=True)
+    """Size at which both are judged: a side or [height, width] (resized to cover it, then cropped to the centre), or
+    "samples" for that of the first sample."""
+    judges: tuple[str, ...] = field(default=("auto",), kw_only=True)
+    """Networks that judge: "fid_inception", "efficientnet_lite0", files with convolutional features; "auto" is the
+    first two as far as their weights are here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.size, str) and min(_pair(self.size)) < 1:
+            raise ValueError(f"size: got {self.size}, expected sides of at least 1")
+
+
+@dataclass(frozen=True)
+class SamplesResult:
+    """Every number that the evaluation of samples gives."""
+
+    samples: str
+    """The samples, as they were named."""
+    samples_count: int
+    """How many could be read."""
+    samples_sha256: str
+    """Hash of their prepared pixels."""
+    data: str
+    """The reference, as it was named."""
+    images: int
+    """How many images it has."""
+    images_sha256: str
+    """Hash of their prepared pixels."""
+    protocol: Protocol
+    """How samples and reference were prepared."""
+    judgments: tuple[Judgment, ...]
+    """What the networks say."""
+    left_out: dict[str, str]
+    """What could not be measured, and why."""
+    unreadable: dict[str, str]
+    """Samples and images that did not decode, and why; they are in no number."""
+    warnings: tuple[str, ...]
+    """What a reader of the numbers must know."""
+    command: str
+    """The command that gives these numbers again."""
+
+    @property
+    def gfid(self) -> float | None:
+        """The Fréchet distance on FID's own network and weights, if it was among the judges."""
+        return next((judgment.frechet_distance for judgment in self.judgments if judgment.is_fid), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the keys are stable within one value of `version`."""
+        return {
+            "version": 1,
+            "smalti": version("smalti"),
+            "command": self.command,
+            "samples": self.samples,
+            "samples_count": self.samples_count,
+            "samples_sha256": self.samples_sha256,
+            "data": self.data,
+            "images": self.images,
+            "images_sha256": self.images_sha256,
+            "protocol": self.protocol.to_dict(),
+            "gfid": self.gfid,
+            "judges": [judgment.to_dict() for judgment in self.judgments],
+            "left_out": self.left_out,
+            "warnings": list(self.warnings),
+            "unreadable_count": len(self.unreadable),
+            "unreadable": self.unreadable,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """What is known of the images that are imitated."""
+
+    statistics: Mapping[str, FeatureStatistics]
+    images: int
+    sha256: str
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def evaluate_samples(
+    config: EvaluateSamplesConfig, on_images: Callable[[int, int], None] | None = None
+) -> SamplesResult:
+    """Measure samples.
+
+    Args:
+        config: which, against what.
+        on_images: told (images done, images in all), first of the samples, then of the reference.
+
+    Raises:
+        FileNotFoundError: no such samples or data, or no weights of a judge that was asked for by name.
+        ValueError: no image could be read, fewer than two samples or images, or statistics of something else.
+    """
+    device = find_device(config.device)
+    judges = open_judges(config.judges, [], device, config.weights, config.download)
+    if not judges.sets:
+        why = "; ".join(f"no {what}: {reason}" for what, reason in judges.left_out.items())
+        raise ValueError(f"judges: got {list(config.judges)}, of which none is here. {why}")
+    source = open_images(config.samples, channels=CHANNELS)
+    protocol = _protocol(config, source)
+    accumulators = [FeatureAccumulator(network) for network in judges.sets]
+    pixels, count = PixelHash(), 0
+    for image, _ in prepared_images(source, protocol.size, config, _drawn(source)):
+        image = image.to(device)
+        pixels.update(image)
+        for accumulator in accumulators:
+            accumulator.update(accumulator.network.features(to_float(image)))
+        count += image.shape[0]
+        if on_images is not None:
+            on_images(count, len(source))
+    if count < 2:
+        raise ValueError(f"samples: got {count} readable images in {config.samples}, expected at least 2")
+    reference = _reference(config, protocol, judges, device, on_images)
+    judgments = tuple(
+        _judged(accumulator, reference.statistics[accumulator.network.name])
+        for accumulator in accumulators
+        if accumulator.network.name in reference.statistics
+    )
+    few = count < SPLITS and any(judgment.is_fid for judgment in judgments)
+    left_out = {"Inception Score": f"{count} samples, it needs {SPLITS}"} if few else {}
+    return SamplesResult(
+        samples=config.samples,
+        samples_count=count,
+        samples_sha256=pixels.compute(),
+        data=config.data,
+        images=reference.images,
+        images_sha256=reference.sha256,
+        protocol=protocol,
+        judgments=judgments,
+        left_out={**judges.left_out, **reference.left_out, **left_out},
+        unreadable={**source.unreadable, **reference.unreadable},
+        warnings=warnings_about(count, judgments),
+        command=command_line(
+            "eval-samples", replace(config, size=protocol.size or "samples"), EvaluateSamplesConfig, ("samples", "data")
+        ),
+    )
+
+
+def _protocol(config: EvaluateSamplesConfig, source: ImageSource) -> Protocol:
+    """How samples and reference are prepared: as the statistics were, or at the size of the first sample."""
+    if _is_statistics(config.data):
+        told = read_statistics(config.data, "gFID").protocol
+        protocol = Protocol(**{**told, "size": None if told["size"] is None else _pair(told["size"])})
+        if protocol != Protocol.of_size(protocol.size, CHANNELS):
+            raise ValueError(f"statistics: {config.data} was taken with {told}, which this smalti does not do")
+        if not isinstance(config.size, str) and _pair(config.size) != protocol.size:
+            raise ValueError(f"size: got {config.size}, expected that of {config.data}, {protocol.size}")
+        return protocol
+    if not isinstance(config.size, str):
+        return Protocol.of_size(_pair(config.size), CHANNELS)
+    image, _ = next(prepared_images(source, None, config, _drawn(source)), (None, None))
+    if image is None:
+        raise ValueError(f"samples: {config.samples} holds no readable image")
+    return Protocol.of_size((image.shape[2], image.shape[3]), CHANNELS)
+
+
+def _drawn(source: ImageSource) -> list[int]:
+    """All images but the picture of all samples that `smalti sample` puts beside them."""
+    return [index for index in range(len(source)) if source.key(index) != GRID]
+
+
+def _reference(
+    config: EvaluateSamplesConfig,
+    protocol: Protocol,
+    judges: Judges,
+    device: torch.device,
+    on_images: Callable[[int, int], None] | None,
+) -> _Reference:
+    """Statistics of the images that are imitated: from their file, or from the images."""
+    if _is_statistics(config.data):
+        known = read_statistics(config.data, "gFID")
+        network = known.statistics.network
+        others = {each.name: f"{config.data} is of {network}" for each in judges.sets if each.name != network}
+        if len(others) == len(judges.sets):
+            raise ValueError(f"statistics: {config.data} is of {network}, judges are {', '.join(others)}")
+        return _Reference({network: known.statistics}, known.statistics.count, known.images_sha256, {}, others)
+    source = open_images(config.data, channels=CHANNELS)
+    originals = Originals(judges, protocol, config.statistics, "gFID")
+    for image, _ in prepared_images(source, protocol.size, config):
+        originals.update(image.to(device))
+        if on_images is not None:
+            on_images(originals.images + len(source.unreadable), len(source))
+    if originals.images < 2:
+        raise ValueError(f"data: got {originals.images} readable images in {config.data}, expected at least 2")
+    return _Reference(originals.statistics(), originals.images, originals.sha256, source.unreadable)
+
+
+def _judged(accumulator: FeatureAccumulator, reference: FeatureStatistics) -> Judgment:
+    """What one network says; FID's own also gives the Inception Score."""
+    ours = accumulator.compute()
+    judgment = replace(compared(ours, reference), kind="gFID")
+    if isinstance(accumulator.network, FIDInception) and ours.count >= SPLITS:
+        assert ours.features is not None
+        logits = accumulator.network.cpu().logits(ours.features)
+        return replace(judgment, inception_score=inception_score(logits))
+    return judgment
+
+
+def _is_statistics(data: str) -> bool:
+    return data.endswith(".safetensors")
+
+
+def _pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
