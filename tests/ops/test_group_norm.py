@@ -54,3 +54,17 @@ def test_the_gradient_keeps_the_layout() -> None:
     x = torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
     (gradient,) = torch.autograd.grad(group_norm(x, 2, None, None, 1e-6).square().sum(), x)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_second_derivatives_are_torchs() -> None:
+    """As a gradient penalty asks for them."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight, bias = (torch.randn(8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    penalties = []
+    for norm in (group_norm, F.group_norm):
+        y = norm(x, 2, weight, bias, 1e-6)
+        (slope,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+        penalties.append(torch.autograd.grad(slope.square().sum(), [x, weight, bias]))
+    for ours, theirs in zip(*penalties, strict=True):
+        torch.testing.assert_close(ours, theirs)

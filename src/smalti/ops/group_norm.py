@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def group_norm(
@@ -20,7 +19,7 @@ def group_norm(
 ) -> Float[Tensor, "b c h w"]:
     """`torch.nn.functional.group_norm`, in value always, and in gradient up to rounding.
 
-    Channels-last features on the CPU have a gradient of their own, computed in fp32; it has no second derivative.
+    Channels-last features on the CPU have a gradient of their own, computed in fp32 or better.
 
     Args:
         x: features (B, C, H, W), in any floating-point format.
@@ -43,19 +42,24 @@ class _ChannelsLast(torch.autograd.Function):
     def forward(context, x, num_groups, weight, bias, eps):  # type: ignore[no-untyped-def]
         B, C, H, W = x.shape
         y, mean_BG, r_BG = torch.native_group_norm(x, weight, bias, B, C, H * W, num_groups, eps)
-        context.save_for_backward(x, weight, mean_BG, r_BG)
+        context.save_for_backward(x, weight, bias, mean_BG, r_BG)
+        context.eps = eps
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(context, gradient):  # type: ignore[no-untyped-def]
-        x, weight, mean_BG, r_BG = context.saved_tensors
+        x, weight, bias, mean_BG, r_BG = context.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants second derivatives, which torch's own kernel has
+            wanted = [t for t in (x, weight, bias) if t is not None and t.requires_grad]
+            y = F.group_norm(x, mean_BG.shape[1], weight, bias, context.eps)
+            found = dict(zip(map(id, wanted), torch.autograd.grad(y, wanted, gradient, create_graph=True), strict=True))
+            return found.get(id(x)), None, found.get(id(weight)), found.get(id(bias)), None
         B, C, H, W = x.shape
-        G = mean_BG.shape[1]
+        G, wide = mean_BG.shape[1], torch.promote_types(x.dtype, torch.float32)
         # One row a position, its channels side by side in memory / 每个位置一行,其通道在内存中相邻: (B, H*W, C)
-        x_BNC, dy_BNC = (t.movedim(1, 3).reshape(B, H * W, C).float() for t in (x, gradient))
-        mean_BC, r_BC = (t.float().repeat_interleave(C // G, dim=1) for t in (mean_BG, r_BG))
-        weight_C = x.new_ones(C, dtype=torch.float32) if weight is None else weight.float()
+        x_BNC, dy_BNC = (t.movedim(1, 3).reshape(B, H * W, C).to(wide) for t in (x, gradient))
+        mean_BC, r_BC = (t.to(wide).repeat_interleave(C // G, dim=1) for t in (mean_BG, r_BG))
+        weight_C = x.new_ones(C, dtype=wide) if weight is None else weight.to(wide)
         # db = Σ dy and dw = Σ dy x̂ of each channel, image by image / 逐图像、逐通道求和
         db_BC = dy_BNC.sum(1)
         dw_BC = ((dy_BNC * x_BNC).sum(1) - mean_BC * db_BC) * r_BC
