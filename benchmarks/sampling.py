@@ -53,7 +53,7 @@ ROWS = {
 """Name → prior, tokenizer, images at once."""
 NOTES = """\
 Bars: ours / products at most 1.3, plain / ours at least 1.3, in the default format.
-On 2026-11-24 VAR met both; LlamaGen met the first and missed the second.
+On 2026-11-24 VAR met both; LlamaGen was at the edge of the first, 1.25 to 1.32 in two runs, and missed the second.
 
 - Cache: 2 · blocks · images · 2 (guidance) · tokens · width numbers of the format, allocated once; the bytes of the
   tensor equal this formula (the benchmark and a test compare them).
