@@ -20,7 +20,6 @@ on random logits for all tokens of the run.
 
 import argparse
 import datetime
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from plain_sampling import PlainGPT, PlainVAR
 from torch import Tensor
-from train import processor
+from train import measure_rows, processor
 
 from smalti.jobs.sample import to_tokens
 from smalti.ops.linear import linear
@@ -252,17 +251,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     head = {"date": datetime.date.today().isoformat(), "machine": processor(), "torch": torch.__version__}
-    rows = []
-    if options.out and options.out.exists():  # rows of another call on the same day and machine stay
-        kept = json.loads(options.out.read_text())
-        rows = kept["rows"] if {k: kept[k] for k in head} == head else []
-    for row in [options.only] if options.only else ROWS:
-        rows = [r for r in rows if r["row"] != row] + [compare(row, options.rounds)]
-        print(json.dumps(rows[-1], indent=1), flush=True)
-        if options.out:
-            rows.sort(key=lambda r: list(ROWS).index(r["row"]))
-            options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
-            options.out.with_suffix(".md").write_text(table(rows, head))
+    names = [options.only] if options.only else list(ROWS)
+    measure_rows(names, lambda row: compare(row, options.rounds), table, head, list(ROWS), options.out)
 
 
 if __name__ == "__main__":

@@ -276,6 +276,28 @@ def processor() -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
+def measure_rows(
+    names: list[str],
+    measure: Callable[[str], dict],
+    table: Callable[[list[dict], dict], str],
+    head: dict,
+    order: list[str],
+    out: Path | None,
+) -> None:
+    """Measure rows, write each as soon as it is there; those of another call on the same day and machine stay."""
+    rows = []
+    if out and out.exists():
+        kept = json.loads(out.read_text())
+        rows = kept["rows"] if {k: kept[k] for k in head} == head else []
+    for row in names:
+        rows = [r for r in rows if r["row"] != row] + [measure(row)]
+        print(json.dumps(rows[-1], indent=1), flush=True)
+        if out:
+            rows.sort(key=lambda r: order.index(r["row"]))
+            out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+            out.with_suffix(".md").write_text(table(rows, head))
+
+
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -293,17 +315,8 @@ def main() -> None:
         return
     head = {"date": datetime.date.today().isoformat(), "machine": processor(), "torch": torch.__version__}
     head["peers"] = {name: version(name) for name in ("vector-quantize-pytorch", "diffusers")}
-    rows = []
-    if options.out and options.out.exists():  # rows of another call on the same day and machine stay
-        kept = json.loads(options.out.read_text())
-        rows = kept["rows"] if {k: kept[k] for k in head} == head else []
-    for row in [options.only] if options.only else ROWS:
-        rows = [r for r in rows if r["row"] != row] + [compare(row, options.rounds)]
-        print(json.dumps(rows[-1], indent=1), flush=True)
-        if options.out:
-            rows.sort(key=lambda r: list(ROWS).index(r["row"]))
-            options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
-            options.out.with_suffix(".md").write_text(table(rows, head))
+    names = [options.only] if options.only else list(ROWS)
+    measure_rows(names, lambda row: compare(row, options.rounds), table, head, list(ROWS), options.out)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 //     s_k = z . e_k - h_k        h_k = |e_k|^2 / 2 (euclidean) or 0 (dot; cosine, with e_k / |e_k| for e_k)
 // The search has two phases:
 //   1. All N x K scores are computed roughly, at the speed of a matrix product: in float32, or in bfloat16 where the
-//      processor multiplies that two (AVX-512) to sixteen times (AMX) as fast. Kept is only the largest score of every *cell*, a run of up to 16
-//      consecutive codes, which costs one max per score beside its products.
+//      processor multiplies that two (AVX-512) to sixteen times (AMX) as fast. Kept is only the largest score of every
+//      *cell*, a run of up to 16 consecutive codes, which costs one max per score beside its products.
 //   2. A bound on the errors of phase 1 says which cells can hold the nearest code, mostly one. Those are searched
 //      again in float64 from the original numbers, distances in difference form, ties to the lowest index.
 // So the answer is that of a float64 brute force whatever the data; ties, tiny distances and offsets cost time only.
