@@ -4,7 +4,6 @@ People get a table, programs get `--json`: one JSON object and nothing else on s
 and the picture grid.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Literal
 
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import Progress
 from rich.table import Table
 
+from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
 from smalti.data import save_image
 from smalti.formats.atomic import replace_folder
@@ -37,10 +36,10 @@ def run(arguments: list[str]) -> int:
     """Parse, compare, print; returns the exit code."""
     command = parse_config(CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"))
     if command.out is None:
-        comparison = _compare(command)
+        comparison = with_progress(lambda on_images: compare(command, on_images))
     else:  # an existing folder is refused before the work, not after it
         with replace_folder(command.out, command.force) as folder:
-            comparison = _compare(command)
+            comparison = with_progress(lambda on_images: compare(command, on_images))
             (folder / "compare.json").write_text(to_json(comparison) + "\n", encoding="utf-8")
             save_image(folder / "grid.png", comparison.picture)
     if command.json:
@@ -50,18 +49,6 @@ def run(arguments: list[str]) -> int:
     for warning in comparison.warnings:
         print(f"smalti compare: warning: {warning}", file=sys.stderr)
     return 0
-
-
-def to_json(comparison: Comparison) -> str:
-    """The comparison as a JSON object."""
-    return json.dumps(comparison.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-
-
-def _compare(command: CompareCommand) -> Comparison:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("images", total=None)
-        return compare(command, lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def print_table(comparison: Comparison) -> None:

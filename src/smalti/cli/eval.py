@@ -4,15 +4,14 @@ People get a table, programs get `--json`: one JSON object and nothing else on s
 stderr). Exit codes: 0 measured; 2 a mistake in the call; 3 with `--fail-on-collapse`, the codebook is collapsed.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
 from smalti.formats.atomic import replace_file
 from smalti.formats.bits import bits_per_index
@@ -42,10 +41,10 @@ def run(arguments: list[str]) -> int:
     """Parse, evaluate, print; returns the exit code."""
     command = parse_config(EvalCommand, arguments, prog="smalti eval", positionals=("run", "data"))
     if command.out is None:
-        result = _evaluate(command)
+        result = with_progress(lambda on_images: evaluate(command, on_images))
     else:  # an existing file is refused before the work, not after it
         with replace_file(command.out, command.force) as path:
-            result = _evaluate(command)
+            result = with_progress(lambda on_images: evaluate(command, on_images))
             path.write_text(to_json(result) + "\n", encoding="utf-8")
     if command.json:
         print(to_json(result))
@@ -58,18 +57,6 @@ def run(arguments: list[str]) -> int:
             print(f"smalti eval: collapsed: {reason}", file=sys.stderr)
         return COLLAPSED
     return 0
-
-
-def to_json(result: EvaluationResult) -> str:
-    """The result as a JSON object."""
-    return json.dumps(result.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-
-
-def _evaluate(command: EvalCommand) -> EvaluationResult:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("images", total=None)
-        return evaluate(command, lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def print_tables(result: EvaluationResult, console: Console) -> None:

@@ -3,15 +3,14 @@
 People get a table, programs get `--json`: one JSON object and nothing else on stdout.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
 from smalti.formats.atomic import replace_file
 from smalti.jobs.evaluate_samples import EvaluateSamplesConfig, SamplesResult, evaluate_samples
@@ -33,10 +32,10 @@ def run(arguments: list[str]) -> int:
     """Parse, evaluate, print; returns the exit code."""
     command = parse_config(EvalSamplesCommand, arguments, prog="smalti eval-samples", positionals=("samples", "data"))
     if command.out is None:
-        result = _evaluate(command)
+        result = with_progress(lambda on_images: evaluate_samples(command, on_images))
     else:  # an existing file is refused before the work, not after it
         with replace_file(command.out, command.force) as path:
-            result = _evaluate(command)
+            result = with_progress(lambda on_images: evaluate_samples(command, on_images))
             path.write_text(to_json(result) + "\n", encoding="utf-8")
     if command.json:
         print(to_json(result))
@@ -45,18 +44,6 @@ def run(arguments: list[str]) -> int:
     for warning in result.warnings:
         print(f"smalti eval-samples: warning: {warning}", file=sys.stderr)
     return 0
-
-
-def to_json(result: SamplesResult) -> str:
-    """The result as a JSON object."""
-    return json.dumps(result.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-
-
-def _evaluate(command: EvalSamplesCommand) -> SamplesResult:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("images", total=None)
-        return evaluate_samples(command, lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def print_table(result: SamplesResult, console: Console) -> None:

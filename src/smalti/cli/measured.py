@@ -1,0 +1,31 @@
+"""What the commands that measure images share: a progress bar while they work, and their result as JSON."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from rich.console import Console
+from rich.progress import Progress
+
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Reportable(Protocol):
+    """A result that knows its plain JSON types."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+
+
+def to_json(result: Reportable) -> str:
+    """A result as a JSON object."""
+    return json.dumps(result.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def with_progress(work: Callable[[Callable[[int, int], None]], Result]) -> Result:
+    """Do `work`, which tells how many images are done, and of how many; a terminal shows it until the end."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("images", total=None)
+        return work(lambda done, total: progress.update(task, completed=done, total=total))
