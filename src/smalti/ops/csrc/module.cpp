@@ -7,10 +7,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
+#include <cstdint>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -80,16 +79,17 @@ template <typename Work> void on_threads(int workers, const Work& work) {
 #endif
 }
 
-struct Free {
-    void operator()(float* p) const { std::free(p); }
-};
-using Floats = std::unique_ptr<float[], Free>;
+// Floats from an address that is a multiple of 64. std::aligned_alloc asks the heap for more than it keeps, so that what
+// one codebook leaves is too small for the next of its size; asking for the slack ourselves lets it be used again.
+class Floats {
+public:
+    Floats() = default;
+    explicit Floats(int64_t count) : memory_(new float[count + 15]) {}  // not set to zero
+    float* get() const { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory_.get()) + 63) & ~uintptr_t(63)); }
 
-Floats aligned_floats(int64_t count) {
-    void* p = std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64);
-    if (!p) throw std::bad_alloc();
-    return Floats(static_cast<float*>(p));
-}
+private:
+    std::unique_ptr<float[]> memory_;
+};
 
 // A codebook laid out for phase 1. It never changes; the codes themselves stay with the caller, who passes them again.
 class PackedCodebook {
@@ -126,7 +126,7 @@ public:
         // would take the next one's cache lines from the other core all the time.
         const int64_t tasks = (N + rows - 1) / rows, floats = (kernel_.workspace(shared) + 15) / 16 * 16 + 65536;
         const int workers = int(std::clamp<int64_t>(threads, 1, std::max<int64_t>(tasks, 1)));
-        const Floats workspaces = aligned_floats(workers * floats);
+        const Floats workspaces(workers * floats);
         alignas(64) std::atomic<int64_t> next = 0;
         on_threads(workers, [&](int worker) {
             const PackedView book = shared;  // of its own: no cache line that another thread writes to
@@ -145,7 +145,7 @@ private:
         const int64_t places = (K + panel_codes - 1) / panel_codes * panel_codes;
         const bool half = D >= kernel_.min_half_dim && K >= 128;
         size_ = places * (D + 1 + (half ? kernel_.steps(D, true) + 1 : 0));
-        panels_ = aligned_floats(size_);
+        panels_ = Floats(size_);
         float* half_panels = half ? panels_.get() + places * (D + 1) : nullptr;
         mean_ = mean_of_sample();
         z_mean_ = book_.metric == Metric::euclidean ? mean_ : std::vector<float>(D);
