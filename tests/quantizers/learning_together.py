@@ -48,6 +48,9 @@ def cases() -> dict[str, Quantizer]:
         "residual, one codebook": ResidualQuantizer([VectorQuantizer(24, 8, **ALIVE)], num_quantizers=2),
         "multi-scale": MultiScaleQuantizer(24, 8, (1, 2, 4), quantizer=VectorQuantizer(24, 8, **ALIVE)),
         "multi-scale ema": MultiScaleQuantizer(24, 8, (1, 2, 4), quantizer=EMAVectorQuantizer(24, 8, **ALIVE)),
+        "multi-scale ema, a codebook a scale": MultiScaleQuantizer(
+            24, 8, (1, 2, 4), num_codebooks=3, quantizer=EMAVectorQuantizer(24, 8, **ALIVE)
+        ),
         "grouped": GroupedQuantizer([EMAVectorQuantizer(12, 4, **ALIVE), EMAVectorQuantizer(12, 4, **ALIVE)]),
         "projected": ProjectedQuantizer(8, VectorQuantizer(24, 4, **ALIVE)),
         "simvq": SimVQ(24, 8),

@@ -56,7 +56,7 @@ BASES: dict[str, Callable[[int], RowQuantizer]] = {
 }
 HEADS = ("one head", "two heads", "two shared heads")
 PROJECTIONS = ("direct", "projected")
-WRAPPERS = ("bare", "residual", "shared residual", "multi-scale")
+WRAPPERS = ("bare", "residual", "shared residual", "multi-scale", "codebook a scale")
 
 PRODUCT = list(itertools.product(BASES, HEADS, PROJECTIONS, WRAPPERS))
 PART = [
@@ -84,9 +84,11 @@ def compose(base: str, heads: str, projection: str, wrapper: str) -> Quantizer:
         return ResidualQuantizer([core(), core(), core()], quantizer_dropout=0.5)
     if wrapper == "shared residual":
         return ResidualQuantizer([core()], num_quantizers=3)
-    if wrapper == "multi-scale":
-        inner = core()
-        return MultiScaleQuantizer(inner.num_embeddings, CHANNELS, (1, 2, 3), num_phi=2, quantizer=inner)
+    if wrapper in ("multi-scale", "codebook a scale"):
+        inner, codebooks = core(), 1 if wrapper == "multi-scale" else 3
+        return MultiScaleQuantizer(
+            inner.num_embeddings, CHANNELS, (1, 2, 3), num_phi=2, num_codebooks=codebooks, quantizer=inner
+        )
     return core()
 
 
@@ -129,7 +131,7 @@ def named(rows: list[tuple[str, str, str, str]]) -> dict[str, Any]:
 def test_what_comes_out_decodes_from_its_indices(row: tuple[str, str, str, str]):
     torch.manual_seed(0)
     quantizer = trained(compose(*row), steps=2)
-    code_shape = quantizer.code_shape if isinstance(quantizer, RowQuantizer) else quantizer.quantizer.code_shape
+    code_shape = quantizer.code_shape if isinstance(quantizer, RowQuantizer) else quantizer.part(0).code_shape
     for seed in (4, 6):
         z = latent(quantizer, seed + PRODUCT.index(row) % 2)
         output = quantizer(z)

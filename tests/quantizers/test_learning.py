@@ -149,6 +149,9 @@ LIVING_QUANTIZERS: dict[str, Callable[[], Quantizer]] = {
     "heads": lambda: GroupedQuantizer([EMAVectorQuantizer(16, 2, **LIVING)], num_groups=2),
     "projected": lambda: ProjectedQuantizer(4, EMAVectorQuantizer(16, 2, **LIVING)),
     "multi-scale": lambda: MultiScaleQuantizer(16, 4, (1, 2, 4), quantizer=EMAVectorQuantizer(16, 4, **LIVING)),
+    "multi-scale, a codebook a scale": lambda: MultiScaleQuantizer(
+        16, 4, (1, 2, 4), num_codebooks=3, quantizer=EMAVectorQuantizer(16, 4, **LIVING)
+    ),
 }
 
 

@@ -67,7 +67,8 @@ class SlowVAR:
     """Algorithm 1 (encoding) and algorithm 2 (reconstruction) with the weights of a MultiScaleQuantizer."""
 
     def __init__(self, vq: MultiScaleQuantizer, phi_of_scale: list[int], grids: Grids):
-        self.codebook = vq.get_codebook().detach().double().numpy()
+        codebooks = vq.get_codebook().detach().double().numpy()
+        self.codebooks = codebooks if codebooks.ndim == 3 else [codebooks] * len(grids)
         self.phis = [(p.conv.weight.detach().double().numpy(), p.conv.bias.detach().double().numpy()) for p in vq.phis]
         self.ratio, self.phi_of_scale, self.grids = vq.phi_ratio, phi_of_scale, grids
 
@@ -75,25 +76,25 @@ class SlowVAR:
         h = bicubic(codes, self.grids[-1])
         return f_hat + (mixed(h, *self.phis[self.phi_of_scale[k]], self.ratio) if self.phis else h)
 
-    def lookup(self, indices: np.ndarray) -> np.ndarray:
-        return self.codebook[indices].transpose(0, 3, 1, 2)
+    def lookup(self, k: int, indices: np.ndarray) -> np.ndarray:
+        return self.codebooks[k][indices].transpose(0, 3, 1, 2)
 
     def encode(self, f: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         f_hat, all_indices, all_f_hat = np.zeros_like(f), [], []
         for k, grid in enumerate(self.grids):
             z = area(f - f_hat, grid).transpose(0, 2, 3, 1)
-            distances = ((z[..., None, :] - self.codebook) ** 2).sum(-1)
+            distances = ((z[..., None, :] - self.codebooks[k]) ** 2).sum(-1)
             two = np.partition(distances, 1, axis=-1)
             assert (two[..., 1] - two[..., 0]).min() > 1e-6, "an unlucky seed: a tie that fp32 cannot decide"
             all_indices.append(distances.argmin(-1))
-            f_hat = self.add(k, f_hat, self.lookup(all_indices[-1]))
+            f_hat = self.add(k, f_hat, self.lookup(k, all_indices[-1]))
             all_f_hat.append(f_hat)
         return all_indices, all_f_hat
 
     def var_input(self, all_indices: list[np.ndarray]) -> np.ndarray:
-        f_hat, rows = np.zeros((len(all_indices[0]), self.codebook.shape[1], *self.grids[-1])), []
+        f_hat, rows = np.zeros((len(all_indices[0]), self.codebooks[0].shape[1], *self.grids[-1])), []
         for k in range(len(self.grids) - 1):
-            f_hat = self.add(k, f_hat, self.lookup(all_indices[k]))
+            f_hat = self.add(k, f_hat, self.lookup(k, all_indices[k]))
             seen = area(f_hat, self.grids[k + 1])
             rows.append(seen.reshape(*seen.shape[:2], -1).transpose(0, 2, 1))
         return np.concatenate(rows, axis=1)
@@ -116,6 +117,14 @@ CASES = {
     "six scales on four": ((1, 2, 3, 4, 5, 6), {}, (6, 6), None, [0, 0, 1, 2, 3, 3]),
     "no convolution": ((1, 2, 4), {"phi_ratio": 0.0}, (4, 4), None, []),
     "only convolution": ((1, 2, 4), {"num_phi": 1, "phi_ratio": 1.0}, (4, 4), None, [0, 0, 0]),
+    "a codebook a scale": ((1, 2, 3, 4), {"num_codebooks": 4}, (4, 4), None, [0, 1, 2, 3]),
+    "a codebook for two or three scales": (
+        (1, 2, 3, 4, 5),
+        {"num_phi": 2, "num_codebooks": 2},
+        (5, 5),
+        None,
+        [0, 0, 0, 1, 1],
+    ),
     "one scale": ((4,), {"num_phi": 1}, (4, 4), None, [0]),
     "one scale of one token": ((1,), {"num_phi": 1}, (1, 1), None, [0]),
     "one scale and the default φ": ((4,), {}, (4, 4), None, [0]),
@@ -133,7 +142,8 @@ def test_equals_the_slow_algorithm(
     patch_nums: tuple[int, ...], options: dict, size: tuple[int, int], grids: Grids | None, phis: list[int]
 ) -> None:
     vq = MultiScaleQuantizer(48, 5, patch_nums, beta=0.4, **options).eval()
-    torch.nn.init.normal_(vq.quantizer.embedding.weight, std=0.6)
+    for codebook in vq.quantizers:
+        torch.nn.init.normal_(codebook.embedding.weight, std=0.6)
     for parameter in vq.phis.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     z = torch.randn(2, 5, *size)
@@ -169,18 +179,20 @@ def test_the_case_grids_given_really_gives_them() -> None:
 
 def multi_scale(patch_nums: tuple[int, ...] = (1, 2, 3, 4), **options: object) -> MultiScaleQuantizer:
     vq = MultiScaleQuantizer(32, 4, patch_nums, **options)
-    torch.nn.init.normal_(vq.quantizer.embedding.weight)
+    for codebook in vq.quantizers:
+        torch.nn.init.normal_(codebook.embedding.weight)
     return vq
 
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 9)])
-def test_sampling_step_by_step_sees_the_teacher_forcing_input(size: tuple[int, int]) -> None:
-    vq = multi_scale().eval()
+@pytest.mark.parametrize("num_codebooks", [1, 4])
+def test_sampling_step_by_step_sees_the_teacher_forcing_input(size: tuple[int, int], num_codebooks: int) -> None:
+    vq = multi_scale(num_codebooks=num_codebooks).eval()
     indices = vq.encode(torch.randn(2, 4, *size))
     grids = tuple((i.shape[1], i.shape[2]) for i in indices)
     f_hat, rows = torch.zeros(2, 4, *size), []
     for k, scale in enumerate(indices):  # as a sampler would: one scale of tokens, then the next input
-        codes = vq.quantizer.decode(scale)
+        codes = vq.quantizers[k if num_codebooks > 1 else 0].decode(scale)
         f_hat, following = vq.next_scale_input(k, f_hat, codes, grids)
         rows.append(following.flatten(2).transpose(1, 2))
     assert torch.equal(torch.cat(rows[:-1], dim=1), vq.var_input(indices))
@@ -220,7 +232,7 @@ def test_commitment_gradient_by_hand() -> None:
     output.terms["commitment"].backward()
     f_hats = torch.stack(vq.decode_progressive(output.indices)).detach()
     torch.testing.assert_close(z.grad, 2 * (z.detach() - f_hats).mean(0) / z.numel())
-    assert vq.quantizer.embedding.weight.grad is None
+    assert vq.quantizers[0].embedding.weight.grad is None
     assert all(parameter.grad is None for parameter in vq.phis.parameters())
 
 
@@ -235,7 +247,7 @@ def test_codebook_gradient_of_the_bias_of_a_shared_phi_by_hand() -> None:
         (2 / z.numel()) * (f_hat - z).sum((0, 2, 3)) * 0.5 * (k + 1) for k, f_hat in enumerate(f_hats)
     ).detach() / len(f_hats)
     torch.testing.assert_close(vq.phis[0].conv.bias.grad, expected)
-    assert vq.quantizer.embedding.weight.grad.abs().sum() > 0
+    assert vq.quantizers[0].embedding.weight.grad.abs().sum() > 0
 
 
 def test_codebook_gradient_of_one_code_by_finite_differences() -> None:
@@ -252,11 +264,13 @@ def test_codebook_gradient_of_one_code_by_finite_differences() -> None:
         values = []
         for step in (1e-2, -1e-2):
             with torch.no_grad():
-                vq.quantizer.embedding.weight[code, component] += step
+                vq.quantizers[0].embedding.weight[code, component] += step
                 values.append(term())
-                vq.quantizer.embedding.weight[code, component] -= step
+                vq.quantizers[0].embedding.weight[code, component] -= step
         slope = (values[0] - values[1]) / 2e-2
-        assert vq.quantizer.embedding.weight.grad[code, component].item() == pytest.approx(slope, abs=1e-5, rel=1e-3)
+        assert vq.quantizers[0].embedding.weight.grad[code, component].item() == pytest.approx(
+            slope, abs=1e-5, rel=1e-3
+        )
 
 
 def test_each_finer_scale_brings_the_sum_nearer() -> None:
@@ -357,6 +371,8 @@ def test_latents_must_have_two_sides(shape: tuple[int, ...]) -> None:
         ({"num_phi": 5}, "num_phi: got 5"),
         ({"phi_ratio": 1.5}, "phi_ratio: got 1.5"),
         ({"phi_ratio": float("nan")}, "phi_ratio: got nan"),
+        ({"num_codebooks": 0}, "num_codebooks: got 0, expected 1 to 3"),
+        ({"num_codebooks": 4}, "num_codebooks: got 4"),
         ({"beta": -1.0}, "beta: got -1"),
         ({"num_embeddings": 0}, "num_embeddings: got 0"),
         ({"quantizer": EMAVectorQuantizer(9, 4)}, "9"),

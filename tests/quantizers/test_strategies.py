@@ -117,7 +117,7 @@ def test_multi_scale_starts_at_the_residuals_of_all_scales() -> None:
         output = vq(z)
     assert output.terms["commitment"] < 0.2 * before
     assert torch.cat([i.flatten() for i in output.indices]).unique().numel() > 24
-    assert_counts_agree(vq.quantizer)
+    assert_counts_agree(vq.quantizers[0])
 
 
 # ---- revival of dead codes -------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def var(golden: Path) -> tuple[MultiScaleQuantizer, dict[str, torch.Tensor], dic
         phi_ratio=config["quant_resi"],
     ).eval()
     with torch.no_grad():
-        vq.quantizer.embedding.weight.copy_(weights["quantize.embedding.weight"])
+        vq.quantizers[0].embedding.weight.copy_(weights["quantize.embedding.weight"])
         for k, phi in enumerate(vq.phis):
             phi.conv.weight.copy_(weights[f"quantize.quant_resi.qresi_ls.{k}.weight"])
             phi.conv.bias.copy_(weights[f"quantize.quant_resi.qresi_ls.{k}.bias"])

@@ -31,8 +31,8 @@ def model(kind: str) -> SimpleVQVAE:
     """A small model in eval mode whose codes are as wide as its latents, so that many are in use."""
     torch.manual_seed(0)
     tokenizer = SimpleVQVAE(40, 6, 16, patch_nums=KINDS[kind])
-    codebook = tokenizer.quantizer if kind == "one map" else tokenizer.quantizer.quantizer
-    torch.nn.init.normal_(codebook.embedding.weight, std=0.3)
+    for codebook in [tokenizer.quantizer] if kind == "one map" else tokenizer.quantizer.quantizers:
+        torch.nn.init.normal_(codebook.embedding.weight, std=0.3)
     return tokenizer.eval()
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from smalti.quantizers import MultiScaleQuantizer
 from smalti.tokenizers import SimpleVQVAE
 
 VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -18,8 +19,8 @@ VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 def model(patch_nums: tuple[int, ...] | None) -> SimpleVQVAE:
     torch.manual_seed(0)
     tokenizer = SimpleVQVAE(40, 6, 16, patch_nums=patch_nums)
-    codebook = tokenizer.quantizer if patch_nums is None else tokenizer.quantizer.quantizer
-    torch.nn.init.normal_(codebook.embedding.weight, std=0.3)
+    for codebook in [tokenizer.quantizer] if patch_nums is None else tokenizer.quantizer.quantizers:
+        torch.nn.init.normal_(codebook.embedding.weight, std=0.3)
     return tokenizer.eval()
 
 
@@ -137,9 +138,10 @@ def test_the_golden_input_of_a_whole_tokenizer(golden: Path) -> None:
         load_file(folder / "expected.safetensors"),
         torch.load(next(folder.glob("*.pth")), weights_only=True),
     )
-    tokenizer = SimpleVQVAE(512, 32, 16, num_stages=4, patch_nums=VAR_PATCH_NUMS).eval()
+    quantizer = MultiScaleQuantizer(512, 32, VAR_PATCH_NUMS)
+    tokenizer = SimpleVQVAE(512, 32, 16, num_stages=4, quantizer=quantizer).eval()
     with torch.no_grad():
-        tokenizer.quantizer.quantizer.embedding.weight.copy_(weights["quantize.embedding.weight"])
+        tokenizer.quantizer.quantizers[0].embedding.weight.copy_(weights["quantize.embedding.weight"])
         for k, phi in enumerate(tokenizer.quantizer.phis):
             phi.conv.weight.copy_(weights[f"quantize.quant_resi.qresi_ls.{k}.weight"])
             phi.conv.bias.copy_(weights[f"quantize.quant_resi.qresi_ls.{k}.bias"])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from published import checkpoint, expected
 
+from smalti.quantizers import MultiScaleQuantizer
 from smalti.tokenizers import SimpleVQVAE
 from smalti.zoo import build, load_published
 
@@ -25,10 +26,11 @@ def values(golden):
     return expected(golden, "var_vqvae")
 
 
-@pytest.fixture(scope="module")
-def ours():
+@pytest.fixture(scope="module", params=[1, 4], ids=["one codebook", "a codebook a scale"])
+def ours(request):
     torch.manual_seed(5)
-    model = SimpleVQVAE(vocab_size=32, embedding_dim=8, hidden_dim=16, num_stages=2, patch_nums=(1, 2, 3, 6))
+    quantizer = MultiScaleQuantizer(32, 8, (1, 2, 3, 6), num_codebooks=request.param)
+    model = SimpleVQVAE(vocab_size=32, embedding_dim=8, hidden_dim=16, num_stages=2, quantizer=quantizer)
     for parameter in model.quantizer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model.eval()
@@ -108,8 +110,8 @@ def test_lists_and_last_ones(ours):
 
 @torch.no_grad()
 @pytest.mark.parametrize("which", ["vae", "ours"])
-def test_embed_to_fhat(which, request):
-    model = request.getfixturevalue(which)
+def test_embed_to_fhat(which, vae, ours):
+    model = {"vae": vae, "ours": ours}[which]
     patch_nums, quant = model.quantize.v_patch_nums, model.quantize
     idx_Bl = [torch.randint(model.vocab_size, (2, pn * pn)) for pn in patch_nums]
     maps = [
@@ -158,6 +160,9 @@ def test_images_that_are_not_square(ours, values, vae):
 
 
 def test_wrong_calls(ours):
+    if ours.quantize.embedding.weight.dim() == 3:
+        with pytest.raises(ValueError, match="idx_Bl: got 5 tokens"):
+            ours.quantize.embedding(torch.zeros(1, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match="grids"):
         ours.img_to_idxBl(torch.zeros(1, 3, 24, 24), v_patch_nums=(1, 2, 3, 5))
     with pytest.raises(ValueError, match="SN"):

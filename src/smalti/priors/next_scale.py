@@ -185,7 +185,7 @@ class NextScaleTransformer(Prior):
             if end == layout.num_tokens:
                 break
             # 2. Add them to f_hat and look at it at the next scale / 累加到 f_hat,再以下一尺度观察
-            codes_BChw = self.quantizer.scale_codes(tokens[k].reshape(-1, *grids[k]))
+            codes_BChw = self.quantizer.scale_codes(k, tokens[k].reshape(-1, *grids[k]))
             f_hat_BCHW, seen_BChw = self.quantizer.next_scale_input(k, f_hat_BCHW, codes_BChw, grids)
             seen_BlC = seen_BChw.flatten(2).transpose(1, 2).to(self.word_embedding.weight.dtype)
             x_BlW = self.word_embedding(seen_BlC) + places_LW[slice(*layout.spans[k + 1])]

@@ -1,11 +1,12 @@
 """The residual multi-scale quantizer of VAR: from one token for the whole image to one for each latent cell.
 
-Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905), algorithms 1 and 2. All scales share one
-codebook. Each scale looks at what the coarser ones left over:
+Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905), algorithms 1 and 2. There all scales
+share one codebook; here each may have its own. Each scale looks at what the coarser ones left over:
 
     residual -> area-downsample -> nearest code -> bicubic-upsample -> convolve with φ -> add to f_hat
 
-It wraps any quantizer of rows (`rows.py`), which searches and learns; this file only walks over the scales.
+It wraps any quantizer of rows (`rows.py`), which searches and learns; this file only walks over the scales, and
+`scale_residuals.py` is what they see.
 `residual.py` refines in value what this one refines in space: with equal sides and `phi_ratio=0` they are the same.
 The step is `ops.add_scale`, the one loop over it `_walk`; training, encoding, decoding and generating cannot disagree.
 
@@ -14,6 +15,7 @@ Legend: B images, C channels, H x W latent, K scales, h_k x w_k grid of scale k,
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple, final
 
 import torch
@@ -38,6 +40,7 @@ from smalti.quantizers.base import (
 )
 from smalti.quantizers.phi import Phi, shared_phi
 from smalti.quantizers.rows import LARGEST_LISTED_CODEBOOK, RowQuantizer, select
+from smalti.quantizers.scale_residuals import ScaleResiduals
 from smalti.quantizers.vector import VectorQuantizer
 
 Grids = tuple[tuple[int, int], ...]
@@ -77,18 +80,22 @@ class MultiScaleQuantizer(Quantizer):
         *,
         num_phi: int = 4,
         phi_ratio: float = 0.5,
+        num_codebooks: int = 1,
         quantizer: RowQuantizer | None = None,
     ):
         """
         Args:
-            num_embeddings: number of codes, shared by all scales.
+            num_embeddings: number of codes in a codebook.
             embedding_dim: channels C of the latent.
             patch_nums: side lengths of the scales for the square latent of training, coarse to fine; the last is the
                 latent's own side. Latents of other sizes get scales in proportion (`ops.proportional_grids`).
             beta: weight of the commitment term; the quantizer's own beta has no effect here.
             num_phi: 1: all scales share one φ; len(patch_nums): one per scale; between: neighbours share (VAR: 4).
             phi_ratio: share of the convolution in φ, 0 (no convolution at all) to 1.
-            quantizer: what searches and learns at every scale; None: `VectorQuantizer(num_embeddings, embedding_dim)`.
+            num_codebooks: 1: all scales share one codebook (VAR); len(patch_nums): one per scale; between: neighbours
+                share, as they do φ.
+            quantizer: what searches and learns at every scale; of several codebooks each starts as a copy of it. None:
+                `VectorQuantizer(num_embeddings, embedding_dim)`.
         """
         super().__init__()
         positive(num_embeddings=num_embeddings, embedding_dim=embedding_dim, num_phi=num_phi)
@@ -97,6 +104,8 @@ class MultiScaleQuantizer(Quantizer):
             raise ValueError(f"patch_nums: got {sides}, expected whole side lengths of at least 1 in growing order")
         if num_phi > len(sides) and num_phi != 4:
             raise ValueError(f"num_phi: got {num_phi}, expected 1 to {len(sides)}, the number of scales")
+        if not 1 <= num_codebooks <= len(sides):
+            raise ValueError(f"num_codebooks: got {num_codebooks}, expected 1 to {len(sides)}, the number of scales")
         if not 0 <= phi_ratio <= 1:
             raise ValueError(f"phi_ratio: got {phi_ratio}, expected 0 to 1")
         not_negative(beta=beta)
@@ -108,7 +117,8 @@ class MultiScaleQuantizer(Quantizer):
             )
         self.num_embeddings, self.embedding_dim, self.patch_nums = num_embeddings, embedding_dim, sides
         self.beta, self.phi_ratio = beta, phi_ratio
-        self.quantizer = quantizer
+        self.quantizers = nn.ModuleList(deepcopy(quantizer) if q else quantizer for q in range(num_codebooks))
+        self.codebook_of_scale = [shared_phi(k, len(sides), num_codebooks) for k in range(len(sides))]
         self.phis = nn.ModuleList(Phi(embedding_dim, phi_ratio) for _ in range(num_phi if phi_ratio > 0 else 0))
         self.phi_of_scale = [shared_phi(k, len(sides), num_phi) for k in range(len(sides))]
         usage_shape = (len(sides), *quantizer.code_shape, num_embeddings)
@@ -139,20 +149,20 @@ class MultiScaleQuantizer(Quantizer):
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
             f_BCHW = self._project(z, mask)
-            if self.training and self.quantizer.initialising:
+            if self.training and self.part(0).initialising:
                 self._initialise(f_BCHW, grids, mask)
-            residuals = _Residuals(self.quantizer, f_BCHW, grids, mask)
+            residuals = self._residuals(f_BCHW, grids, mask)
             scales = list(self._walk(residuals.quantize, z.shape[0], grids, z.device))
             # Losses after every scale, over valid positions / 每个尺度之后都计算损失,仅限有效位置
             terms = self._terms(f_BCHW, [scale.f_hat_BCHW for scale in scales], residuals.terms, mask)
-            quantized_ND = self.quantizer.estimate(to_rows(f_BCHW), to_rows(scales[-1].f_hat_BCHW))
+            quantized_ND = self.part(0).estimate(to_rows(f_BCHW), to_rows(scales[-1].f_hat_BCHW))
             if self.training and not self.frozen:
                 self._learn(residuals)
         return QuantizerOutput(
             quantized=_from_rows(quantized_ND, z).to(z.dtype),
             indices=tuple(scale.indices for scale in scales),
             terms=terms,
-            weights=self.quantizer.weights() | {"codebook": 1.0, "commitment": self.beta},
+            weights=self.part(0).weights() | {"codebook": 1.0, "commitment": self.beta},
         )
 
     @torch.no_grad()
@@ -161,7 +171,7 @@ class MultiScaleQuantizer(Quantizer):
         self._check_latent(z, None)
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
-            residuals = _Residuals(self.quantizer, self._project(z), grids, None)
+            residuals = self._residuals(self._project(z), grids, None)
             return tuple(scale.indices for scale in self._walk(residuals.search, z.shape[0], grids, z.device))
 
     def decode(self, indices: Indices) -> Float[Tensor, "b c h w"]:
@@ -173,7 +183,7 @@ class MultiScaleQuantizer(Quantizer):
         scales, grids = self._check_scales(indices)
         with torch.autocast(scales[0].device.type, enabled=False):
             walk = self._walk(
-                lambda k, _: (scales[k], self.scale_codes(scales[k])), scales[0].shape[0], grids, scales[0].device
+                lambda k, _: (scales[k], self.scale_codes(k, scales[k])), scales[0].shape[0], grids, scales[0].device
             )
             return [scale.f_hat_BCHW for scale in walk]
 
@@ -211,17 +221,26 @@ class MultiScaleQuantizer(Quantizer):
         with torch.autocast(scales[0].device.type, enabled=False):
             f_hat_BCHW = self._zeros(scales[0].shape[0], grids, scales[0].device)
             for k in range(len(scales) - 1):
-                f_hat_BCHW, input_BChw = self.next_scale_input(k, f_hat_BCHW, self.scale_codes(scales[k]), grids)
+                f_hat_BCHW, input_BChw = self.next_scale_input(k, f_hat_BCHW, self.scale_codes(k, scales[k]), grids)
                 rows.append(input_BChw.flatten(2).transpose(1, 2))
         return torch.cat(rows, dim=1)
+
+    def part(self, k: int) -> RowQuantizer:
+        """The quantizer of scale `k`."""
+        quantizer = self.quantizers[self.codebook_of_scale[k]]
+        assert isinstance(quantizer, RowQuantizer)
+        return quantizer
 
     def phi(self, k: int) -> nn.Module:
         """φ of scale `k`; the identity with `phi_ratio=0`."""
         return self.phis[self.phi_of_scale[k]] if len(self.phis) else nn.Identity()
 
     def get_codebook(self) -> Float[Tensor, "*parts k d"]:
-        """The codes (num_embeddings, embedding_dim), shared by all scales."""
-        return self.quantizer.get_codebook()
+        """The codes (num_embeddings, embedding_dim) that all scales share; of several codebooks that of each scale,
+        (scales, num_embeddings, embedding_dim)."""
+        if len(self.quantizers) == 1:
+            return self.part(0).get_codebook()
+        return torch.stack([self.part(k).get_codebook() for k in range(len(self.patch_nums))])
 
     def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
         """See `Quantizer.code_counts`: those of `scale_usage`."""
@@ -239,7 +258,8 @@ class MultiScaleQuantizer(Quantizer):
             "beta": self.beta,
             "num_phi": max(1, len(self.phis)),
             "phi_ratio": self.phi_ratio,
-            "quantizer": self.quantizer.config(),
+            "num_codebooks": len(self.quantizers),
+            "quantizer": self.part(0).config(),
         }
 
     # ---- the one loop over scales -------------------------------------------------------------------------------
@@ -265,20 +285,27 @@ class MultiScaleQuantizer(Quantizer):
             for f_hat in f_hats_ND
         )
         for name, term in average_terms(inner).items():
-            if self.quantizer.soft or name not in DISTANCE_TERMS:
+            if self.part(0).soft or name not in DISTANCE_TERMS:
                 terms[name] = terms.get(name, 0) + term
         return terms
 
+    def _residuals(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> ScaleResiduals:
+        return ScaleResiduals([self.part(k) for k in range(len(grids))], f_BCHW, grids, mask)
+
     @torch.no_grad()
     def _initialise(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> None:
-        """Start the codebook from the residuals that it leaves as it is now."""
-        residuals = _Residuals(self.quantizer, f_BCHW, grids, mask)
-        list(self._walk(residuals.quantize, f_BCHW.shape[0], grids, f_BCHW.device))
-        self.quantizer.initialise(residuals.rows()[0])
+        """Start each codebook from the residuals that it and those before it leave as they are now, coarse to fine."""
+        for q, quantizer in enumerate(self.quantizers):
+            residuals = self._residuals(f_BCHW, grids, mask)
+            list(self._walk(residuals.quantize, f_BCHW.shape[0], grids, f_BCHW.device))
+            assert isinstance(quantizer, RowQuantizer)
+            quantizer.initialise(residuals.rows(self._scales_of(q))[0])
 
-    def _learn(self, residuals: "_Residuals") -> None:
-        """Let the codebook learn from all scales at once, and keep the usage of each."""
-        self.quantizer.learn(*residuals.rows())
+    def _learn(self, residuals: ScaleResiduals) -> None:
+        """Let each codebook learn from all its scales at once, and keep the usage of each scale."""
+        for q, quantizer in enumerate(self.quantizers):
+            assert isinstance(quantizer, RowQuantizer)
+            quantizer.learn(*residuals.rows(self._scales_of(q)))
         if self.scale_usage is None:
             return
         codes = self.scale_usage[0].numel()
@@ -286,17 +313,21 @@ class MultiScaleQuantizer(Quantizer):
         offsets = torch.arange(0, codes, self.num_embeddings, device=self.scale_usage.device)
         counts = [count_codes(indices.reshape(-1, offsets.numel()) + offsets, codes) for indices in residuals.indices]
         joined = sum_over_processes(torch.stack(counts)).reshape(self.scale_usage.shape)
-        self.scale_usage.lerp_(joined.float(), 1 - self.quantizer.decay)
+        self.scale_usage.lerp_(joined.float(), 1 - self.part(0).decay)
 
     def _project(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """The latent in fp32, where the codes live."""
         # Padding may hold anything, NaN included, and φ looks at neighbours / 填充位置置零,避免污染邻域
         f_BCHW = z.float() if mask is None else z.float().masked_fill(~mask.unsqueeze(1), 0)
-        return _from_rows(self.quantizer.project(to_rows(f_BCHW)), z)
+        return _from_rows(self.part(0).project(to_rows(f_BCHW)), z)
 
-    def scale_codes(self, indices: Int64[Tensor, "b h w *code"]) -> Float[Tensor, "b c h w"]:
-        """Code vectors (B, C, h, w) of the indices (B, h, w, *code_shape) of one scale, as `next_scale_input` takes."""
-        return from_rows(self.quantizer.lookup(indices.flatten(0, 2)), tuple(indices.shape[:3]))
+    def scale_codes(self, k: int, indices: Int64[Tensor, "b h w *code"]) -> Float[Tensor, "b c h w"]:
+        """Code vectors (B, C, h, w) of the indices (B, h, w, *code_shape) of scale `k`, as `next_scale_input` takes."""
+        return from_rows(self.part(k).lookup(indices.flatten(0, 2)), tuple(indices.shape[:3]))
+
+    def _scales_of(self, q: int) -> list[int]:
+        """Which scales use codebook q."""
+        return [k for k, codebook in enumerate(self.codebook_of_scale) if codebook == q]
 
     def _zeros(self, batch: int, grids: Grids, device: torch.device) -> Tensor:
         return torch.zeros(batch, self.embedding_dim, *grids[-1], device=device)
@@ -324,70 +355,14 @@ class MultiScaleQuantizer(Quantizer):
         scales = (indices,) if isinstance(indices, Tensor) else tuple(indices)
         if len(scales) != len(self.patch_nums):
             raise ValueError(f"indices: got {len(scales)} scales, expected {len(self.patch_nums)}")
-        expected = ", ".join(["B", "h_k", "w_k", *map(str, self.quantizer.code_shape)])
+        expected = ", ".join(["B", "h_k", "w_k", *map(str, self.part(0).code_shape)])
         for k, scale in enumerate(scales):
             check_indices(scale, self.num_embeddings, f"indices[{k}]")
             shape = tuple(scale.shape)
             fits = len(shape) >= 3 and shape[0] == scales[0].shape[0] and min(shape[1:3]) >= 1
-            if not fits or not self.quantizer.accepts(shape[3:]):
+            if not fits or not self.part(0).accepts(shape[3:]):
                 raise ValueError(f"indices[{k}]: got shape {shape}, expected ({expected}) with equal B and sides >= 1")
         return scales, tuple((scale.shape[1], scale.shape[2]) for scale in scales)
-
-
-class _Residuals:
-    """Chooses codes by quantizing what the coarser scales left over, and remembers what it saw for learning."""
-
-    def __init__(self, quantizer: RowQuantizer, f_BCHW: Tensor, grids: Grids, mask_BHW: Tensor | None):
-        self.quantizer, self.f_BCHW, self.grids = quantizer, f_BCHW, grids
-        self.mask_B1HW = None if mask_BHW is None else mask_BHW.unsqueeze(1)
-        self.vectors: list[Tensor] = []
-        """Residual vectors of valid cells, one (n_k, C) a scale."""
-        self.indices: list[Tensor] = []
-        """The codes they chose, one (n_k, *code_shape) a scale."""
-        self.images: list[Tensor] = []
-        """Which image of the batch each belongs to, one (n_k,) a scale."""
-        self.terms: list[dict[str, Tensor]] = []
-        """The quantizer's loss terms, one dictionary a scale."""
-
-    def search(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices and codes of the residual seen at scale k, and nothing else."""
-        u_ND, _ = self._look(k, f_hat_BCHW)
-        indices = self.quantizer.search(u_ND)
-        return self._maps(indices, self.quantizer.lookup(indices), k)
-
-    def quantize(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices and codes of the residual seen at scale k, with gradients and loss terms."""
-        u_ND, valid_N = self._look(k, f_hat_BCHW if self.quantizer.soft else f_hat_BCHW.detach())
-        rows = self.quantizer.quantize_valid(u_ND, valid_N)
-        self.vectors.append(select(u_ND, valid_N).detach())
-        self.indices.append(select(rows.indices, valid_N))
-        batch, cells = self.f_BCHW.shape[0], self.grids[k][0] * self.grids[k][1]
-        images_N = torch.arange(batch, device=u_ND.device).repeat_interleave(cells)
-        self.images.append(select(images_N, valid_N))
-        self.terms.append(rows.terms)
-        return self._maps(rows.indices, rows.codes, k)
-
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """All vectors (N, C) and indices (N, *code_shape) of all scales, image after image.
-
-        Then the rows of several processes, one process after the other, are in the order in which one would have them.
-        """
-        order_N = torch.cat(self.images).argsort(stable=True)
-        return torch.cat(self.vectors)[order_N], torch.cat(self.indices)[order_N]
-
-    def _look(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The residual at scale k, one cell a row, and which cells are valid."""
-        residual_BCHW = self.f_BCHW - f_hat_BCHW
-        if self.mask_B1HW is None:
-            return to_rows(to_grid(residual_BCHW, self.grids[k])), None
-        # The mean over valid positions only; a cell without any is not valid itself / 只对有效位置取平均
-        share_B1hw = to_grid(self.mask_B1HW.to(residual_BCHW.dtype), self.grids[k])
-        sum_BChw = to_grid(residual_BCHW.masked_fill(~self.mask_B1HW, 0), self.grids[k])
-        return to_rows(sum_BChw / share_B1hw.clamp(min=1e-12)), share_B1hw.reshape(-1) > 0
-
-    def _maps(self, indices: Tensor, codes_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        grid = (self.f_BCHW.shape[0], *self.grids[k])
-        return indices.reshape(*grid, *indices.shape[1:]), from_rows(codes_ND, grid)
 
 
 def _from_rows(z_ND: Tensor, like_BCHW: Tensor) -> Tensor:

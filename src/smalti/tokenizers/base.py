@@ -147,8 +147,7 @@ class Tokenizer(SavedModel):
         if same_shape or len(tokens.indices) == 1:
             return self.progressive(tokens)
         self._checked(tokens)
-        ms_h_BChw = [self.quantize.embedding(scale).movedim(-1, 1) for scale in tokens.indices]
-        return self.embed_to_img(ms_h_BChw, all_to_max_scale=False, last_one=last_one)
+        return self.embed_to_img(self.quantize.code_maps(tokens.indices), all_to_max_scale=False, last_one=last_one)
 
     @torch.no_grad()
     def embed_to_img(

@@ -51,9 +51,19 @@ class VARQuantizer:
         return self._quantizer.beta
 
     @property
-    def embedding(self) -> nn.Embedding:
-        """The codebook (V, C) as a layer: indices (B, l) to code vectors (B, l, C). No gradient reaches it."""
-        return nn.Embedding.from_pretrained(self._quantizer.get_codebook().detach(), freeze=True)
+    def embedding(self) -> nn.Module:
+        """The codebook (V, C) as a layer: indices (B, l) to code vectors (B, l, C). No gradient reaches it.
+
+        Where every scale has a codebook of its own, the number of tokens l says which (`ScaleEmbedding`).
+        """
+        codebook = self._quantizer.get_codebook().detach()
+        if codebook.dim() == 2:
+            return nn.Embedding.from_pretrained(codebook, freeze=True)
+        return ScaleEmbedding(codebook, self.v_patch_nums)
+
+    def code_maps(self, indices: Sequence[Int64[Tensor, "b _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
+        """Code vectors (B, C, h_k, w_k) of the indices (B, h_k, w_k) of all scales; not of VAR's interface."""
+        return [self._quantizer.scale_codes(k, scale) for k, scale in enumerate(indices)]
 
     @property
     def prog_si(self) -> int:
@@ -137,6 +147,26 @@ class VARQuantizer:
                 f_hat = F.interpolate(f_hat, size=h_BChw.shape[2:], mode="bicubic")
             f_hat = add_scale(f_hat, h_BChw, self._quantizer.phi(k))
             yield f_hat
+
+
+class ScaleEmbedding(nn.Module):
+    """Codebooks of several scales, looked up as VAR's code looks up its only one: with the tokens of one scale."""
+
+    weight: Float[Tensor, "scales v c"]
+    """The codebook of each scale."""
+
+    def __init__(self, codebooks_KVC: Float[Tensor, "scales v c"], patch_nums: Sequence[int]):
+        super().__init__()
+        self.register_buffer("weight", codebooks_KVC)
+        self.lengths = [side * side for side in patch_nums]
+
+    def forward(self, idx_Bl: Int64[Tensor, "b l"]) -> Float[Tensor, "b l c"]:
+        """Code vectors of the scale that has l tokens; ValueError if none or more than one has."""
+        if self.lengths.count(idx_Bl.shape[1]) != 1:
+            raise ValueError(
+                f"idx_Bl: got {idx_Bl.shape[1]} tokens, but the scales have {self.lengths} and each its own codebook"
+            )
+        return F.embedding(idx_Bl, self.weight[self.lengths.index(idx_Bl.shape[1])])
 
 
 def as_grids(patch_nums: PatchNums) -> Grids:

@@ -44,13 +44,13 @@ def codebook_shape(shapes: Shapes) -> tuple[int, int]:
     """Number of codes and their components, from the codebook and the convolutions around it."""
     dim = vote(
         shapes,
-        (r"quantizer\.(quantizer\.)?embedding\.weight", 1),
+        (r"quantizer\.(quantizers\.0\.)?embedding\.weight", 1),
         (r"encoder\.projection\.(weight|bias)", 0),
         (r"decoder\.projection\.weight", 1),
         (r"quantizer\.phis\.\d+\.conv\.(weight|bias)", 0),
         default=vote(shapes, (r"encoder\.conv_out\.(weight|bias)", 0), (r"decoder\.stem\.weight", 1), default=1),
     )
-    return vote(shapes, (r"quantizer\.(quantizer\.)?embedding\.weight", 0), default=1), dim
+    return vote(shapes, (r"quantizer\.(quantizers\.0\.)?embedding\.weight", 0), default=1), dim
 
 
 def image_channels(shapes: Shapes) -> int:

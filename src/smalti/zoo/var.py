@@ -30,7 +30,7 @@ def names(candidate: Candidate) -> NameTable:
     table.modules.pop("quantize.embedding")
     table.modules.update(
         {
-            "quantize.embedding": "quantizer.quantizer.embedding",
+            "quantize.embedding": "quantizer.quantizers.0.embedding",
             "quantize.quant_resi.qresi_ls.{i}": "quantizer.phis.{i}.conv",
             "quantize.quant_resi.qresi": "quantizer.phis.0.conv",
             "quantize.quant_resi.{i}": "quantizer.phis.{i}.conv",
