@@ -18,7 +18,8 @@ def save_run(folder, seed=0):
     torch.manual_seed(seed)
     tokenizer = SimpleVQVAE(20, 8, 16, num_stages=2, patch_nums=(1, 2, 4))
     with torch.no_grad():
-        tokenizer.quantizer.get_codebook().copy_(0.1 * torch.randn(20, 8))
+        for codebook in tokenizer.quantizer.quantizers:
+            codebook.embedding.weight.copy_(0.1 * torch.randn(20, 8))
     tokenizer.save_pretrained(folder)
     return str(folder)
 

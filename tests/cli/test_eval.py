@@ -17,11 +17,12 @@ EVAL = ["eval", "--judges", "[]"]
 """Without networks that judge, whose loading takes longer than all the rest."""
 
 
-def save_run(folder, codebook):
+def save_run(folder, codes):
     torch.manual_seed(0)
     tokenizer = SimpleVQVAE(20, 8, 16, num_stages=2, patch_nums=(1, 2, 4))
     with torch.no_grad():
-        tokenizer.quantizer.get_codebook().copy_(codebook)
+        for codebook in tokenizer.quantizer.quantizers:
+            codebook.embedding.weight.copy_(codes)
     tokenizer.save_pretrained(folder)
     return str(folder)
 

@@ -30,7 +30,8 @@ def save_tokenizer(folder, channels=3, patch_nums=None, seed=0):
     with torch.no_grad():
         latents = tokenizer.encoder(to_float(torch.tensor(photo).permute(2, 0, 1)[None])).flatten(2)[0].T
         center = 0 if patch_nums else latents.mean(0)
-        tokenizer.quantizer.get_codebook().copy_(center + torch.randn(20, 8) * latents.std(0))
+        for codebook in tokenizer.quantizer.quantizers if patch_nums else [tokenizer.quantizer]:
+            codebook.embedding.weight.copy_(center + torch.randn(20, 8) * latents.std(0))
     tokenizer.save_pretrained(folder)
     return str(folder)
 

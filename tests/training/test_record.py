@@ -36,7 +36,7 @@ def test_a_line_holds_the_numbers_of_its_step():
     assert line["usage"] == len(set(torch.cat([i.flatten() for i in indices]).tolist())) / 16
     assert set(line["terms"]) == {"l1", "codebook", "commitment"}
     assert line["terms"]["l1"] == pytest.approx(float((reconstruction - step.pieces[0].image).abs().mean()))
-    weights = {"l1": 2.0, "codebook": 1.0, "commitment": 0.25}
+    weights = {"l1": 2.0, "codebook": 1.0, "commitment": 1.0}
     assert line["loss"] == pytest.approx(sum(weights[name] * value for name, value in line["terms"].items()))
     assert (line["step"], line["lr"], line["grad_norm"], line["images_per_second"]) == (4, 0.5, 3.0, 12.5)
     assert json.loads(json.dumps(line)) == line

@@ -24,7 +24,7 @@ class CodeUsageResult:
     vocab_size: int
     """Number of codes there are."""
     total: UsageStatistics
-    """Over the tokens of all scales."""
+    """Over the tokens of all scales; where scales have codebooks of their own, an index counts as one code."""
     scales: tuple[UsageStatistics, ...]
     """Over the tokens of each scale, coarse to fine."""
     grids: tuple[tuple[int, ...], ...]

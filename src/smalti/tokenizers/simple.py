@@ -99,11 +99,12 @@ class SimpleVQVAE(Tokenizer):
 def default_quantizer(vocab_size: int, embedding_dim: int, patch_nums: Sequence[int] | None) -> Quantizer:
     """A codebook that follows its vectors by a short moving average, starts at the data and revives dead codes.
 
-    Strong commitment without a pyramid, the paper's with one: what `benchmarks/quality.py` found to learn best.
+    Strong commitment, and in a pyramid a codebook for each scale: what `benchmarks/quality.py` found to learn best.
     """
     codebook = EMAVectorQuantizer(
         vocab_size, embedding_dim, beta=1.0, decay=0.9, init=KMeansInit(), revival=DeadCodeRevival()
     )
     if patch_nums is None:
         return codebook
-    return MultiScaleQuantizer(vocab_size, embedding_dim, patch_nums, quantizer=codebook)
+    scales = len(patch_nums)
+    return MultiScaleQuantizer(vocab_size, embedding_dim, patch_nums, 1.0, num_codebooks=scales, quantizer=codebook)
