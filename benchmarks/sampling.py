@@ -59,13 +59,14 @@ On 2026-11-24 VAR and LlamaGen met both; LlamaGen in two runs with 0.94 to 1.02 
 - What lies between ours and the products: the cache's first writes, layer norms and modulations or RMSNorm and rotary
   positions, softmax and drawing. In fp32 the products are slow enough to hide nearly all of it, in the plain loop too:
   there is little left to win, and what wins against plain fp32 code is the number format.
-- LlamaGen multiplies few rows many times. PyTorch rearranges bf16 weights in each of these products, those of `products`
-  and `plain` here too; smalti does it once a call of `sample`, which is part of its time (0.05 s). For as long as the call
-  lasts the weights are held twice: 0.2 GB more for LlamaGen-B in bf16. In fp32 it does so from four rows on; for
-  fewer, PyTorch leaves the weights as they are. In VAR's ten passes rearranging takes about what it saves.
-- Products on rearranged weights, once more alone: 2.6 s for one image, 3.3 s for four; ours took 1.5 times and 1.4 times
-  as long as these. What remains are many small operations that find the processor's caches full of weights: the RMSNorms
-  take 1.7 ms of 14 ms a token, on data in the cache 0.3 ms.
+- LlamaGen multiplies few rows many times. PyTorch rearranges bf16 weights in each of these products, those of
+  `products` and `plain` here too; smalti does it once a call of `sample`, which is part of its time (0.05 s). For as
+  long as the call lasts the weights are held twice: 0.2 GB more for LlamaGen-B in bf16. In fp32 it does so from four
+  rows on; for fewer, PyTorch leaves the weights as they are. In VAR's ten passes rearranging takes most of what it
+  saves.
+- Products on rearranged weights, once more alone: 2.6 s for one image, 3.3 s for four; ours took 1.5 times and 1.4
+  times as long as these. What remains are many small operations, which take longer between products than alone,
+  probably as weights have filled the caches: the RMSNorms 1.6 ms of 14 ms a token, called in a row 0.3 ms.
 - LlamaGen's step has a static cache and is not compiled. `torch.compile` of all of a block but its attention, with
   inductor's freezing, took 18.3 ms a token against 15.0 ms on rearranged weights, after 10 s of compiling.
 """
