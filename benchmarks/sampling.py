@@ -52,19 +52,23 @@ ROWS = {
 """Name → prior, tokenizer, images at once."""
 NOTES = """\
 Bars: ours / products at most 1.3, plain / ours at least 1.3, in the default format.
-On 2026-11-24 VAR met both; LlamaGen was at the edge of the first, 1.25 to 1.32 in two runs, and missed the second.
+On 2026-11-24 VAR and LlamaGen met both; LlamaGen in two runs with 0.94 to 1.02 and 1.34 to 1.43.
 
 - Cache: 2 · blocks · images · 2 (guidance) · tokens · width numbers of the format, allocated once; the bytes of the
   tensor equal this formula (the benchmark and a test compare them).
 - What lies between ours and the products: the cache's first writes, layer norms and modulations or RMSNorm and rotary
   positions, softmax and drawing. In fp32 the products are slow enough to hide nearly all of it, in the plain loop too:
   there is little left to win, and what wins against plain fp32 code is the number format.
-- LlamaGen's step has a static cache and is not compiled. `torch.compile` of all of a block but its attention was tried
-  on 2026-11-24: 4.9 s against 4.7 s for one image, 7.1 s against 7.2 s for eight, after 8 s of compiling.
-- What limits LlamaGen in bf16 is how PyTorch multiplies few rows: it reads the weights at 12 GB/s, half of what fp32
-  reaches, probably as it rearranges them at every call. Weights rearranged once took 0.14 ms instead of 0.23 ms
-  (768 to 2304, two rows), 0.82 ms instead of 1.7 ms (the logits). Sampling does not do that
-  yet; the products here do not either.
+- LlamaGen multiplies few rows many times. PyTorch rearranges bf16 weights in each of these products, those of
+  `products` and `plain` here too; smalti does it once a call of `sample`, which is part of its time (0.05 s). For as
+  long as the call lasts the weights are held twice: 0.2 GB more for LlamaGen-B in bf16. In fp32 it does so from four
+  rows on; for fewer, PyTorch leaves the weights as they are. In VAR's ten passes rearranging takes most of what it
+  saves.
+- Products on rearranged weights, once more alone: 2.6 s for one image, 3.3 s for four; ours took 1.5 times and 1.4
+  times as long as these. What remains are many small operations, which take longer between products than alone,
+  probably as weights have filled the caches: the RMSNorms 1.6 ms of 14 ms a token, called in a row 0.3 ms.
+- LlamaGen's step has a static cache and is not compiled. `torch.compile` of all of a block but its attention, with
+  inductor's freezing, took 18.3 ms a token against 15.0 ms on rearranged weights, after 10 s of compiling.
 """
 
 Call = Callable[[], object]

@@ -22,6 +22,7 @@ from smalti.priors.base import Prior, as_settings, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.llama_block import LlamaBlock
+from smalti.priors.packed import packed
 from smalti.priors.rotary import rotary_table
 from smalti.priors.sampling import SamplingConfig, draw, guided
 
@@ -141,11 +142,11 @@ class NextTokenTransformer(Prior):
         self._check(given_BL, labels_B)
         config = config or SamplingConfig()
         doubled_B = self._doubled(labels_B, config.guidance)
-        cache = self._cache(doubled_B.shape[0])
+        cache, reader = self._cache(doubled_B.shape[0]), packed(self, rows=doubled_B.shape[0])
         tokens_BL = torch.empty(labels_B.shape[0], self.layout.num_tokens, dtype=torch.int64, device=labels_B.device)
         x_B1W = self.class_embedding(doubled_B).unsqueeze(1)
         for i in range(self.layout.num_tokens):
-            logits_B1V = self._read(x_B1W, i, cache)
+            logits_B1V = reader._read(x_B1W, i, cache)
             if config.guidance:
                 logits_B1V = guided(logits_B1V, config.guidance)
             drawn_B1, _ = draw(logits_B1V, config, generator)
