@@ -154,7 +154,7 @@ def test_log_lines_show_the_schedule_and_every_term(whole):
     for line in read_log(config.out):
         assert set(line["terms"]) == {"l1", "ms_ssim", "codebook", "commitment"}
         assert len(line["usage_per_scale"]) == 3
-        weights = {"l1": 1.0, "ms_ssim": 0.1, "codebook": 1.0, "commitment": 0.25}
+        weights = {"l1": 1.0, "ms_ssim": 0.1, "codebook": 1.0, "commitment": 1.0}
         expected = sum(weights[name] * term for name, term in line["terms"].items())
         assert line["loss"] == pytest.approx(expected, rel=1e-5)
     assert read_log(config.out)[0]["lr"] == pytest.approx(2e-3 / 5)
