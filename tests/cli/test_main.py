@@ -1,5 +1,6 @@
 """`smalti` itself: what it imports, what it says about mistakes, and how it ends."""
 
+import os
 import subprocess
 import sys
 import types
@@ -18,6 +19,32 @@ def test_nothing_heavy_is_imported_before_a_command_is_chosen(arguments):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
     assert not loaded & HEAVY
+
+
+FAULTS = """
+import resource, sys
+from smalti.cli import main
+sys.argv = ["smalti", "--version"]
+main()
+def batch():
+    block = bytearray(2**26)  # written to, like features
+    block[:] = bytes(1) * 2**26
+faults = []
+for _ in range(4):
+    batch()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[0])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+@pytest.mark.parametrize(("setting", "kept"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "1000000"}, False)])
+def test_memory_that_was_freed_is_used_again_unless_the_user_decides(setting, kept):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | setting)
+    cleared_anew = int(done.stdout.splitlines()[-1]) > 3 * 2**26 // 4096 // 2  # of the pages of three batches
+    assert cleared_anew is not kept
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])

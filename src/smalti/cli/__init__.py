@@ -4,6 +4,7 @@ Nothing heavy is imported here: a verb's module, and with it torch, is imported 
 `smalti --help` answers at once. An error of the user ends as one line and exit code 2, never as a traceback.
 """
 
+import ctypes
 import difflib
 import importlib
 import os
@@ -36,12 +37,28 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run `smalti` with these arguments (those of the process if None) and return its exit code."""
     try:
+        if arguments is None:
+            keep_freed_memory()
         code = choose(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `smalti --help | head -1`: the reader left, which is its right
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees, for the next batch to use.
+
+    By default glibc gives large blocks back to the system, which then clears every page of the next batch's features
+    anew; encoding on a CPU took up to 1.7 times as long for it, training 1.1 times. The peak is the same within 3 %.
+    Who sets glibc's MALLOC_ variables decides for himself; other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
+        trim_threshold, mmap_threshold, never = -1, -3, 2**30  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+        mallopt(trim_threshold, never)
+        mallopt(mmap_threshold, never)
 
 
 def choose(arguments: list[str]) -> int:
