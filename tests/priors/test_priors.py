@@ -12,44 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from small_priors import DEEP, FLAT, GREEDY, PYRAMID, V, awake, logits, masked, next_scale, next_token, sequences
 from torch import Tensor
 
-from smalti.ops.linear import packed_linear
 from smalti.priors import (
-    MaskedConfig,
     MaskedTransformer,
     NextScaleConfig,
     NextScaleTransformer,
-    NextTokenConfig,
-    NextTokenTransformer,
     Prior,
     SamplingConfig,
     TokenLayout,
 )
 from smalti.priors.cache import KeyValueCache
-from smalti.priors.packed import packed
 from smalti.quantizers import MultiScaleQuantizer
-
-V = 11
-PYRAMID = TokenLayout.of(V, [(1, 1), (2, 1), (3, 2)], (24, 16))
-FLAT = TokenLayout.of(V, [(3, 4)], (12, 16))
-DEEP = TokenLayout.of(V, [(2, 3, 2)], (8, 12))
-GREEDY = SamplingConfig(guidance=0.0, top_k=1)
-
-
-def next_scale(**changes: object) -> NextScaleTransformer:
-    config = NextScaleConfig(**{"depth": 2, "width": 16, "num_heads": 2} | changes)  # type: ignore[arg-type]
-    return NextScaleTransformer(PYRAMID, 3, MultiScaleQuantizer(V, 4, (1, 2, 3), num_phi=2), config)
-
-
-def next_token(layout: TokenLayout = FLAT, **changes: object) -> NextTokenTransformer:
-    config = NextTokenConfig(**{"depth": 2, "width": 16, "num_heads": 2} | changes)  # type: ignore[arg-type]
-    return NextTokenTransformer(layout, 3, config)
-
-
-def masked(layout: TokenLayout = FLAT) -> MaskedTransformer:
-    return MaskedTransformer(layout, 3, MaskedConfig(depth=2, width=16, num_heads=2, sampling_steps=5))
-
 
 MAKERS: dict[str, Callable[[], Prior]] = {
     "next-scale": next_scale,
@@ -65,26 +40,6 @@ MAKERS: dict[str, Callable[[], Prior]] = {
 def prior(request: pytest.FixtureRequest) -> Prior:
     torch.manual_seed(0)
     return awake(MAKERS[request.param]())
-
-
-def awake(prior: Prior) -> Prior:
-    """With weights of some size everywhere: fresh heads and gains are zero or nearly so."""
-    with torch.no_grad():
-        for name, parameter in prior.named_parameters():
-            if not name.startswith("quantizer."):
-                parameter.add_(torch.randn_like(parameter) * 0.3)
-    return prior.eval()
-
-
-def sequences(prior: Prior, batch: int = 3) -> tuple[Tensor, Tensor]:
-    tokens = torch.randint(V, (batch, prior.layout.num_tokens), generator=torch.Generator().manual_seed(1))
-    return tokens, torch.arange(batch) % 4
-
-
-def logits(prior: Prior, tokens: Tensor, labels: Tensor) -> Tensor:
-    if isinstance(prior, NextScaleTransformer):
-        return prior(prior.quantizer.var_input(prior.layout.split(tokens)), labels)
-    return prior(tokens, labels)
 
 
 # ---- all of them --------------------------------------------------------------------------------------------------
@@ -323,70 +278,6 @@ def test_sampling_by_token_reads_what_training_reads(guidance: float, kv_heads: 
     best = ((1 + guidance) * conditional - guidance * free).topk(2, dim=-1)
     sure = best.values[..., 0] - best.values[..., 1] > 1e-4
     assert torch.equal(drawn[sure], best.indices[..., 0][sure])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_packed_weights_give_the_same_logits_and_leave_the_prior_alone(dtype: torch.dtype, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    prior = awake(next_token())
-    prior.cast(dtype)
-    tokens, labels = sequences(prior)
-    before = {name: weight.clone() for name, weight in prior.state_dict().items()}
-    prior.sample(labels)
-    with torch.no_grad():
-        a, b = packed(prior, rows=6)(tokens, labels), prior(tokens, labels)
-    torch.testing.assert_close(a, b, rtol=0, atol=8 * torch.finfo(dtype).eps * b.abs().max().item())
-    after = prior.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    prior.save_pretrained(tmp_path)
-    assert torch.equal(NextTokenTransformer.from_pretrained(tmp_path).head.weight, before["head.weight"])
-
-
-def test_packed_and_plain_weights_draw_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Greedily in fp32, up to the first token of an image whose two best logits are nearly equal."""
-    torch.manual_seed(0)
-    prior, labels = awake(next_token()), torch.tensor([0, 1, 2, 3])
-    drawn = prior.sample(labels, GREEDY)
-    monkeypatch.setattr("smalti.priors.packed.packed_linear", lambda *_: None)
-    best = logits(prior, drawn, labels).topk(2, dim=-1).values
-    sure = (best[..., 0] - best[..., 1] > 1e-3).cummin(dim=1).values
-    assert sure.float().mean() > 0.9
-    assert torch.equal(prior.sample(labels, GREEDY)[sure], drawn[sure])
-
-
-def test_sampling_packs_each_layer_once_and_sees_changed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also weights changed behind autograd's back, through `.data`."""
-    packings: list[tuple[int, ...]] = []
-
-    def watched(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor], Tensor] | None:
-        packings.append((*weight.shape, rows))
-        return packed_linear(weight, bias, rows)
-
-    monkeypatch.setattr("smalti.priors.packed.packed_linear", watched)
-    torch.manual_seed(0)
-    prior, labels = awake(next_token()), torch.tensor([0, 1, 2])
-    first = prior.sample(labels, GREEDY)
-    assert len(packings) == sum(isinstance(module, torch.nn.Linear) for module in prior.modules()) == 11
-    assert all(rows == 3 for *_, rows in packings)
-    prior.head.weight.data.neg_()
-    assert not torch.equal(prior.sample(labels, GREEDY), first)
-
-
-def test_layers_of_another_kind_are_not_packed() -> None:
-    """Their weights may be anything: a parametrized one is computed anew in every call."""
-    prior = awake(next_token())
-    prior.blocks[0].mlp.up = prior.blocks[0].mlp.gate  # type: ignore[union-attr]
-    torch.nn.utils.parametrizations.weight_norm(prior.head)
-    calls: list[int] = []
-    prior.blocks[0].register_forward_hook(lambda *_: calls.append(1))  # hooks stay too
-    with torch.no_grad():
-        twin = packed(prior, rows=8)
-        assert type(twin.head) is type(prior.head)
-        assert "forward" not in vars(twin.head)
-        tokens, labels = sequences(prior)
-        torch.testing.assert_close(twin(tokens, labels), prior(tokens, labels))
-    assert calls == [1, 1]
 
 
 def test_next_token_refuses_many_scales() -> None:

@@ -1,0 +1,57 @@
+"""Priors small enough to test with, and how to read one with all tokens at once."""
+
+import torch
+from torch import Tensor
+
+from smalti.priors import (
+    MaskedConfig,
+    MaskedTransformer,
+    NextScaleConfig,
+    NextScaleTransformer,
+    NextTokenConfig,
+    NextTokenTransformer,
+    Prior,
+    SamplingConfig,
+    TokenLayout,
+)
+from smalti.quantizers import MultiScaleQuantizer
+
+V = 11
+PYRAMID = TokenLayout.of(V, [(1, 1), (2, 1), (3, 2)], (24, 16))
+FLAT = TokenLayout.of(V, [(3, 4)], (12, 16))
+DEEP = TokenLayout.of(V, [(2, 3, 2)], (8, 12))
+GREEDY = SamplingConfig(guidance=0.0, top_k=1)
+
+
+def next_scale(**changes: object) -> NextScaleTransformer:
+    config = NextScaleConfig(**{"depth": 2, "width": 16, "num_heads": 2} | changes)  # type: ignore[arg-type]
+    return NextScaleTransformer(PYRAMID, 3, MultiScaleQuantizer(V, 4, (1, 2, 3), num_phi=2), config)
+
+
+def next_token(layout: TokenLayout = FLAT, **changes: object) -> NextTokenTransformer:
+    config = NextTokenConfig(**{"depth": 2, "width": 16, "num_heads": 2} | changes)  # type: ignore[arg-type]
+    return NextTokenTransformer(layout, 3, config)
+
+
+def masked(layout: TokenLayout = FLAT) -> MaskedTransformer:
+    return MaskedTransformer(layout, 3, MaskedConfig(depth=2, width=16, num_heads=2, sampling_steps=5))
+
+
+def awake(prior: Prior) -> Prior:
+    """With weights of some size everywhere: fresh heads and gains are zero or nearly so."""
+    with torch.no_grad():
+        for name, parameter in prior.named_parameters():
+            if not name.startswith("quantizer."):
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return prior.eval()
+
+
+def sequences(prior: Prior, batch: int = 3) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(V, (batch, prior.layout.num_tokens), generator=torch.Generator().manual_seed(1))
+    return tokens, torch.arange(batch) % 4
+
+
+def logits(prior: Prior, tokens: Tensor, labels: Tensor) -> Tensor:
+    if isinstance(prior, NextScaleTransformer):
+        return prior(prior.quantizer.var_input(prior.layout.split(tokens)), labels)
+    return prior(tokens, labels)
