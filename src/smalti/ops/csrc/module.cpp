@@ -85,7 +85,9 @@ class Floats {
 public:
     Floats() = default;
     explicit Floats(int64_t count) : memory_(new float[count + 15]) {}  // not set to zero
-    float* get() const { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory_.get()) + 63) & ~uintptr_t(63)); }
+    float* get() const {
+        return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory_.get()) + 63) & ~uintptr_t(63));
+    }
 
 private:
     std::unique_ptr<float[]> memory_;
