@@ -139,6 +139,16 @@ def test_a_shared_codebook_learns_once_from_all_levels():
     torch.testing.assert_close(shared.part(0).cluster_size, base.cluster_size)
 
 
+@pytest.mark.parametrize("num_codebooks", range(1, 8))
+def test_any_number_of_codebooks_learns_from_all_its_scales(num_codebooks: int):
+    codebook = EMAVectorQuantizer(4, 2, init=KMeansInit(batches=1), decay=0.0)
+    quantizer = MultiScaleQuantizer(4, 2, (1, 2, 3, 4, 5, 6, 7), num_codebooks=num_codebooks, quantizer=codebook)
+    quantizer(torch.randn(6, 2, 7, 7))
+    seen = [int(part.cluster_size.sum()) for part in quantizer.quantizers]
+    assert min(seen) >= 6
+    assert sum(seen) == 6 * sum(side * side for side in quantizer.patch_nums)
+
+
 LIVING = {"init": KMeansInit(batches=1), "revival": DeadCodeRevival()}
 LIVING_QUANTIZERS: dict[str, Callable[[], Quantizer]] = {
     "vq": lambda: VectorQuantizer(16, 4, **LIVING),

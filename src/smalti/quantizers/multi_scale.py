@@ -93,7 +93,7 @@ class MultiScaleQuantizer(Quantizer):
             num_phi: 1: all scales share one φ; len(patch_nums): one per scale; between: neighbours share (VAR: 4).
             phi_ratio: share of the convolution in φ, 0 (no convolution at all) to 1.
             num_codebooks: 1: all scales share one codebook (VAR); len(patch_nums): one per scale; between: neighbours
-                share, as they do φ.
+                share.
             quantizer: what searches and learns at every scale; of several codebooks each starts as a copy of it. None:
                 `VectorQuantizer(num_embeddings, embedding_dim)`.
         """
@@ -118,7 +118,7 @@ class MultiScaleQuantizer(Quantizer):
         self.num_embeddings, self.embedding_dim, self.patch_nums = num_embeddings, embedding_dim, sides
         self.beta, self.phi_ratio = beta, phi_ratio
         self.quantizers = nn.ModuleList(deepcopy(quantizer) if q else quantizer for q in range(num_codebooks))
-        self.codebook_of_scale = [shared_phi(k, len(sides), num_codebooks) for k in range(len(sides))]
+        self.codebook_of_scale = [k * num_codebooks // len(sides) for k in range(len(sides))]
         self.phis = nn.ModuleList(Phi(embedding_dim, phi_ratio) for _ in range(num_phi if phi_ratio > 0 else 0))
         self.phi_of_scale = [shared_phi(k, len(sides), num_phi) for k in range(len(sides))]
         usage_shape = (len(sides), *quantizer.code_shape, num_embeddings)
@@ -295,17 +295,15 @@ class MultiScaleQuantizer(Quantizer):
     @torch.no_grad()
     def _initialise(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> None:
         """Start each codebook from the residuals that it and those before it leave as they are now, coarse to fine."""
-        for q, quantizer in enumerate(self.quantizers):
+        for scales in self._sharing():
             residuals = self._residuals(f_BCHW, grids, mask)
             list(self._walk(residuals.quantize, f_BCHW.shape[0], grids, f_BCHW.device))
-            assert isinstance(quantizer, RowQuantizer)
-            quantizer.initialise(residuals.rows(self._scales_of(q))[0])
+            self.part(scales[0]).initialise(residuals.rows(scales)[0])
 
     def _learn(self, residuals: ScaleResiduals) -> None:
         """Let each codebook learn from all its scales at once, and keep the usage of each scale."""
-        for q, quantizer in enumerate(self.quantizers):
-            assert isinstance(quantizer, RowQuantizer)
-            quantizer.learn(*residuals.rows(self._scales_of(q)))
+        for scales in self._sharing():
+            self.part(scales[0]).learn(*residuals.rows(scales))
         if self.scale_usage is None:
             return
         codes = self.scale_usage[0].numel()
@@ -325,9 +323,9 @@ class MultiScaleQuantizer(Quantizer):
         """Code vectors (B, C, h, w) of the indices (B, h, w, *code_shape) of scale `k`, as `next_scale_input` takes."""
         return from_rows(self.part(k).lookup(indices.flatten(0, 2)), tuple(indices.shape[:3]))
 
-    def _scales_of(self, q: int) -> list[int]:
-        """Which scales use codebook q."""
-        return [k for k, codebook in enumerate(self.codebook_of_scale) if codebook == q]
+    def _sharing(self) -> list[list[int]]:
+        """The scales that share a codebook, for each codebook; there is always one."""
+        return [[k for k, own in enumerate(self.codebook_of_scale) if own == q] for q in range(len(self.quantizers))]
 
     def _zeros(self, batch: int, grids: Grids, device: torch.device) -> Tensor:
         return torch.zeros(batch, self.embedding_dim, *grids[-1], device=device)

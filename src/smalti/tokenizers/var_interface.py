@@ -57,7 +57,7 @@ class VARQuantizer:
         Where every scale has a codebook of its own, the number of tokens l says which (`ScaleEmbedding`).
         """
         codebook = self._quantizer.get_codebook().detach()
-        if codebook.dim() == 2:
+        if len(self._quantizer.quantizers) == 1:
             return nn.Embedding.from_pretrained(codebook, freeze=True)
         return ScaleEmbedding(codebook, self.v_patch_nums)
 
