@@ -19,6 +19,7 @@ _HOMES = {
     "KMeansInit": "smalti.quantizers",
     "LookupFreeQuantizer": "smalti.quantizers",
     "MultiScaleQuantizer": "smalti.quantizers",
+    "PatchVQVAE": "smalti.tokenizers",
     "ProjectedQuantizer": "smalti.quantizers",
     "Quantizer": "smalti.quantizers",
     "QuantizerOutput": "smalti.quantizers",

@@ -1,6 +1,7 @@
 """Learning rate and AdamW against hand-derived values; what decays and what does not."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -32,6 +33,18 @@ def test_learning_rate_rises_linearly_then_falls_along_a_cosine():
     between = rates[34] * 0.25 + rates[35] * 0.75  # step 10 + 24.75
     assert between == pytest.approx(quarter, rel=1e-4)
     assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_learning_rate_stays_up_until_the_last_decay_steps():
+    """More steps leave the plateau as it was: a run that is still on it can be extended."""
+    config = OptimizationConfig(steps=100, lr=1.0, warmup_steps=10, decay_steps=20, min_lr_ratio=0.1)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[10:80] == [1.0] * 70
+    assert rates[79:] == sorted(rates[79:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1)
+    longer = replace(config, steps=200)
+    assert [learning_rate(longer, step) for step in range(80)] == rates[:80]
+    assert learning_rate(replace(config, decay_steps=500), 55) == learning_rate(replace(config, decay_steps=None), 55)
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 100), (5, 5), (2, 1)])

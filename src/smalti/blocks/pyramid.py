@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.blocks.config import from_plain
 from smalti.blocks.norms import AdaptiveGroupNorm
 from smalti.blocks.resampling import Downsample, Upsample, downsample_kind, upsample_kind
 from smalti.blocks.resnet import AttentionBlock, BlockStyle, ResnetBlock
@@ -65,17 +66,9 @@ class PyramidConfig:
     @classmethod
     def of(cls, config: "Mapping[str, Any] | PyramidConfig") -> "PyramidConfig":
         """From the plain dictionary of a config.json, whose lists become tuples."""
-        if isinstance(config, PyramidConfig):
-            return config
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
-        }
-        unknown = [key for key in values if key not in cls.__dataclass_fields__]
-        if unknown:
-            raise ValueError(f"{unknown[0]}: unknown, expected one of {', '.join(cls.__dataclass_fields__)}")
-        if isinstance(values.get("style"), Mapping):
-            values["style"] = BlockStyle(**values["style"])
-        return cls(**values)
+        if isinstance(config, Mapping) and isinstance(config.get("style"), Mapping):
+            config = {**config, "style": BlockStyle(**config["style"])}
+        return from_plain(cls, config)
 
     def mirrored(self) -> "PyramidConfig":
         """The decoder that belongs to an encoder of this config: one more block a level."""

@@ -2,6 +2,7 @@
 
 from smalti.tokenizers.base import IdxBl, Tokenizer, TokenizerOutput, pad_to_multiple
 from smalti.tokenizers.emu3 import Emu3VQ
+from smalti.tokenizers.patch import PatchVQVAE
 from smalti.tokenizers.simple import SimpleVQVAE
 from smalti.tokenizers.titok import TiTok
 from smalti.tokenizers.tokens import Tokens
@@ -11,6 +12,7 @@ __all__ = [
     "VQGAN",
     "Emu3VQ",
     "IdxBl",
+    "PatchVQVAE",
     "SimpleVQVAE",
     "TiTok",
     "Tokenizer",

@@ -7,11 +7,11 @@ and gets the same tokens as in its publisher's code. It differs from `vqgan.py` 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.temporal import FrameToImageDecoder, ImageToFrameEncoder
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import Tokenizer
-from smalti.tokenizers.vqgan import plain
 
 
 @final
@@ -52,8 +52,8 @@ class Emu3VQ(Tokenizer):
         self.stride, self.image_channels = encoder.stride, image_channels
         self.image_range = (float(image_range[0]), float(image_range[1]))
         self._sizes = {
-            "encoder": plain(encoder),
-            "decoder": plain(decoder),
+            "encoder": to_plain(encoder),
+            "decoder": to_plain(decoder),
             "time_halvings": time_halvings,
             "time_blocks": time_blocks,
             "image_channels": image_channels,

@@ -11,13 +11,13 @@ from typing import Any, final
 
 from torch import Tensor
 
+from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.titok import CodeHead, PixelHead, TiTokDecoder, TiTokEncoder
 from smalti.blocks.transformer import ViTConfig
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import IdxBl, Tokenizer
 from smalti.tokenizers.tokens import Tokens
-from smalti.tokenizers.vqgan import plain
 
 
 @final
@@ -83,7 +83,7 @@ class TiTok(Tokenizer):
             "decoder": asdict(decoder),
             "image_size": image_size,
             "num_latent_tokens": num_latent_tokens,
-            "pixel_decoder": None if pixels is None else plain(pixels),
+            "pixel_decoder": None if pixels is None else to_plain(pixels),
             "num_pixel_codes": num_pixel_codes,
             "image_channels": image_channels,
             "image_range": list(self.image_range),

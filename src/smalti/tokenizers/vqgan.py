@@ -8,13 +8,13 @@ their sizes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, final
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig, PyramidDecoder, PyramidEncoder
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import Tokenizer
@@ -67,8 +67,8 @@ class VQGAN(Tokenizer):
         self.image_range = (float(image_range[0]), float(image_range[1]))
         self.unit_codes = unit_codes
         self._sizes = {
-            "encoder": plain(encoder),
-            "decoder": plain(decoder),
+            "encoder": to_plain(encoder),
+            "decoder": to_plain(decoder),
             "encoder_only": encoder_only,
             "unit_codes": unit_codes,
             "image_channels": image_channels,
@@ -91,8 +91,3 @@ class NoDecoder(nn.Module):
     def forward(self, z_q: Float[Tensor, "b d h w"]) -> Tensor:
         """Refuse."""
         raise ValueError("decode: this checkpoint has no decoder, it can only encode")
-
-
-def plain(config: PyramidConfig) -> dict[str, Any]:
-    """A config in plain JSON types."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}

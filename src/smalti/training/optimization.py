@@ -26,6 +26,9 @@ class OptimizationConfig:
     """Highest learning rate, reached at the end of the warm-up."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from 0."""
+    decay_steps: int | None = None
+    """Last steps, over which the learning rate falls; before them it stays at lr, and a run can be resumed with more
+    steps. null: all steps after the warm-up."""
     min_lr_ratio: float = 0.02
     """Learning rate of the last step, as a fraction of lr; a cosine leads down to it."""
     weight_decay: float = 0.01
@@ -45,6 +48,7 @@ class OptimizationConfig:
             expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         expect(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
         expect(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        expect(self.decay_steps is None or self.decay_steps >= 0, "decay_steps", self.decay_steps, "null or at least 0")
         expect(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "0 to 1")
         expect(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
         expect(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers of at least 0 and below 1")
@@ -54,7 +58,7 @@ class OptimizationConfig:
 
 
 def learning_rate(config: OptimizationConfig, step: int) -> float:
-    """Learning rate of the step that follows `step` completed ones: linear warm-up, then a cosine to lr * min_lr_ratio.
+    """Learning rate of the step after `step` completed ones: warm-up, plateau at lr, cosine to lr * min_lr_ratio.
 
     >>> config = OptimizationConfig(steps=1000, lr=1.0, warmup_steps=100, min_lr_ratio=0.1)
     >>> [round(learning_rate(config, step), 3) for step in (0, 99, 999)]
@@ -62,8 +66,10 @@ def learning_rate(config: OptimizationConfig, step: int) -> float:
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    span = max(1, config.steps - 1 - config.warmup_steps)
-    progress = min(1.0, (step - config.warmup_steps) / span)
+    start, last = config.warmup_steps, config.steps - 1
+    if config.decay_steps is not None:
+        start = max(start, last - config.decay_steps)
+    progress = min(1.0, max(0.0, (step - start) / max(1, last - start)))
     cosine = (1 + math.cos(math.pi * progress)) / 2
     return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
 

@@ -9,10 +9,11 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from smalti.quantizers import quantizer_from_config
-from smalti.tokenizers import VQGAN, Emu3VQ, SimpleVQVAE, TiTok, Tokenizer
+from smalti.tokenizers import VQGAN, Emu3VQ, PatchVQVAE, SimpleVQVAE, TiTok, Tokenizer
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     "Emu3VQ": Emu3VQ,
+    "PatchVQVAE": PatchVQVAE,
     "SimpleVQVAE": SimpleVQVAE,
     "TiTok": TiTok,
     "VQGAN": VQGAN,
@@ -27,6 +28,9 @@ LEARNED = {"type": "VectorQuantizer", **ALIVE}
 
 AVERAGED = {"type": "EMAVectorQuantizer", **ALIVE}
 """A codebook that follows its vectors by moving average."""
+
+PHOTO_CODEBOOK = {"type": "EMAVectorQuantizer", "beta": 0.25, "decay": 0.99, "init": {}, "revival": {"threshold": 0.03}}
+"""The codebook of the tokenizers for photographs: an average over about as many steps as bring 50 vectors a code."""
 
 PIXEL_DECODER = {
     "widths": [128, 128, 256, 256, 512],
@@ -52,6 +56,24 @@ MODELS: dict[str, dict[str, Any]] = {
         "hidden_dim": 128,
         "num_stages": 3,
         "patch_nums": [1, 2, 3, 4, 6, 8],
+    },
+    "photo-f8": {
+        "type": "PatchVQVAE",
+        "encoder": {"widths": [64, 192], "blocks": [1, 3]},
+        "decoder": {"widths": [64, 224], "blocks": [2, 7]},
+        "quantizer": {**PHOTO_CODEBOOK, "num_embeddings": 8192, "embedding_dim": 16},
+    },
+    "photo-pyramid": {
+        "type": "PatchVQVAE",
+        "encoder": {"widths": [64, 192, 256], "blocks": [1, 2, 2]},
+        "decoder": {"widths": [64, 192, 256], "blocks": [2, 3, 4]},
+        "quantizer": {
+            "type": "MultiScaleQuantizer",
+            "num_embeddings": 4096,
+            "embedding_dim": 32,
+            "patch_nums": [1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
+            "quantizer": {**PHOTO_CODEBOOK, "num_embeddings": 4096, "embedding_dim": 32},
+        },
     },
     "vqgan-f8": {
         "type": "VQGAN",
