@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from smalti.formats.atomic import remove, replace_file
+from smalti.formats.recipe import read_recipe, write_recipe
 from smalti.training.checkpoint import deliver, remove_leftovers, save_checkpoint, sort_checkpoints
 from smalti.training.state import TrainingState
 
@@ -124,8 +123,7 @@ class RunFolder:
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Write train.yaml, which is a complete recipe."""
         with replace_file(self.path / SETTINGS, force=True) as temporary:
-            text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(write_recipe(settings), encoding="utf-8")
 
     def save(
         self,
@@ -146,15 +144,7 @@ def read_settings(run: str | Path) -> dict[str, Any] | None:
         ValueError: it is not a YAML table.
     """
     path = Path(run) / SETTINGS
-    if not path.is_file():
-        return None
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a recipe ({' '.join(str(error).split())})") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: not a recipe (a YAML table)")
-    return settings
+    return read_recipe(path) if path.is_file() else None
 
 
 def _get(settings: Any, dotted: str) -> Any:
