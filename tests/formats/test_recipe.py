@@ -132,7 +132,7 @@ def test_names_stand_without_quotes() -> None:
 @example({"a": "\ud83d"})
 @example({"a": "\\udce9"})
 def test_sealed_tables_come_back_whatever_bytes_a_name_holds(table: dict) -> None:
-    found = open_sealed(seal("kind", 1, table), "kind", 1)
+    _, found = open_sealed(seal("kind", 1, table), "kind", 1)
     pairs = {k: v.encode("utf-16", "surrogatepass") if isinstance(v, str) else v for k, v in table.items()}
     assert {k: v.encode("utf-16", "surrogatepass") if isinstance(v, str) else v for k, v in found.items()} == pairs
 

@@ -29,8 +29,8 @@ def seal(kind: str, version: int, content: Mapping[str, Any]) -> bytes:
     return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
-def open_sealed(data: bytes, kind: str, version: int, unsealed: tuple[int, ...] = ()) -> dict[str, Any]:
-    """The content that `seal` was given.
+def open_sealed(data: bytes, kind: str, version: int, unsealed: tuple[int, ...] = ()) -> tuple[int, dict[str, Any]]:
+    """The version that was found, and the content that `seal` was given.
 
     Args:
         data: the bytes of a file.
@@ -50,7 +50,7 @@ def open_sealed(data: bytes, kind: str, version: int, unsealed: tuple[int, ...] 
     checksum = table.pop("checksum", None)
     if checksum != (None if found[1] in unsealed else _checksum(table)):
         raise ValueError("its checksum differs: it was altered")
-    return {key: value for key, value in table.items() if key not in ("format", "version")}
+    return found[1], {key: value for key, value in table.items() if key not in ("format", "version")}
 
 
 def _checksum(table: Mapping[str, Any]) -> str:

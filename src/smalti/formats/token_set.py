@@ -97,7 +97,7 @@ def read_manifest(storage: Storage) -> TokenManifest:
             raise FileNotFoundError(f"{storage}: is incomplete; run the same smalti tokenize again to finish it")
         raise FileNotFoundError(f"{storage}: holds no {MANIFEST}, so it is no token data set")
     try:
-        content = open_sealed(storage.read(MANIFEST), FORMAT, VERSION)
+        _, content = open_sealed(storage.read(MANIFEST), FORMAT, VERSION)
         shards = [Shard(**shard) for shard in content.pop("shards")]
         return TokenManifest(**content, shards=shards)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -31,11 +31,12 @@ from smalti.formats.atomic import remove, replace_file, replace_folder
 from smalti.formats.saved_model import SavedModel
 from smalti.formats.sealed_json import open_sealed, seal
 from smalti.formats.weights import file_sha256
+from smalti.training.optimization import regrouped
 from smalti.training.state import TrainingState
 
 FORMAT = "smalti checkpoint"
-VERSION, UNSEALED_VERSIONS = 3, (2,)
-"""Version 2 had no checksum of checkpoint.json."""
+VERSION, OLD_VERSIONS = 3, (2,)
+"""Version 2 had no checksum of checkpoint.json, and other groups of the optimizer."""
 CONFIG, AVERAGED = "config.json", "model.safetensors"
 TRAINED, TRAINING, MANIFEST = "trained.safetensors", "training.pt", "checkpoint.json"
 FILES = (CONFIG, AVERAGED, TRAINED, TRAINING)
@@ -125,7 +126,10 @@ def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, An
         load_model(state.model, path / TRAINED)
         load_model(state.averaged.model, path / AVERAGED)
         rest = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
-        state.optimizer.load_state_dict(rest["optimizer"])
+        moments = rest["optimizer"]
+        if manifest["version"] in OLD_VERSIONS:
+            moments = regrouped(moments, state.model, state.optimizer)
+        state.optimizer.load_state_dict(moments)
         state.scaler.load_state_dict(rest["scaler"])
         for name, module in state.modules.items():
             if name not in rest["modules"]:
@@ -165,7 +169,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path) / MANIFEST
     try:
-        content = open_sealed(file.read_bytes(), FORMAT, VERSION, UNSEALED_VERSIONS)
+        version, content = open_sealed(file.read_bytes(), FORMAT, VERSION, OLD_VERSIONS)
         wrong = [field for field, kind in FIELDS.items() if not isinstance(content.get(field), kind)]
         if wrong or set(content["sha256"]) != set(FILES):
             raise ValueError(f"{', '.join(wrong) or 'sha256'}: not what stands there")
@@ -173,7 +177,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise ValueError(f"{file}: is damaged ({error})") from error
-    return content
+    return {"version": version, **content}
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:
