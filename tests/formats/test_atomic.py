@@ -102,6 +102,28 @@ def test_permissions_are_the_usual_ones_and_are_kept(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_new_files_get_the_permissions_of_umask_however_private_their_writer_makes_them(tmp_path, umask):
+    def write_privately(path):
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:  # noqa: PTH123
+            file.write("new")
+
+    with replace_file(tmp_path / "file") as temporary:
+        write_privately(temporary)
+    with replace_folder(tmp_path / "folder") as temporary:
+        (temporary / "inner").mkdir()
+        for path in (temporary / "file", temporary / "inner" / "file"):
+            write_privately(path)
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in tree(tmp_path)}
+    assert modes == {name: (0o666 if name.endswith("file") else 0o777) & ~umask for name in modes}
+
+
 def test_links_stay_links(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "link").symlink_to("file")

@@ -230,6 +230,23 @@ def test_resume_after_a_kill_goes_back_to_the_last_checkpoint(whole, photos, tmp
     assert_same_run(config.out, killed.out)
 
 
+def test_damaged_checkpoints_are_named_and_the_run_ends_as_if_nothing_had_happened(whole, photos, tmp_path):
+    config, _ = whole
+    harmed = replace(config, out=str(tmp_path / "harmed"))
+    train(harmed, StopAt(14))
+    checkpoints = Path(harmed.out, "checkpoints")
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["000012", "000014"]
+    (checkpoints / "000014" / "trained.safetensors").write_bytes(b"")
+    (checkpoints / "000020").write_text("a file in the way")
+    reporter = StopAt(None)
+    train(replace(harmed, resume=True), reporter)
+    assert "000014/trained.safetensors: is damaged" in reporter.notes[0]
+    assert "going on from 000012" in reporter.notes[0]
+    assert "000020/checkpoint.json: cannot be read" in reporter.notes[1]
+    assert "after step 12" in reporter.notes[2]
+    assert_same_run(config.out, harmed.out)
+
+
 def test_resuming_on_other_images_says_so(photos, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)

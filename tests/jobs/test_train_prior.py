@@ -97,6 +97,18 @@ def test_stopping_and_going_on_is_as_never_having_stopped(tokens: Path, tmp_path
         assert all(torch.equal(a[key], b[key]) for key in a), name
 
 
+def test_a_damaged_checkpoint_is_passed_over(tokens: Path, tmp_path: Path) -> None:
+    for name in ("once", "twice"):
+        run(tokens, tmp_path / name)
+    newest = tmp_path / "twice/checkpoints/000006"
+    (newest / "checkpoint.json").write_text("{}")
+    run(tokens, tmp_path / "twice", resume=True)
+    assert newest.with_name("000006.damaged").is_dir()
+    assert without_speed(tmp_path / "twice") == without_speed(tmp_path / "once")
+    ours, theirs = ((tmp_path / n / "checkpoints/000006/trained.safetensors").read_bytes() for n in ("once", "twice"))
+    assert ours == theirs
+
+
 def test_accumulating_pieces_changes_no_gradient(tokens: Path, tmp_path: Path) -> None:
     for name, accumulate in (("one", 1), ("four", 4)):
         optimization = OptimizationConfig(steps=2, batch_size=8, accumulate=accumulate, warmup_steps=0)

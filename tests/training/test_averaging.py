@@ -1,10 +1,19 @@
 """The averaged model against the written-out formula, and what must not be averaged."""
 
 import pytest
+import small_priors
 import torch
 from torch import nn
 
-from smalti.quantizers import DeadCodeRevival, EMAVectorQuantizer, KMeansInit, VectorQuantizer
+from smalti.quantizers import (
+    DeadCodeRevival,
+    EMAVectorQuantizer,
+    GumbelQuantizer,
+    IndexBackpropagationQuantizer,
+    KMeansInit,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import AveragedModel
 
@@ -49,6 +58,35 @@ def test_codebook_and_its_statistics_are_those_of_the_model(kind):
         assert torch.equal(dict(averaged.model.named_buffers())[name], buffer), name
     kernel = next(model.encoder.parameters())
     assert not torch.equal(next(averaged.model.encoder.parameters()), kernel)
+
+
+@pytest.mark.parametrize("prior", [small_priors.next_scale(), small_priors.next_token(), small_priors.masked()])
+def test_every_weight_of_a_prior_is_averaged_its_words_and_classes_too(prior):
+    averaged = AveragedModel(prior, decay=0.9)
+    before = {name: p.detach().clone() for name, p in prior.named_parameters()}
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+    averaged.update(prior, 1000)
+    for name, average in averaged.model.named_parameters():
+        learns = dict(prior.named_parameters())[name].requires_grad
+        assert learns != name.startswith("quantizer.")
+        torch.testing.assert_close(average, before[name] + 0.1 * learns, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [GumbelQuantizer(8, 4), ResidualQuantizer([VectorQuantizer(8, 4)]), IndexBackpropagationQuantizer(8, 4)],
+)
+def test_every_codebook_is_copied_in_whatever_it_stands(quantizer):
+    averaged = AveragedModel(quantizer, decay=0.9)
+    with torch.no_grad():
+        for parameter in quantizer.parameters():
+            parameter.add_(1.0)
+    averaged.update(quantizer, 1000)
+    for (name, average), parameter in zip(averaged.model.named_parameters(), quantizer.parameters(), strict=True):
+        assert torch.equal(average, parameter) == name.endswith("embedding.weight")
 
 
 def test_the_copy_is_in_eval_mode_without_gradients_and_leaves_the_model_alone():

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from smalti.data import Batch
+from smalti.formats.sealed_json import seal
 from smalti.losses import LossTable
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import (
@@ -119,11 +120,9 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, file, harm):
     else:
         data[len(data) // 2] ^= 1
         (path / file).write_bytes({"flip": data, "truncate": data[:-1], "empty": b""}[harm])
-    with pytest.raises((ValueError, FileNotFoundError), match=file) as caught:
+    with pytest.raises(ValueError, match=file) as caught:
         load_checkpoint(path, state)
-    if harm != "delete":
-        assert "delete" in str(caught.value)
-        assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +158,9 @@ def test_code_in_a_pickle_is_never_run(tmp_path):
     path = save_checkpoint(tmp_path, state_after(1))
     with (path / "training.pt").open("wb") as file:
         torch.save({"optimizer": Exploit(), "random": {}}, file, pickle_module=pickle)
-    manifest = json.loads((path / "checkpoint.json").read_text())
+    manifest = module.read_manifest(path)
     manifest["sha256"]["training.pt"] = module.file_sha256(path / "training.pt")
-    (path / "checkpoint.json").write_text(json.dumps(manifest))
+    (path / "checkpoint.json").write_bytes(seal(module.FORMAT, module.VERSION, manifest))
     with pytest.raises(ValueError, match="does not fit"):
         load_checkpoint(path, state_after(1))
     assert not os.path.exists("/tmp/smalti-test-exploit")  # noqa: PTH110

@@ -5,11 +5,23 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import small_priors
 import torch
 from torch import nn
 
-from smalti.quantizers import EMAVectorQuantizer, VectorQuantizer
+from smalti.blocks.titok import TiTokEncoder
+from smalti.blocks.transformer import ViTConfig
+from smalti.quantizers import (
+    EMAVectorQuantizer,
+    GumbelQuantizer,
+    MultiScaleQuantizer,
+    ProjectedQuantizer,
+    ResidualQuantizer,
+    SimVQ,
+    VectorQuantizer,
+)
 from smalti.training import OptimizationConfig, build_optimizer, learning_rate, parameter_groups
+from smalti.training.optimization import regrouped
 
 
 class Net(nn.Module):
@@ -66,6 +78,53 @@ def test_only_kernels_decay():
     assert kept["weight_decay"] == 0
     expected = {id(net.conv.bias), id(net.norm.weight), id(net.norm.bias), id(net.quantizer.embedding.weight)}
     assert {id(p) for p in kept["params"]} == expected
+
+
+EMA = MultiScaleQuantizer(8, 4, (1, 2), quantizer=EMAVectorQuantizer(8, 4), num_phi=1)
+LEARNERS = {
+    "SimVQ": (SimVQ(8, 4), set()),
+    "projected": (ProjectedQuantizer(6, VectorQuantizer(8, 4)), {"project_in.weight", "project_out.weight"}),
+    "Gumbel": (GumbelQuantizer(8, 4), {"proj.weight"}),
+    "residual": (ResidualQuantizer([VectorQuantizer(8, 4), VectorQuantizer(8, 4)]), set()),
+    "multi-scale": (EMA, {"phis.0.conv.weight"}),
+    "TiTok": (TiTokEncoder(ViTConfig(8, 1, 2, patch_size=4), 8, 3, 2, 4, interleaved=False), {
+        "patch_embedding.weight", "layers.0.attention.qkv.weight", "layers.0.attention.out.weight",
+        "layers.0.mlp.0.weight", "layers.0.mlp.2.weight", "projection.weight"}),
+    "next scale": (small_priors.next_scale(depth=1, shared_adaln=True, l2_attention=True), {
+        "word_embedding.weight", "shared_modulation.weight", "head_modulation.weight", "head.weight",
+        *(f"blocks.0.{name}.weight" for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down"))}),
+    "next token": (small_priors.next_token(small_priors.DEEP, depth=1), {"head.weight", *(
+        f"blocks.0.{name}.weight" for name in ("attention.qkv", "attention.out", "mlp.gate", "mlp.up", "mlp.down"))}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_decays_is_listed_here_and_is_no_code_position_token_or_temperature(name):
+    model, expected = LEARNERS[name]
+    names = {id(p): n for n, p in model.named_parameters()}
+    decayed, kept = ({names[id(p)] for p in group["params"]} for group in parameter_groups(model, 0.1))
+    assert decayed == expected
+    assert kept == {n for n, p in model.named_parameters() if p.requires_grad} - expected
+
+
+def test_moments_of_former_groups_find_their_weights_again():
+    """Before, every matrix decayed that was no embedding: the oracle is an optimizer with such groups."""
+    torch.manual_seed(0)
+    model = small_priors.next_scale(depth=1, shared_adaln=True)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p) if p.requires_grad else None
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    learning = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in learning if p.dim() >= 2 and id(p) not in tables]
+    others = [p for p in learning if p.dim() < 2 or id(p) in tables]
+    former = torch.optim.AdamW([{"params": matrices}, {"params": others, "weight_decay": 0.0}], lr=0.1)
+    former.step()
+    optimizer = build_optimizer(model, OptimizationConfig())
+    assert [len(g["params"]) for g in optimizer.param_groups] != [len(g["params"]) for g in former.param_groups]
+    optimizer.load_state_dict(regrouped(former.state_dict(), model, optimizer))
+    for p in learning:
+        assert torch.equal(optimizer.state[p]["exp_avg"], former.state[p]["exp_avg"])
+        assert optimizer.state[p]["step"] == 1
 
 
 def test_decay_without_gradient_shrinks_kernels_by_lr_times_decay_and_leaves_the_rest():

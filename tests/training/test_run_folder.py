@@ -1,10 +1,13 @@
 """When a run folder may be made, replaced or resumed, and that nothing foreign is ever deleted."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training import OptimizationConfig, RunFolder, choose_runtime, deliver, start_state
+from smalti.training import OptimizationConfig, ResumePoint, RunFolder, RunRecord, choose_runtime, deliver, start_state
 
 SETTINGS = {
     "model": "simple",
@@ -30,6 +33,37 @@ def run(tmp_path):
 def test_a_free_or_empty_place_is_taken_without_force(tmp_path):
     RunFolder(tmp_path / "new").check_new(force=False)
     RunFolder(tmp_path).check_new(force=False)
+
+
+def test_whoever_waits_for_a_lazy_folder_is_not_surprised_by_an_eager_one(tmp_path, monkeypatch):
+    """From Python 3.13 on, `iterdir` looks at the folder when it is called, not when it is iterated over."""
+    lazy = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(list(lazy(path))))
+    folder = RunFolder(tmp_path / "new")
+    folder.check_new(force=False)
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        folder.check_resumable(SETTINGS)
+    folder.clear()
+    folder.tidy()
+    folder.check_new(force=False)
+
+
+def test_every_file_of_a_run_has_the_permissions_of_umask(tmp_path):
+    before = os.umask(0o026)
+    try:
+        folder = RunFolder(tmp_path / "run")
+        folder.clear()
+        folder.write_settings(SETTINGS)
+        for _ in range(2):
+            state = start_state(SimpleVQVAE(4, 2, 2), OptimizationConfig(), choose_runtime("cpu", "fp32"))
+            folder.save(state)
+            state.model.save_pretrained(tmp_path / "run" / "tokenizer")
+            RunRecord(tmp_path / "run").close()
+    finally:
+        os.umask(before)
+    modes = {str(path.relative_to(folder.path)): oct(path.stat().st_mode) for path in folder.path.rglob("*")}
+    assert len(modes) > 10
+    assert set(modes.values()) == {oct(0o100640), oct(0o040751)}, modes
 
 
 def test_a_run_is_replaced_only_by_force(run):
@@ -64,7 +98,7 @@ def test_clearing_does_not_follow_links(run, tmp_path):
 
 
 def test_resuming_finds_the_newest_checkpoint(run):
-    assert run.check_resumable(SETTINGS) == run.path / "checkpoints" / "000000"
+    assert run.check_resumable(SETTINGS) == ResumePoint(run.path / "checkpoints" / "000000", {})
 
 
 @pytest.mark.parametrize(

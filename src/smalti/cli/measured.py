@@ -20,7 +20,13 @@ class Reportable(Protocol):
 
 def to_json(result: Reportable) -> str:
     """A result as a JSON object."""
-    return json.dumps(result.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+    return json_text(result.to_dict(), indent=2)
+
+
+def json_text(content: dict[str, Any], indent: int | None = None) -> str:
+    """Plain JSON types as JSON that can be printed: bytes of a file name that are no Unicode become JSON's escapes."""
+    text = json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def with_progress(work: Callable[[Callable[[int, int], None]], Result]) -> Result:

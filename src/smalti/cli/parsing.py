@@ -6,7 +6,6 @@ give any of them. This module adds what a person expects of a command: positiona
 """
 
 import dataclasses
-import math
 import re
 import typing
 from argparse import ArgumentError
@@ -16,9 +15,9 @@ from types import UnionType
 from typing import Any, TypeVar
 
 import jsonargparse
-import yaml
 
 from smalti.cli import nearest
+from smalti.formats.recipe import write_list, write_recipe
 
 Config = TypeVar("Config")
 
@@ -95,6 +94,7 @@ def _parser(
     config_class: type, types: dict[str, Any], prog: str, positionals: tuple[str, ...], aliases: Mapping[str, str]
 ) -> jsonargparse.ArgumentParser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    jsonargparse.set_dumper("yaml", write_recipe)  # of --print_config
     shown = [name.upper() + ("..." if _is_sequence(types[name]) else "") for name in positionals]
     notes = [f"{name.upper()} may also be written --{name} {name.upper()}." for name in positionals]
     notes += [f"{short} is short for --{name}." for short, name in aliases.items()]
@@ -176,7 +176,7 @@ def _name_positionals(
 def _as_yaml(words: list[str]) -> str:
     """A list in one line; YAML's escapes cover all of Unicode, but not the bytes of a file name that is no UTF-8."""
     clean = [word.encode("utf-8", "replace").decode("utf-8") for word in words]
-    return yaml.safe_dump(clean, default_flow_style=True, default_style='"', width=math.inf).strip()
+    return write_list(clean)
 
 
 def _is_sequence(hint: Any) -> bool:

@@ -1,6 +1,5 @@
 """`smalti tokenize RUN DATA --out DIR`: a set of images to a token data set, with progress and a summary."""
 
-import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from smalti.cli.measured import json_text
 from smalti.cli.parsing import parse_config
 from smalti.jobs.tokenize import TokenizeConfig, TokenizeResult, tokenize
 
@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
 
         with redirect_stdout(sys.stderr):  # where Ray tells of workers that failed
             result = tokenize(command, show)
-    print(json.dumps(asdict(result), ensure_ascii=False) if command.json else summary(result))
+    print(json_text(asdict(result)) if command.json else summary(result))
     return 0
 
 

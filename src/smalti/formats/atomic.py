@@ -2,7 +2,8 @@
 
 `replace_file` and `replace_folder` hand out a temporary path in the same folder (hidden: its name begins with a dot and
 ends in `.tmp` and the suffix), flush what was written there to the disk, and only then move it to the wanted name. An
-error, Ctrl-C included, removes the temporary path and leaves what was there before.
+error, Ctrl-C included, removes the temporary path and leaves what was there before. Whoever writes there, and however
+private its own temporary files are, a new file ends with the permissions that any new file gets (`umask`).
 
 What a kill or a power cut can leave behind:
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from secrets import token_hex
 from stat import S_IMODE
 
-__all__ = ["check_replaceable", "replace_file", "replace_folder"]
+__all__ = ["check_replaceable", "remove", "replace_file", "replace_folder"]
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of Linux's renameat2(2)."""
@@ -54,11 +55,11 @@ def replace_file(path: str | Path, force: bool = False) -> Iterator[Path]:
     target = check_replaceable(path, force)
     temporary = _temporary(target)
     try:
+        mode = _usual_mode(temporary)
         yield temporary
         _flush_file(temporary)
+        temporary.chmod(S_IMODE(target.stat().st_mode) if force and target.exists() else mode)
         if force:
-            if target.exists():
-                temporary.chmod(S_IMODE(target.stat().st_mode))
             temporary.replace(target)
         else:
             _move_where_nothing_is(temporary, target)
@@ -86,11 +87,13 @@ def replace_folder(path: str | Path, force: bool = False) -> Iterator[Path]:
     temporary = _temporary(target)
     temporary.mkdir()
     try:
+        mode = _usual_mode(temporary / "new")
         yield temporary
         for folder, _, files in os.walk(temporary):
             for file in (Path(folder, name) for name in files):
                 if file.is_file() and not file.is_symlink():
                     _flush_file(file)
+                    file.chmod(mode)
             _flush_folder(Path(folder))
         check_replaceable(target, force, folder=True)
         if target.exists():
@@ -128,9 +131,25 @@ def check_replaceable(path: str | Path, force: bool, *, folder: bool = False) ->
     return target
 
 
+def remove(path: Path) -> None:
+    """Delete a file, a link (not what it leads to), or a folder with all that is in it; nothing where nothing is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _temporary(target: Path) -> Path:
     """A fresh hidden name beside the target, with its suffix, since some writers go by that."""
     return target.with_name(f".{target.stem[:32]}.{token_hex(4)}.tmp{target.suffix[:16]}")
+
+
+def _usual_mode(free: Path) -> int:
+    """The permissions of a new file at a free path. Asking for the umask itself would change it for all threads."""
+    free.touch()
+    mode = S_IMODE(free.stat().st_mode)
+    free.unlink()
+    return mode
 
 
 def _move_where_nothing_is(temporary: Path, target: Path) -> None:

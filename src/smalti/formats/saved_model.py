@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
-from safetensors.torch import load_model
+from safetensors.torch import load_model, save_model
 from torch import nn
+
+from smalti.formats.atomic import replace_file
 
 
 class SavedModel(nn.Module, PyTorchModelHubMixin, ABC):
@@ -38,9 +40,11 @@ class SavedModel(nn.Module, PyTorchModelHubMixin, ABC):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained`: config.json (constructor arguments and class name) + model.safetensors."""
-        super()._save_pretrained(save_directory)
+        with replace_file(save_directory / "model.safetensors", force=True) as temporary:
+            save_model(self, str(temporary))
         text = json.dumps(self._saved_config(), indent=2, sort_keys=True)
-        (save_directory / "config.json").write_text(text + "\n", encoding="utf-8")
+        with replace_file(save_directory / "config.json", force=True) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def _from_pretrained(

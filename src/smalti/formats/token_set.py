@@ -7,11 +7,10 @@ DIR/progress/                    only while the set is being made: the plan, and
 """
 
 import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from smalti.formats.sealed_json import open_sealed, seal
 from smalti.formats.storage import Storage
 from smalti.formats.token_shards import TokenRow, read_shard
 
@@ -83,9 +82,7 @@ def shard_name(number: int) -> str:
 
 def write_manifest(storage: Storage, manifest: TokenManifest) -> None:
     """Write the manifest, which makes the set complete."""
-    content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
-    text = json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False)
-    storage.write(MANIFEST, text.encode())
+    storage.write(MANIFEST, seal(FORMAT, VERSION, asdict(manifest)))
 
 
 def read_manifest(storage: Storage) -> TokenManifest:
@@ -100,13 +97,7 @@ def read_manifest(storage: Storage) -> TokenManifest:
             raise FileNotFoundError(f"{storage}: is incomplete; run the same smalti tokenize again to finish it")
         raise FileNotFoundError(f"{storage}: holds no {MANIFEST}, so it is no token data set")
     try:
-        content = json.loads(storage.read(MANIFEST))
-        checksum = content.pop("checksum")
-        kind, version = content.pop("format"), content.pop("version")
-        if (kind, version) != (FORMAT, VERSION):
-            raise ValueError(f"got {kind} version {version}, this is for {FORMAT} version {VERSION}")
-        if checksum != _checksum({"format": kind, "version": version, **content}):
-            raise ValueError("its checksum differs: it was altered")
+        _, content = open_sealed(storage.read(MANIFEST), FORMAT, VERSION)
         shards = [Shard(**shard) for shard in content.pop("shards")]
         return TokenManifest(**content, shards=shards)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -149,7 +140,3 @@ def _fits(row: TokenRow, manifest: TokenManifest) -> bool:
         0 <= int(edge) < manifest.vocab_size for edge in (row.indices.min(initial=0), row.indices.max(initial=0))
     )
     return in_range and manifest.grids in (None, grids)
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

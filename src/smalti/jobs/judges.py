@@ -13,12 +13,12 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-import yaml
 from torch import nn
 
 from smalti.blocks import HEDVGG16, AlexNet, EfficientNetLite0, FeatureNetwork, FIDInception
 from smalti.losses import LPIPS, FeatureDistance, PerceptualDistance, refuse_training_network
 from smalti.metrics import FeatureExtractor, load_convolutional_features
+from smalti.training import read_settings
 
 PAIR_JUDGES: dict[str, tuple[type[LPIPS] | type[FeatureDistance], type[FeatureNetwork]]] = {
     "lpips": (LPIPS, AlexNet),
@@ -126,26 +126,8 @@ def training_weights(run: str) -> Mapping[str, float]:
     Raises:
         ValueError: a train.yaml that is none.
     """
-    recipe = read_recipe(run)
+    recipe = read_settings(run)
     weights = recipe.get("loss_weights", {}) if recipe else {}
     if not isinstance(weights, dict):
         raise ValueError(f"{run}/train.yaml: loss_weights is {weights!r}, expected a table")
     return weights
-
-
-def read_recipe(run: str) -> dict | None:
-    """RUN/train.yaml, or None where there is none.
-
-    Raises:
-        ValueError: it is not a YAML table.
-    """
-    path = Path(run) / "train.yaml"
-    if not path.is_file():
-        return None
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a recipe ({' '.join(str(error).split())})") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path}: not a recipe (a YAML table)")
-    return recipe

@@ -11,9 +11,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from smalti.data import ImageSource, TransformConfig, ordered_batches
-from smalti.jobs.judges import read_recipe
 from smalti.ops.pixels import to_uint8
 from smalti.tokenizers import Tokenizer
+from smalti.training import read_settings
 from smalti.zoo import TOKENIZERS, load, load_published
 
 PIXELS_AT_ONCE = 2**20
@@ -116,7 +116,7 @@ def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
 
 def _trained_size(run: str) -> tuple[int, int] | None:
     try:
-        recipe = read_recipe(run)
+        recipe = read_settings(run)
         assert recipe is not None
         size = recipe["input"]["size"]
         return None if size is None else _pair(size)

@@ -201,7 +201,7 @@ def _prepare(storage: Storage, plan: Plan, config: TokenizeConfig, tokenizer: To
         tokenizer.save_pretrained(folder)
         for file in ("config.json", "model.safetensors"):
             storage.write(f"{TOKENIZER}/{file}", (Path(folder) / file).read_bytes())
-    storage.write(PLAN, json.dumps(plan.identity, ensure_ascii=False).encode())
+    storage.write(PLAN, json.dumps(plan.identity).encode())
 
 
 def _notes(storage: Storage) -> dict[int, ShardNote]:

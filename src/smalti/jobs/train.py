@@ -14,7 +14,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +37,7 @@ from smalti.training import (
     Adversary,
     DataError,
     Reporter,
+    ResumePoint,
     RunFolder,
     RunRecord,
     Runtime,
@@ -122,9 +122,9 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
     runtime = _runtime(config)
     reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
     folder, settings = RunFolder(config.out), plain_settings(config)
-    checkpoint = on_main(lambda: _claim(folder, config, settings))
+    point = on_main(lambda: _claim(folder, config, settings))
     with own_random_numbers(config.seed, runtime.device):
-        run = in_all(lambda: _Run(config, reporter, runtime, folder, checkpoint))
+        run = in_all(lambda: _Run(config, reporter, runtime, folder, point))
         # Up to here nothing was written: a mistake in the settings leaves no trace.
         on_main(lambda: run.open(settings))
         return run.go()
@@ -146,8 +146,8 @@ def _runtime(config: TrainConfig) -> Runtime:
     return choose(config.device, config.precision, config.channels_last, config.compile)
 
 
-def _claim(folder: RunFolder, config: TrainConfig, settings: dict[str, Any]) -> Path | None:
-    """Refuse a folder that may not be written; the checkpoint to go on from, None at the beginning."""
+def _claim(folder: RunFolder, config: TrainConfig, settings: dict[str, Any]) -> ResumePoint | None:
+    """Refuse a folder that may not be written; where to go on, None at the beginning."""
     if config.resume:
         return folder.check_resumable(settings)
     folder.check_new(config.force)
@@ -158,10 +158,10 @@ class _Run:
     """A run from its first step, or the one after a checkpoint, to its end."""
 
     def __init__(
-        self, config: TrainConfig, reporter: Reporter, runtime: Runtime, folder: RunFolder, checkpoint: Path | None
+        self, config: TrainConfig, reporter: Reporter, runtime: Runtime, folder: RunFolder, point: ResumePoint | None
     ):
-        self.config, self.reporter, self.runtime, self.folder = config, reporter, runtime, folder
-        self.checkpoint = checkpoint
+        self.config, self.reporter, self.runtime, self.folder, self.point = config, reporter, runtime, folder, point
+        checkpoint = point.checkpoint if point else None
         piece_size(config.optimization, process_count())  # refuses what cannot be cut
         model, self.taken = (load(checkpoint), "") if checkpoint else build_model(config)
         self.source = open_images(config.data, channels=model.image_channels)
@@ -181,7 +181,9 @@ class _Run:
 
     def open(self, settings: dict[str, Any]) -> None:
         """Make or tidy the run folder, begin the log, and say what is about to happen."""
-        if self.checkpoint is None:
+        for line in self.folder.set_aside(self.point) if self.point else ():
+            self.reporter.note(line)
+        if self.point is None:
             self.folder.clear()
         self.folder.tidy()
         self.folder.write_settings(settings)
@@ -189,7 +191,7 @@ class _Run:
         self.reporter.note(_introduction(self.config, self.runtime, self.state, self.source))
         if self.taken:
             self.reporter.note(f"weights of {self.config.init_from}: {self.taken}")
-        if self.checkpoint and read_notes(self.checkpoint) != _notes(self.source):
+        if self.point and read_notes(self.point.checkpoint) != _notes(self.source):
             self.reporter.note(
                 "the images are not those of the first part of the run: their order is a new one from here on"
             )

@@ -13,13 +13,13 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from smalti.data import TokenBatch, TokenDataset
+from smalti.formats.atomic import replace_file
 from smalti.jobs.train_config import plain_settings
 from smalti.ops.processes import process_count, process_rank
 from smalti.priors import Prior, TokenLayout
@@ -30,6 +30,7 @@ from smalti.training import (
     Precision,
     PriorStep,
     Reporter,
+    ResumePoint,
     RunFolder,
     RunRecord,
     Runtime,
@@ -166,7 +167,8 @@ class _Run:
     def __init__(self, config: TrainPriorConfig, reporter: Reporter, runtime: Runtime):
         self.config, self.reporter, self.runtime = config, reporter, runtime
         self.folder, settings = RunFolder(config.out), plain_settings(config)
-        checkpoint = on_main(lambda: self._claim(settings))
+        point = on_main(lambda: self._claim(settings))
+        checkpoint = point.checkpoint if point else None
         self.piece = piece_size(config.optimization, process_count())
         on_main(lambda: len(TokenDataset(config.tokens)))  # the first process alone unpacks the shards
         self.dataset = TokenDataset(config.tokens)
@@ -178,7 +180,7 @@ class _Run:
         self.state = start_state(prior, config.optimization, runtime)
         random = load_checkpoint(checkpoint, self.state) if checkpoint else []
         self.record: RunRecord | None = None
-        on_main(lambda: self._open(settings, tokenizer, checkpoint is None))
+        on_main(lambda: self._open(settings, tokenizer, point))
         if process_rank() < len(random):
             restore_random_state(random[process_rank()], runtime.device)
         self.whole = runtime.shard(self.state)
@@ -204,7 +206,7 @@ class _Run:
 
     # ---- before ---------------------------------------------------------------------------------------------
 
-    def _claim(self, settings: Mapping[str, Any]) -> Path | None:
+    def _claim(self, settings: Mapping[str, Any]) -> ResumePoint | None:
         if self.config.resume:
             return self.folder.check_resumable(settings)
         self.folder.check_new(self.config.force)
@@ -220,8 +222,10 @@ class _Run:
         """Refuse a prior that belongs to other tokens, before the first step."""
         prior.layout.require(layout_of(self.dataset), f"tokens {self.config.tokens}")
 
-    def _open(self, settings: Mapping[str, Any], tokenizer: Tokenizer, fresh: bool) -> None:
-        if fresh:
+    def _open(self, settings: Mapping[str, Any], tokenizer: Tokenizer, point: ResumePoint | None) -> None:
+        for line in self.folder.set_aside(point) if point else ():
+            self.reporter.note(line)
+        if point is None:
             self.folder.clear()
             (self.folder.path / TOKENIZER).mkdir()
             deliver(tokenizer, self.folder.path / TOKENIZER)
@@ -230,7 +234,7 @@ class _Run:
         prior, rows = self.state.model, len(self.dataset)
         weights = sum(p.numel() for p in prior.parameters() if p.requires_grad) / 1e6
         self.reporter.note(
-            f"{'training' if fresh else f'going on after step {self.state.step}'}: {type(prior).__name__}, "
+            f"{'training' if point is None else f'going on after step {self.state.step}'}: {type(prior).__name__}, "
             f"{weights:.1f} M weights, {self.dataset.num_tokens} tokens of {prior.layout.vocab_size}, "
             f"{prior.num_classes or 'no'} classes; {rows} rows, {len(self.held_out)} of them held out"
         )
@@ -308,8 +312,8 @@ class _Run:
         bits = math.nan
         if best is not None:
             for name in ("config.json", "model.safetensors"):
-                shutil.copy2(best / name, self.folder.path / f".{name}")
-                (self.folder.path / f".{name}").replace(self.folder.path / name)
+                with replace_file(self.folder.path / name, force=True) as temporary:
+                    shutil.copyfile(best / name, temporary)
             quality = check_whole(best)["quality"]
             bits = math.nan if quality is None else -quality / math.log(2)
         steps = self.config.optimization.steps

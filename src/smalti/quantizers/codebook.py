@@ -20,6 +20,7 @@ from smalti.ops.nearest import Metric
 from smalti.ops.processes import joined_size, sum_over_processes
 from smalti.quantizers.base import not_negative, positive, whole_counts
 from smalti.quantizers.rows import RowQuantizer, Rows
+from smalti.quantizers.tables import Codebook
 
 METRICS = ("euclidean", "cosine", "dot")
 GRADIENT_ESTIMATORS = {"straight_through": straight_through, "rotation": rotation_trick}
@@ -69,7 +70,7 @@ class CodebookQuantizer(RowQuantizer):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.beta, self.metric, self.gradient = beta, cast(Metric, metric), gradient
         self.decay, self.swap_beta = decay, swap_beta
-        self.embedding = nn.Embedding(num_embeddings, embedding_dim)
+        self.embedding = Codebook(num_embeddings, embedding_dim)
         nn.init.uniform_(self.embedding.weight, -1 / num_embeddings, 1 / num_embeddings)
         self.register_buffer("cluster_size", torch.ones(num_embeddings))
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))

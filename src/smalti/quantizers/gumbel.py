@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from smalti.ops import index_backpropagation, map_tiles, nearest_code
 from smalti.quantizers.base import not_negative, positive
 from smalti.quantizers.rows import RowQuantizer, Rows
+from smalti.quantizers.tables import Codebook
 
 
 @final
@@ -60,7 +61,7 @@ class GumbelQuantizer(RowQuantizer):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.straight_through, self.kl_weight, self.initial_temperature = straight_through, kl_weight, temperature
         self.proj = nn.Linear(embedding_dim, num_embeddings)
-        self.embedding = nn.Embedding(num_embeddings, embedding_dim)
+        self.embedding = Codebook(num_embeddings, embedding_dim)
         self.register_buffer("temperature", torch.tensor(float(temperature)))
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from smalti.quantizers.codebook import CodebookQuantizer
+from smalti.quantizers.tables import CodeTransform
 from smalti.quantizers.vector import vq_terms
 
 
@@ -42,7 +43,7 @@ class SimVQ(CodebookQuantizer):
         )
         nn.init.normal_(self.embedding.weight, std=embedding_dim**-0.5)
         self.embedding.weight.requires_grad_(False)
-        self.embedding_proj = nn.Linear(embedding_dim, embedding_dim)
+        self.embedding_proj = CodeTransform(embedding_dim, embedding_dim)
 
     def table(self) -> Float[Tensor, "k d"]:
         """All codes (K, D): the frozen ones behind the linear layer."""

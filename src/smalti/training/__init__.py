@@ -29,7 +29,7 @@ from smalti.training.prior_loop import PriorStep, train_prior_steps, validation_
 from smalti.training.progress import Bar, Lines, Reporter, Silent, console_reporter
 from smalti.training.randomness import own_random_numbers, random_state, restore_random_state, seed_everything
 from smalti.training.record import RunRecord, measure, read_log
-from smalti.training.run_folder import RunFolder
+from smalti.training.run_folder import ResumePoint, RunFolder, read_settings
 from smalti.training.runtime import (
     DTYPES,
     Precision,
@@ -59,6 +59,7 @@ __all__ = [
     "Precision",
     "PriorStep",
     "Reporter",
+    "ResumePoint",
     "RunFolder",
     "RunRecord",
     "Runtime",
@@ -95,6 +96,7 @@ __all__ = [
     "random_state",
     "read_log",
     "read_notes",
+    "read_settings",
     "read_weights",
     "reconstruction_grid",
     "restore_random_state",

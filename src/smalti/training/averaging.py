@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from smalti.training.optimization import codebook_parameters
+from smalti.quantizers.tables import Codebook
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -19,11 +19,10 @@ Model = TypeVar("Model", bound=nn.Module)
 class AveragedModel(Generic[Model]):
     """A copy of a model whose weights are exponential moving averages of the original's.
 
-    Codebooks and buffers are copied, not averaged. A code is not only moved by gradients: initialisation and the
-    revival of dead codes replace it at once by a vector of the batch, and the average of a dead code and its successor
-    lies where there is no data, so averaging would bring back dead codes. Nor is there noise to remove: a
-    moving-average codebook is an average over batches already, and its counts and sums fit no other codebook. What
-    remains is that the averaged encoder lags behind the codebook; as the learning rate falls, so does the lag.
+    Codebooks (`smalti.quantizers.tables.Codebook`, which says why) and buffers are copied, not averaged. Nor would
+    there be noise to remove: a moving-average codebook is an average over batches already, and its counts and sums fit
+    no other codebook. What remains is that the averaged encoder lags behind the codebook; as the learning rate falls,
+    so does the lag. Every other table of vectors, such as the words and classes of a prior, is averaged.
     """
 
     def __init__(self, model: Model, decay: float):
@@ -57,7 +56,7 @@ class AveragedModel(Generic[Model]):
 
     def _pairs(self, model: Model) -> Iterator[tuple[Tensor, Tensor, bool]]:
         """Every tensor here, its counterpart in `model`, and whether it is averaged or copied."""
-        codebooks = codebook_parameters(model)
+        codebooks = {id(module.weight) for module in model.modules() if isinstance(module, Codebook)}
         for average, parameter in zip(self.model.parameters(), model.parameters(), strict=True):
             yield average, parameter, parameter.requires_grad and id(parameter) not in codebooks
         for copied, buffer in zip(self.model.buffers(), model.buffers(), strict=True):

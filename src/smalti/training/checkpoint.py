@@ -6,14 +6,15 @@ RUN/checkpoints/NNNNNN/ (NNNNNN: completed steps) holds
     trained.safetensors               the trained weights and buffers
     training.pt                       optimizer, scaler, further networks and their optimizers, random states of every
                                       process; tensors and plain containers, read with weights_only=True
-    checkpoint.json                   format and version, step, skipped steps, quality, notes, a SHA-256 of each file
+    checkpoint.json                   format and version, step, skipped steps, quality, notes, a SHA-256 of each file,
+                                      and one of all this
 
 A checkpoint is written under a hidden name and renamed when complete, and renamed again before it is deleted, so a
-folder with a number for a name is whole. The newest ones are kept, and the best.
+folder with a number for a name was complete once. The newest ones are kept, and the best.
 The position in the data is the step: batch number n of a run is a function of the seed and n alone.
 """
 
-import json
+import math
 import pickle
 import shutil
 import tempfile
@@ -26,17 +27,23 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
-from smalti.formats.atomic import replace_folder
+from smalti.formats.atomic import remove, replace_file, replace_folder
 from smalti.formats.saved_model import SavedModel
+from smalti.formats.sealed_json import open_sealed, seal
 from smalti.formats.weights import file_sha256
+from smalti.training.optimization import regrouped
 from smalti.training.state import TrainingState
 
 FORMAT = "smalti checkpoint"
-VERSION = 2
+VERSION, OLD_VERSIONS = 3, (2,)
+"""Version 2 had no checksum of checkpoint.json, and other groups of the optimizer."""
 CONFIG, AVERAGED = "config.json", "model.safetensors"
 TRAINED, TRAINING, MANIFEST = "trained.safetensors", "training.pt", "checkpoint.json"
+FILES = (CONFIG, AVERAGED, TRAINED, TRAINING)
 LEFTOVERS = (".*.????????.tmp*", ".*.old.tmp", ".model-*")
 """Names of what a kill in the middle of writing leaves behind."""
+FIELDS = {"step": int, "skipped": int, "quality": float | int | None, "notes": dict, "sha256": dict}
+"""What checkpoint.json says beside format and version, and the type of each."""
 
 
 def save_checkpoint(
@@ -79,15 +86,13 @@ def save_checkpoint(
         save_model(state.model, str(temporary / TRAINED))
         torch.save(rest, temporary / TRAINING)
         manifest = {
-            "format": FORMAT,
-            "version": VERSION,
             "step": state.step,
             "skipped": state.skipped,
-            "quality": quality,
+            "quality": quality if quality is not None and math.isfinite(quality) else None,
             "notes": dict(notes or {}),
-            "sha256": {name: file_sha256(temporary / name) for name in (CONFIG, AVERAGED, TRAINED, TRAINING)},
+            "sha256": {name: file_sha256(temporary / name) for name in FILES},
         }
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (temporary / MANIFEST).write_bytes(seal(FORMAT, VERSION, manifest))
     kept = {*list_checkpoints(folder)[-keep:], best_checkpoint(folder)}
     for old in list_checkpoints(folder):
         if old not in kept:
@@ -100,7 +105,8 @@ def deliver(model: SavedModel, folder: Path) -> None:
     with writing(folder), tempfile.TemporaryDirectory(prefix=".model-", dir=folder) as temporary:
         model.save_pretrained(temporary)
         for name in (CONFIG, AVERAGED):  # not the model card, which is for the hub
-            Path(temporary, name).replace(folder / name)
+            with replace_file(folder / name, force=True) as moved:
+                Path(temporary, name).rename(moved)
 
 
 def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, Any]]:
@@ -112,8 +118,7 @@ def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, An
         What `restore_random_state` takes, for each process.
 
     Raises:
-        FileNotFoundError: the folder or a file of it is missing.
-        ValueError: not a checkpoint, of another version, damaged, or of another model.
+        ValueError: not a checkpoint, of another version, damaged, incomplete, or of another model.
     """
     path = Path(path)
     manifest = check_whole(path)
@@ -121,7 +126,10 @@ def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, An
         load_model(state.model, path / TRAINED)
         load_model(state.averaged.model, path / AVERAGED)
         rest = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
-        state.optimizer.load_state_dict(rest["optimizer"])
+        moments = rest["optimizer"]
+        if manifest["version"] in OLD_VERSIONS:
+            moments = regrouped(moments, state.model, state.optimizer)
+        state.optimizer.load_state_dict(moments)
         state.scaler.load_state_dict(rest["scaler"])
         for name, module in state.modules.items():
             if name not in rest["modules"]:
@@ -137,39 +145,79 @@ def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, An
 
 
 def check_whole(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are what they were when written; ValueError if they are not."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        name, version, files = (manifest[key] for key in ("format", "version", "sha256"))
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / MANIFEST}: is damaged ({error})") from error
-    if (name, version) != (FORMAT, VERSION):
-        raise ValueError(f"{path / MANIFEST}: got {name} version {version}, this is for {FORMAT} version {VERSION}")
-    for file, digest in files.items():
-        if file_sha256(path / file) != digest:
-            raise ValueError(f"{path / file}: is damaged, delete {path} to go on from the checkpoint before it")
+    """The manifest of a checkpoint whose files are what they were when written.
+
+    Raises:
+        ValueError: a file is missing, cannot be read or was altered; names it.
+    """
+    manifest = read_manifest(path)
+    for file, digest in manifest["sha256"].items():
+        try:
+            found = file_sha256(path / file)
+        except OSError as error:
+            raise ValueError(f"{path / file}: cannot be read ({error.strerror})") from error
+        if found != digest:
+            raise ValueError(f"{path / file}: is damaged, its SHA-256 differs")
     return manifest
 
 
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The checkpoint.json of a checkpoint, checked.
+
+    Raises:
+        ValueError: it is missing, cannot be read, was altered, or is of another format or version.
+    """
+    file = Path(path) / MANIFEST
+    try:
+        version, content = open_sealed(file.read_bytes(), FORMAT, VERSION, OLD_VERSIONS)
+        wrong = [field for field, kind in FIELDS.items() if not isinstance(content.get(field), kind)]
+        if wrong or set(content["sha256"]) != set(FILES):
+            raise ValueError(f"{', '.join(wrong) or 'sha256'}: not what stands there")
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: is damaged ({error})") from error
+    return {"version": version, **content}
+
+
 def read_notes(path: str | Path) -> dict[str, Any]:
-    """The notes of a checkpoint that `load_checkpoint` has read without complaint."""
-    return json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))["notes"]
+    """The notes of a checkpoint; ValueError if its checkpoint.json is damaged."""
+    return dict(read_manifest(path)["notes"])
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoints in RUN/checkpoints, oldest first; empty if there is no such folder."""
+    """What has the name of a checkpoint in RUN/checkpoints, oldest first; empty if there is no such folder."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    numbered = (path for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal())
+    return sorted(numbered, key=lambda path: int(path.name))
+
+
+def sort_checkpoints(folder: str | Path) -> tuple[list[Path], dict[Path, str]]:
+    """The whole checkpoints in RUN/checkpoints, oldest first, and the damaged ones with the reason of each."""
+    whole, damaged = [], {}
+    for path in list_checkpoints(folder):
+        try:
+            check_whole(path)
+            whole.append(path)
+        except ValueError as error:
+            damaged[path] = str(error)
+    return whole, damaged
 
 
 def best_checkpoint(folder: str | Path) -> Path | None:
-    """The checkpoint of the highest quality in RUN/checkpoints, the newest of equals; None if none was measured."""
+    """The checkpoint of the highest quality in RUN/checkpoints, the newest of equals; None if none was measured.
+
+    One whose checkpoint.json is damaged does not count.
+    """
     measured = []
     for path in list_checkpoints(folder):
-        quality = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("quality")
-        if quality is not None:
+        try:
+            quality = read_manifest(path)["quality"]
+        except ValueError:
+            continue
+        if quality is not None and math.isfinite(quality):
             measured.append((quality, path))
     return max(measured, key=lambda pair: (pair[0], int(pair[1].name)))[1] if measured else None
 
@@ -178,10 +226,7 @@ def remove_leftovers(folder: str | Path) -> None:
     """Delete what a kill in the middle of writing left behind in a folder."""
     for pattern in LEFTOVERS:
         for path in Path(folder).glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove(path)
 
 
 @contextmanager
@@ -199,4 +244,4 @@ def _delete(path: Path) -> None:
     """Under another name first: a kill in the middle must not leave half a checkpoint under a number."""
     doomed = path.with_name(f".{path.name}.old.tmp")
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    remove(doomed)

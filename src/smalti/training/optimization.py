@@ -6,10 +6,13 @@ rate is a function of the step number alone, so there is no scheduler whose stat
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
 from torch import nn
+
+from smalti.quantizers.tables import CodeTransform
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class OptimizationConfig:
     min_lr_ratio: float = 0.02
     """Learning rate of the last step, as a fraction of lr; a cosine leads down to it."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of AdamW; norms, biases and codebooks are exempt."""
+    """Decoupled weight decay of AdamW, of the kernels of linear and convolutional layers; all else is exempt."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of AdamW's two moving averages."""
     grad_clip: float = 1.0
@@ -89,22 +92,46 @@ def piece_size(config: OptimizationConfig, processes: int) -> int:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """The trainable parameters of a model in two groups, with and without weight decay.
 
-    Decay pulls a weight toward 0. That restrains matrices and convolution kernels, whose scale a norm can make up for.
-    It is wrong for the rest: a norm's scale belongs near 1, a bias near wherever its data is, and a code where the
-    latents are. A rarely chosen code gets few gradients to pull it back, so decay would take it to 0, where it dies.
+    Decay pulls a weight toward 0. That restrains the kernels of linear and convolutional layers, whose scale a norm can
+    make up for. It is wrong for all else: a norm's scale belongs near 1, a bias near wherever its data is, a
+    temperature near what it regulates, and what stands for a token, a position or a code where learning put it.
     """
-    codebooks = codebook_parameters(model)
+    kernels = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and not isinstance(module, CodeTransform)
+    }
+    return _groups(model, kernels, weight_decay)
+
+
+def _groups(model: nn.Module, decayed: set[int], weight_decay: float) -> list[dict]:
+    """Trainable parameters whose `id` is in `decayed`, and the others."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decays = [parameter.dim() >= 2 and id(parameter) not in codebooks for parameter in trainable]
     return [
-        {"params": [p for p, d in zip(trainable, decays, strict=True) if d], "weight_decay": weight_decay},
-        {"params": [p for p, d in zip(trainable, decays, strict=True) if not d], "weight_decay": 0.0},
+        {"params": [p for p in trainable if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if id(p) not in decayed], "weight_decay": 0.0},
     ]
 
 
-def codebook_parameters(model: nn.Module) -> set[int]:
-    """`id` of every parameter that is a table of vectors to look up; quantizers keep theirs in `nn.Embedding`."""
-    return {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+def regrouped(saved: dict, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """A state of `build_optimizer`, saved while every matrix decayed that was no embedding, for groups as they are now.
+
+    Args:
+        saved: the optimizer's `state_dict`.
+        model: whose weights it moves.
+        optimizer: the optimizer to read the state into.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    matrices = {id(p) for p in model.parameters() if p.dim() >= 2} - tables
+    former = {id(p): n for n, p in enumerate(chain(*(g["params"] for g in _groups(model, matrices, 0.0))))}
+    now = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    numbers = iter(range(len(now)))
+    groups = [
+        {**old, "params": [next(numbers) for _ in new["params"]]}
+        for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    moved = {n: saved["state"][former[p]] for n, p in enumerate(now) if former[p] in saved["state"]}
+    return {"state": moved, "param_groups": groups}
 
 
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.AdamW:

@@ -121,9 +121,19 @@ class RunRecord:
 
 
 def read_log(run: str | Path) -> list[dict[str, Any]]:
-    """The lines of RUN/log.jsonl, oldest first; a last line cut off by a kill is left out."""
-    lines = (Path(run) / LOG).read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    """The lines of RUN/log.jsonl, oldest first; a line that was cut off by a kill or damaged is left out."""
+    text = (Path(run) / LOG).read_text(encoding="utf-8", errors="replace")
+    lines = (_numbers(line) for line in text.split("\n")[:-1])
+    return [line for line in lines if line is not None]
+
+
+def _numbers(text: str) -> dict[str, Any] | None:
+    """A line of the log; None if it is none."""
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def _flatten(line: Mapping[str, Any]) -> list[tuple[str, float]]:

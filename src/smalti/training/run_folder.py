@@ -4,15 +4,14 @@ Everything in it is written under another name first and then renamed, so a kill
 be used and resumed.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from smalti.formats.atomic import replace_file
-from smalti.training.checkpoint import check_whole, deliver, list_checkpoints, remove_leftovers, save_checkpoint
+from smalti.formats.atomic import remove, replace_file
+from smalti.formats.recipe import read_recipe, write_recipe
+from smalti.training.checkpoint import deliver, remove_leftovers, save_checkpoint, sort_checkpoints
 from smalti.training.state import TrainingState
 
 SETTINGS = "train.yaml"
@@ -33,6 +32,16 @@ FIXED = (
     *("seed", "optimization.batch_size"),
 )
 """Settings that a resumed run must share with its first part; with others it would be another run."""
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run goes on."""
+
+    checkpoint: Path
+    """The newest whole checkpoint."""
+    damaged: Mapping[Path, str]
+    """Checkpoints that are damaged, and what is wrong with each."""
 
 
 class RunFolder:
@@ -57,46 +66,54 @@ class RunFolder:
         Raises:
             FileExistsError: something is there and `force` is off, or what is there is not a run.
         """
-        visible = (path for path in self.path.iterdir() if not path.name.startswith("."))
-        if not self.path.exists() or (self.path.is_dir() and not any(visible)):
+        if not self.path.exists():
+            return
+        if self.path.is_dir() and all(path.name.startswith(".") for path in self.path.iterdir()):
             return
         if not (self.path / SETTINGS).is_file():
             raise FileExistsError(f"out: {self.path} exists and is not a run folder, choose another name")
         if not force:
             raise FileExistsError(f"out: {self.path} holds a run; --resume goes on with it, --force replaces it")
 
-    def check_resumable(self, settings: Mapping[str, Any]) -> Path:
-        """The checkpoint to go on from.
+    def check_resumable(self, settings: Mapping[str, Any]) -> ResumePoint:
+        """Where to go on; nothing is changed.
 
         Args:
             settings: those of the resumed run, plain types as in train.yaml.
 
         Raises:
             FileNotFoundError: there is no run, or none of its checkpoints was finished.
-            ValueError: a setting of `FIXED` is not what it was, or the checkpoint is damaged.
+            ValueError: a setting of `FIXED` is not what it was, or train.yaml or all checkpoints are damaged.
         """
-        if not (self.path / SETTINGS).is_file():
+        former = read_settings(self.path)
+        if former is None:
             raise FileNotFoundError(f"out: {self.path} holds no run to resume")
-        former = yaml.safe_load((self.path / SETTINGS).read_text(encoding="utf-8"))
         for name in FIXED:
             was, wanted = _get(former, name), _get(settings, name)
             if was != wanted:
                 raise ValueError(f"{name}: got {wanted}, but the run to resume in {self.path} has {was}")
-        checkpoints = list_checkpoints(self.checkpoints)
-        if not checkpoints:
+        whole, damaged = sort_checkpoints(self.checkpoints)
+        if damaged and not whole:
+            raise ValueError(f"out: no checkpoint is whole; --force starts again. {'; '.join(damaged.values())}")
+        if not whole:
             raise FileNotFoundError(f"out: {self.path} holds no checkpoint to resume from; --force starts again")
-        check_whole(checkpoints[-1])
-        return checkpoints[-1]
+        return ResumePoint(whole[-1], damaged)
+
+    def set_aside(self, point: ResumePoint) -> list[str]:
+        """Rename damaged checkpoints to NNNNNN.damaged, which nothing reads or deletes, and say so, a line for each."""
+        said = []
+        for path, reason in point.damaged.items():
+            aside = path.with_name(f"{path.name}.damaged")
+            remove(aside)
+            path.rename(aside)
+            said.append(f"{reason}; kept as {aside.name}, going on from {point.checkpoint.name}")
+        return said
 
     def clear(self) -> None:
         """Make the folder, or empty it of a former run; files that are not a run's stay."""
         self.path.mkdir(parents=True, exist_ok=True)
         for name in CONTENTS:
-            old = self.path / name
-            if old.is_dir() and not old.is_symlink():
-                shutil.rmtree(old)
-            else:
-                old.unlink(missing_ok=True)
+            remove(self.path / name)
 
     def tidy(self) -> None:
         """Delete what a kill in the middle of writing left behind."""
@@ -106,8 +123,7 @@ class RunFolder:
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Write train.yaml, which is a complete recipe."""
         with replace_file(self.path / SETTINGS, force=True) as temporary:
-            text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(write_recipe(settings), encoding="utf-8")
 
     def save(
         self,
@@ -119,6 +135,16 @@ class RunFolder:
         """Write a checkpoint (see `save_checkpoint`), and the averaged model as config.json and model.safetensors."""
         save_checkpoint(self.checkpoints, state, random, quality=quality, notes=notes)
         deliver(state.averaged.model, self.path)
+
+
+def read_settings(run: str | Path) -> dict[str, Any] | None:
+    """RUN/train.yaml, or None where there is none.
+
+    Raises:
+        ValueError: it is not a YAML table.
+    """
+    path = Path(run) / SETTINGS
+    return read_recipe(path) if path.is_file() else None
 
 
 def _get(settings: Any, dotted: str) -> Any:
