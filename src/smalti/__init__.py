@@ -4,7 +4,6 @@ Everything listed in `__all__` is imported when first used, so `import smalti` c
 """
 
 from importlib import import_module
-from typing import Any
 
 __version__ = "0.1.0"
 
@@ -43,7 +42,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str):  # of type Any, whose import would be one too many for `python -m`, see cli/__main__.py
     if name not in _HOMES:
         raise AttributeError(f"module 'smalti' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,6 +1,7 @@
 """Every kind of picture against an expectation computed without Pillow's conversions."""
 
 import struct
+import sys
 import zlib
 from fractions import Fraction
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from smalti.data.decode import load_image, load_picture
 from smalti.data.source import UnreadableImageError
@@ -281,11 +282,12 @@ def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path):
         assert np.abs(load_image(tmp_path / f"{number}.jpg").astype(int) - rgb).max() <= 2
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif", "gif"])
 def test_the_first_of_several_frames(tmp_path, suffix):
     first, second = noise(6, 9, 3), noise(6, 9, 3)[::-1]
     frames = [Image.fromarray(np.ascontiguousarray(second))]
-    Image.fromarray(first).save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames, **LOSSLESS[suffix])
+    options = LOSSLESS.get(suffix, {})
+    Image.fromarray(first).save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames, **options)
     np.testing.assert_array_equal(load_image(tmp_path / f"a.{suffix}"), first)
 
 
@@ -315,13 +317,51 @@ def test_truncated(tmp_path, suffix, kept):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_avif(tmp_path):
+    upright = np.zeros((16, 48, 3), np.uint8)
+    upright[:8, :16], upright[8:, :16], upright[:8, 16:] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.ascontiguousarray(stored_as(6, upright)))
+    stored.save(tmp_path / "a.avif", exif=exif, quality=100, subsampling="4:4:4")
+    assert np.abs(load_image(tmp_path / "a.avif").astype(int) - upright).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC needs a plugin: pip install pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC needs a plugin: pip install pillow-heif"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL needs a plugin: pip install pillow-jxl-plugin"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL needs a plugin: pip install pillow-jxl-plugin"),
+    ],
+)
+def test_a_kind_that_needs_a_plugin_is_named(tmp_path, monkeypatch, head, message):
+    for plugin in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, plugin, None)
+    (tmp_path / "a.jpg").write_bytes(head + bytes(60))
+    with pytest.raises(UnreadableImageError, match=rf"a\.jpg: {message}"):
+        load_image(tmp_path / "a.jpg")
+
+
+def test_plugins_are_used(tmp_path):
+    """They are no dependency of smalti; where they are installed, their files are read."""
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    pytest.importorskip("pillow_jxl")
+    rgb = np.zeros((16, 16, 3), np.uint8) + np.array([200, 90, 20], np.uint8)
+    for name in ("a.heic", "a.jxl"):
+        Image.fromarray(rgb).save(tmp_path / name, quality=95)
+        assert np.abs(load_image(tmp_path / name).astype(int) - rgb).max() <= 4
+
+
 def test_empty_text_and_foreign_files_say_what_they_are(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("hello")
-    Image.new("RGB", (4, 4)).save(tmp_path / "gif.png", "GIF")
+    (tmp_path / "film.png").write_bytes(b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(40))
     with pytest.raises(UnreadableImageError, match=r"empty\.png: the file is empty"):
         load_image(tmp_path / "empty.png")
-    for name in ("text.png", "gif.png"):
+    for name in ("text.png", "film.png"):
         with pytest.raises(UnreadableImageError, match=f"{name}: its content is none of PNG, JPEG, WebP, BMP, TIFF"):
             load_image(tmp_path / name)
     with pytest.raises(FileNotFoundError):

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +204,39 @@ def test_other_tools_read_shards_as_they_are(whole: Storage) -> None:
     )
     assert loaded[0]["indices"] == row(0).indices.tolist()
     assert loaded[5]["mirrored"] is True
+
+
+NO_THREADS = """
+import os, sys
+from pathlib import Path
+from smalti.data import ParquetImages
+from smalti.formats.token_shards import read_shard
+import pyarrow.parquet
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+before = threads()
+rows = read_shard(Path(sys.argv[1]).read_bytes())
+images = ParquetImages([sys.argv[2]])
+print(len(rows), images.fetch(0).caption, threads() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux lists them")
+def test_parquet_is_read_without_threads_that_could_outlive_the_process(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "shard").write_bytes(write_shard([row(i) for i in range(3)], 300))
+    pq.write_table(pa.table({"image": [b"\x89PNG"], "caption": ["one"]}), tmp_path / "images.parquet")
+    command = [sys.executable, "-c", NO_THREADS, str(tmp_path / "shard"), str(tmp_path / "images.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "one", "0"]
+
+
+def test_verify_ends_with_its_own_exit_code(whole: Storage) -> None:
+    """Arrow's threads ended a third of the runs with SIGABRT; see the test before."""
+    command = [sys.executable, "-m", "smalti.cli", "tokens", "verify", str(whole)]
+    done = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(3)]
+    assert {(each.returncode, each.stdout, each.stderr) for each in done} == {(0, f"{whole}: whole\n", "")}

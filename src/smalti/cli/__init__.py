@@ -2,14 +2,16 @@
 
 Nothing heavy is imported here: a verb's module, and with it torch, is imported when that verb is chosen, so that
 `smalti --help` answers at once. An error of the user ends as one line and exit code 2, never as a traceback.
+
+Nothing in the current directory is ever imported, neither here nor in a process that a command starts: it may be a
+folder of downloads.
 """
 
-import ctypes
-import difflib
+# What is imported here and in `smalti/__init__.py` stands before `cli/__main__.py` can clean the path of `python -m`:
+# modules that Python itself has loaded by then, and no others.
 import importlib
 import os
 import sys
-from importlib.metadata import version
 
 COMMANDS = {
     "train": "train a tokenizer on a folder of images",
@@ -38,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `smalti` with these arguments (those of the process if None) and return its exit code."""
     try:
         if arguments is None:
+            os.environ["PYTHONSAFEPATH"] = "1"  # for the processes that a verb starts
             keep_freed_memory()
         code = choose(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -55,6 +58,8 @@ def keep_freed_memory() -> None:
     up to 3 % higher, that of `smalti tokenize` a fifth (0.4 to 0.5 GB). Who sets glibc's MALLOC_ variables decides for
     himself; other C libraries are left alone.
     """
+    import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
         trim_threshold, mmap_threshold, never = -1, -3, 2**30  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
@@ -68,6 +73,8 @@ def choose(arguments: list[str]) -> int:
         print(overview())
         return 0
     if arguments[0] == "--version":
+        from importlib.metadata import version
+
         print(f"smalti {version('smalti')}")
         return 0
     verb, *rest = arguments
@@ -132,5 +139,7 @@ def describe(error: ValueError | OSError) -> str:
 
 def nearest(name: str, allowed: list[str]) -> str:
     """', did you mean X?' if one of the allowed names resembles this one, else nothing."""
+    import difflib
+
     matches = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     return f", did you mean {matches[0]!r}?" if matches else ""

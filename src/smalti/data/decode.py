@@ -1,22 +1,11 @@
-"""From the bytes of a picture file to uint8 (H, W, C): every kind of pixel becomes grey or sRGB in one stated way.
+"""From the bytes of a picture file to pixels, uint8 (H, W, C), upright; what colours become says `colour.py`.
 
-    kind                                    becomes
-    grey, 1-bit                             0...255; expanded to three equal channels, or kept for channels=1
-    palette, RGB, YCbCr, CIELAB             RGB
-    CMYK                                    RGB by (255 - ink)(255 - black) / 255; embedded colour profiles are ignored
-    alpha, transparent palette entry,
-    transparent colour key                  composited over white
-    16-bit grey                             value / 257, rounded (12-bit TIFF: value / 4095 * 255)
-    16-bit RGB                              the high byte (Pillow's reduction)
-    32-bit integer grey                     as 16-bit if all values lie in 0...65535, else refused
-    floating-point grey                     value * 255, rounded, if all values lie in 0...1, else refused
-    several frames or pages                 the first
-    EXIF orientation                        applied; an EXIF block that is damaged is ignored
-    channels=1 from colour                  luma of ITU-R BT.601: (299 R + 587 G + 114 B) / 1000
+The kind of file is told by its first bytes, not by its name, and only the kinds of `FORMATS` are ever handed to a
+decoder. Of several frames or pages the first is taken. The EXIF orientation is applied; a damaged EXIF block counts as
+none. Pillow's own decoders do the work; they are constructed directly because `Image.open` refuses or warns above a
+limit that is a global of the process, where smalti has the argument `max_pixels`. HEIC and JPEG XL need a plugin.
 
-The kind of file is told by its first bytes, not by its name, and only the five kinds of `FORMATS` are ever handed to a
-decoder. Pillow's own decoders do the work; they are constructed directly because `Image.open` refuses or warns above a
-limit that is a global of the process, where smalti has the argument `max_pixels`.
+Whatever happens while one file becomes an array is that file's fault: it ends as `UnreadableImageError`.
 """
 
 import struct
@@ -29,15 +18,18 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
-from PIL import Image
+from jaxtyping import UInt8
+from PIL import Image, features
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from smalti.data.colour import grey_or_rgb, key_out
 from smalti.data.source import UnreadableImageError, to_array
 
 __all__ = [
@@ -53,11 +45,22 @@ __all__ = [
 DEFAULT_MAX_PIXELS = 100_000_000
 """Largest width x height decoded unless the caller raises it: 300 MB as RGB."""
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-FORMATS = "PNG, JPEG, WebP, BMP, TIFF"
+IMAGE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jxl", ".png", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+FORMATS = "PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG XL"
 
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error)
-"""What Pillow's decoders raise on bytes that are not what their header says (DecompressionBombError is separate)."""
+DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error,
+    RuntimeError, AttributeError, AssertionError, MemoryError,
+)  # fmt: skip
+"""What Pillow's decoders and conversions raise on bytes that are not what their header says, and on kinds of pixels
+that they cannot convert (DecompressionBombError is separate)."""
+
+DECODERS = {
+    "PNG": PngImageFile, "JPEG": JpegImageFile, "WebP": WebPImageFile, "BMP": BmpImageFile, "TIFF": TiffImageFile,
+    "GIF": GifImageFile, "AVIF": AvifImageFile,
+}  # fmt: skip
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
@@ -77,16 +80,19 @@ READ_AT_ONCE = 2**18
 ONE_AT_A_TIME = Lock()
 """Held while Pillow's global limit is lifted, so that threads put it back in order."""
 
-TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 258, 262, 0
+HEAD = 64
+"""Bytes that tell the kind of a file."""
+BMFF_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"hevx": "HEIC"}
+"""What a file of the ISO base media format says that it can be read as."""
 
 
 def load_image(
     path: str | Path, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> UInt8[np.ndarray, "h w {channels}"]:
-    """Read one picture file as uint8 (H, W, channels), upright, in the way the table above states.
+    """Read one picture file as uint8 (H, W, channels), upright, in the way the table in `colour.py` states.
 
     Args:
-        path: a PNG, JPEG, WebP, BMP or TIFF file, whatever its name.
+        path: a file of one of `FORMATS`, whatever its name.
         channels: 3 for RGB, 1 for grey.
         max_pixels: refuse a picture of more pixels than this before decoding it.
 
@@ -128,12 +134,19 @@ def check_decoding(channels: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
 
 
 def _read(file: BufferedIOBase, name: str, channels: int, max_pixels: int, enough: int | None) -> Image.Image:
-    with warnings.catch_warnings():
-        # Pillow warns about damaged metadata of pictures that it still decodes; nobody can act on it.
-        warnings.simplefilter("ignore")
-        with _pillow_allows(max_pixels):
-            image = _decode(file, name, max_pixels, enough)
-        return _grey_or_rgb(image, name, channels)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about damaged metadata of pictures that it still decodes; nobody can act on it.
+            warnings.simplefilter("ignore")
+            with _pillow_allows(max_pixels):
+                image = _decode(file, name, max_pixels, enough)
+            return grey_or_rgb(image, name, channels)
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(name, f"refused by Pillow itself: {error}") from error
+    except DAMAGE as error:
+        raise UnreadableImageError(name, f"cannot be decoded ({_one_line(error)})") from error
 
 
 @contextmanager
@@ -153,43 +166,65 @@ def _pillow_allows(pixels: int) -> Iterator[None]:
 
 def _decode(file: BufferedIOBase, name: str, max_pixels: int, enough: int | None) -> Image.Image:
     """The first frame, decoded and turned upright."""
-    decoder = _decoder_for(file.read(16), name)
+    kind = _kind(file.read(HEAD), name)
+    decoder = _decoder(kind, name)
     file.seek(0)
-    try:
-        image = decoder(file)
-        width, height = image.size
-        if width * height > max_pixels:
-            pixels = f"{width} x {height} = {width * height} pixels"
-            raise UnreadableImageError(
-                name, f"{pixels}, more than max_pixels = {max_pixels}; raise max_pixels to read it"
-            )
-        if enough is not None and isinstance(image, JpegImageFile):
-            image.draft(None, (enough, enough))
-        image.load()
-    except UnreadableImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(name, f"refused by Pillow itself: {error}") from error
-    except DAMAGE as error:
-        raise UnreadableImageError(name, f"cannot be decoded ({_one_line(error)})") from error
-    return _upright(image)
+    image = decoder(file)
+    width, height = image.size
+    if width * height > max_pixels:
+        pixels = f"{width} x {height} = {width * height} pixels"
+        raise UnreadableImageError(name, f"{pixels}, more than max_pixels = {max_pixels}; raise max_pixels to read it")
+    if enough is not None and isinstance(image, JpegImageFile):
+        image.draft(None, (enough, enough))
+    if isinstance(image, PngImageFile) and image.mode != "P" and "transparency" in image.info:
+        return _upright(key_out(image, file))
+    image.load()
+    return image if kind in ("HEIC", "JPEG XL") else _upright(image)  # their decoders turn by what the codec says
 
 
-def _decoder_for(head: bytes, name: str) -> Callable[..., ImageFile]:
-    """Which of Pillow's decoders reads a file that begins with `head`."""
+def _kind(head: bytes, name: str) -> str:
+    """Which of `FORMATS` a file is that begins with `head`."""
     if not head:
         raise UnreadableImageError(name, "the file is empty")
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile
+        return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
-        return JpegImageFile
+        return "JPEG"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return WebPImageFile
+        return "WebP"
     if head.startswith(b"BM"):
-        return BmpImageFile
+        return "BMP"
     if head.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
-        return TiffImageFile
+        return "TIFF"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")):
+        return "JPEG XL"
+    if head[4:8] == b"ftyp":
+        brands = head[8 : int.from_bytes(head[:4], "big")]
+        for start in range(0, len(brands), 4):
+            if brands[start : start + 4] in BMFF_BRANDS:
+                return BMFF_BRANDS[brands[start : start + 4]]
     raise UnreadableImageError(name, f"its content is none of {FORMATS}")
+
+
+def _decoder(kind: str, name: str) -> Callable[..., ImageFile]:
+    """What reads a kind of file: one of Pillow's own decoders, or that of a plugin."""
+    try:
+        if kind == "HEIC":
+            from pillow_heif import HeifImageFile
+
+            return HeifImageFile
+        if kind == "JPEG XL":
+            from pillow_jxl.JpegXLImagePlugin import JXLImageFile
+
+            return JXLImageFile
+    except ImportError as error:
+        package = {"HEIC": "pillow-heif", "JPEG XL": "pillow-jxl-plugin"}[kind]
+        raise UnreadableImageError(name, f"{kind} needs a plugin: pip install {package}") from error
+    if kind == "AVIF" and not features.check("avif"):
+        raise UnreadableImageError(name, "this Pillow was built without AVIF")
+    return DECODERS[kind]
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -200,44 +235,6 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
     operation = UPRIGHT.get(orientation)
     return image if operation is None else image.transpose(operation)
-
-
-def _grey_or_rgb(image: Image.Image, name: str, channels: int) -> Image.Image:
-    """Any Pillow mode to L or RGB."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_deep_grey(image, name))
-    elif image.has_transparency_data:
-        image = Image.fromarray(_over_white(np.asarray(image.convert("RGBA"))))
-    elif image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    wanted = "RGB" if channels == 3 else "L"
-    return image if image.mode == wanted else image.convert(wanted)
-
-
-def _over_white(rgba: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
-    """(colour * alpha + 255 * (255 - alpha)) / 255, rounded; it fits 16 bits."""
-    alpha = rgba[:, :, 3:].astype(np.uint16)
-    return ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-
-
-def _deep_grey(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
-    """16-bit, 32-bit and floating-point grey to 8 bits, by the declared range of each kind."""
-    values: Shaped[np.ndarray, "h w"] = np.asarray(image)
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    full_scale = 1.0 if image.mode == "F" else 65535.0
-    if tags.get(TIFF_BITS_PER_SAMPLE) == (12,):
-        full_scale = 4095.0
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= full_scale):  # also catches NaN
-        kind = "floating-point" if image.mode == "F" else "32-bit integer"
-        raise UnreadableImageError(name, f"{kind} values {low}...{high}, expected 0...{full_scale:g}")
-    grey = np.rint(values.astype(np.float32) * np.float32(255.0 / full_scale)).astype(np.uint8)
-    if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:
-        grey = 255 - grey
-    transparent = image.info.get("transparency")  # a PNG's colour key, a number here
-    return grey if transparent is None else np.where(values == transparent, np.uint8(255), grey)
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,8 +9,10 @@ different: a random state walks through the epoch, one in each worker, a sampler
 epoch, and none of this holds.
 """
 
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from multiprocessing import get_all_start_methods, get_context
@@ -33,6 +35,9 @@ __all__ = ["DEFAULT_CACHE_BYTES", "Batch", "ordered_batches", "training_batches"
 
 DEFAULT_CACHE_BYTES = 2**28
 """Decoded images that each process of a training stream keeps in memory."""
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Environment variable of Python: a new process leaves the current directory out of its path."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,9 @@ def read_batches(reader: Any, batches: Iterable[tuple[Position, ...]], workers: 
         multiprocessing_context=_context() if workers else None,
         generator=torch.Generator(),  # or it would draw from the caller's global random state
     )
-    for batch in read:
+    with _safe_path():
+        batches_read = iter(read)
+    for batch in batches_read:
         if batch.vanished:
             raise SourceVanishedError(batch.vanished)
         yield batch
@@ -255,6 +262,24 @@ def _context() -> Any:
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Processes that are started in here do not import what lies in the current directory.
+
+    multiprocessing starts its own ones by `python -c`, where the current directory is the first to be searched: a file
+    `socket.py` beside downloaded pictures would run.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -95,7 +95,7 @@ class ParquetImages(EncodedSource):
         number, group = self._groups[block]
         path = self._files[number]
         try:
-            self._kept[block] = _open(path).read_row_group(group, columns=self.columns.names)
+            self._kept[block] = _open(path).read_row_group(group, columns=self.columns.names, use_threads=False)
         except FileNotFoundError as error:
             raise SourceVanishedError(f"{path}: was there, and is gone") from error
         except (OSError, ValueError) as error:
@@ -108,6 +108,7 @@ class ParquetImages(EncodedSource):
 
 
 def _open(path: str) -> "pyarrow.parquet.ParquetFile":
+    """Read without Arrow's threads: one that still starts when the process ends aborts it."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -115,6 +116,6 @@ def _open(path: str) -> "pyarrow.parquet.ParquetFile":
             f"{path}: pyarrow is not installed; install it with: pip install 'smalti[datasets]'"
         ) from error
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(path, pre_buffer=False)
     except ArrowException as error:
         raise ValueError(f"{path}: cannot be read as Parquet ({error})") from error

@@ -7,7 +7,9 @@ set itself, so its folder must be one that all machines see: a shared file syste
 """
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,8 @@ def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, crew: Crew) -> Ite
         return
     if not ray.is_initialized():
         os.environ.setdefault(USAGE_REPORTS, "0")
-        ray.init(log_to_driver=False)
+        with chdir(sys.prefix):  # Ray puts the current directory on its workers' path: files of the user's would run
+            ray.init(log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False  # there is one already
     shards = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
     made = shards.map_batches(

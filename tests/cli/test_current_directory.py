@@ -1,0 +1,82 @@
+"""Python files among downloaded pictures never run: not in the command, its loaders or its workers on a Ray cluster."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from smalti.tokenizers import SimpleVQVAE
+
+COMMAND = "import sys\nfrom smalti.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+LIBRARY = """
+import json
+from smalti.data import TransformConfig, open_images, ordered_batches
+if __name__ == "__main__":
+    (batch,) = ordered_batches(open_images("photos"), TransformConfig(size=8), 8, workers=1)
+    print(json.dumps({"images": len(batch)}))
+"""
+TOKENIZE = ["tokenize", "run", "photos", "--out", "tokens", "--size", "16", "--device", "cpu", "--json"]
+
+PACKAGES = {"smalti", "torch", "numpy", "PIL", "pyarrow", "ray", "yaml"}
+AFTER_RUNPY = {"socket", "torch", "PIL", "numpy", "typing", "ctypes", "difflib", "email", "csv", "random", "logging"}
+"""What `python -m` has not imported before a line of ours can run; a `smalti.py` is what its user asked for."""
+
+
+@pytest.fixture
+def downloads(tmp_path: Path) -> Path:
+    """A folder with pictures and a tokenizer; what is written there by `lay_out` says that it has run."""
+    torch.manual_seed(0)
+    model = SimpleVQVAE(32, 8, 8).train()
+    model(torch.rand(8, 3, 16, 16) * 2 - 1)
+    model.eval().save_pretrained(tmp_path / "downloads" / "run")
+    photos = tmp_path / "downloads" / "photos"
+    photos.mkdir()
+    for i in range(2):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(
+            photos / f"{i}.png"
+        )
+    return tmp_path / "downloads"
+
+
+def lay_out(folder: Path, names: set[str]) -> None:
+    for name in names:
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'ran')!r}, 'a').write({name!r} + '\\n')\n")
+
+
+def run(command: list[str], folder: Path, **settings: str) -> dict:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | settings
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert not (folder / "ran").exists(), (folder / "ran").read_text()
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("script", [COMMAND, LIBRARY])
+def test_loaders_of_the_command_and_of_a_script_import_nothing_from_here(downloads: Path, script: str) -> None:
+    lay_out(downloads, PACKAGES | sys.stdlib_module_names)
+    (downloads.parent / "script").write_text(script)
+    assert run([str(downloads.parent / "script"), *TOKENIZE, "--workers", "1"], downloads)["images"] == 2
+
+
+def test_the_module_as_a_command_imports_nothing_from_here(downloads: Path) -> None:
+    lay_out(downloads, AFTER_RUNPY)
+    assert run(["-m", "smalti.cli", *TOKENIZE], downloads)["images"] == 2
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra smalti[ray]")
+def test_workers_on_a_ray_cluster_import_nothing_from_here(downloads: Path) -> None:
+    lay_out(downloads, PACKAGES | sys.stdlib_module_names)
+    (downloads.parent / "script").write_text(COMMAND)
+    with tempfile.TemporaryDirectory(prefix="smalti", dir="/tmp", ignore_cleanup_errors=True) as own:
+        result = run([str(downloads.parent / "script"), *TOKENIZE, "--engine", "ray"], downloads, RAY_TMPDIR=own)
+    assert result["images"] == 2
