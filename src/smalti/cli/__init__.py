@@ -115,7 +115,7 @@ def report(prog: str, error: Exception) -> int:
 def out_of_memory(error: Exception) -> bool:
     """Whether a size was asked for that no memory holds; torch, which is not imported here, says so in its messages."""
     words = r"out of memory|can't allocate memory|Storage size calculation overflowed"
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(words, str(error)) is not None)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 def module_of(verb: str) -> str:

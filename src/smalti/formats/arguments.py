@@ -36,18 +36,25 @@ def check_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any
             raise ValueError(f"{name}: got {value!r}, expected {type_name(hints[name])}")
 
 
-def construct(constructor: Callable[..., Built], arguments: Mapping[str, Any], what: str) -> Built:
+def construct(constructor: Callable[..., Built], arguments: Any) -> Built:
     """Call a constructor with checked arguments; whatever it cannot be built from is the fault of these.
 
     Raises:
         ValueError: values of a wrong type, that exclude each other, or too large for the memory.
     """
+    name = constructor.__name__
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{name}: got {arguments!r}, expected a table of its arguments")
     check_arguments(constructor, arguments)
     try:
         return constructor(**arguments)
     except (TypeError, ArithmeticError, RuntimeError, MemoryError) as error:  # torch: sizes that it cannot allocate
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{what}: cannot be built from {dict(arguments)}: {reason}") from error
+        raise ValueError(f"{name} cannot be built from {', '.join(arguments)}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says; torch appends the stack of its C++ code."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def type_name(hint: Any) -> str:

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import nn
 
+from smalti.formats.arguments import construct
+
 
 class SavedModel(nn.Module, PyTorchModelHubMixin, ABC):
     """A model with `save_pretrained`, `from_pretrained`, `push_to_hub` and a fingerprint."""
@@ -58,8 +60,8 @@ class SavedModel(nn.Module, PyTorchModelHubMixin, ABC):
         if not folder.is_dir():
             path = Path(hf_hub_download(model_id, path.name, **hub))
         try:
-            model = cls(**options)
-        except TypeError as error:
+            model = construct(cls, options)
+        except ValueError as error:
             raise ValueError(f"{folder}/config.json does not describe a {cls.__name__}: {error}") from error
         try:
             load_model(model, path, strict=strict)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from smalti.blocks.transformer import TransformerBlock, ViTConfig
+from smalti.blocks.transformer import TransformerBlock, ViTConfig, check_sizes
 from smalti.priors.base import Prior, as_settings
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, draw, guided
@@ -52,7 +52,7 @@ class MaskedConfig:
             raise ValueError(f"sampling_steps: got {self.sampling_steps}, expected at least 1")
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"class_dropout: got {self.class_dropout}, expected at least 0 and below 1")
-        ViTConfig(self.width, self.depth, self.num_heads)  # refuses sizes that do not fit
+        check_sizes(self.width, self.num_heads, self.mlp_ratio, depth=self.depth)
 
 
 @final

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from smalti.blocks.transformer import check_sizes
 from smalti.ops.linear import linear
 from smalti.priors.adaptive_block import AdaptiveBlock, modulated
 from smalti.priors.base import Prior, as_settings, cross_entropy, kept
@@ -52,8 +53,7 @@ class NextScaleConfig:
     """Probability that training hides the class, so that guidance works."""
 
     def __post_init__(self) -> None:
-        if self.depth < 1 or self.width < 1 or self.num_heads < 1 or self.width % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide a width of {self.width}")
+        check_sizes(self.width, self.num_heads, self.mlp_ratio, depth=self.depth)
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"class_dropout: got {self.class_dropout}, expected at least 0 and below 1")
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from smalti.blocks.transformer import check_sizes
 from smalti.priors.base import Prior, as_settings, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
@@ -48,8 +49,11 @@ class NextTokenConfig:
 
     def __post_init__(self) -> None:
         heads = self.num_kv_heads or self.num_heads
-        if self.depth < 1 or self.width < 1 or self.num_heads < 1 or self.width % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide a width of {self.width}")
+        check_sizes(self.width, self.num_heads, depth=self.depth)
+        if self.hidden < 0:
+            raise ValueError(f"hidden: got {self.hidden}, expected at least 0")
+        if not self.rope_base > 0:
+            raise ValueError(f"rope_base: got {self.rope_base}, expected more than 0")
         if heads < 1 or self.num_heads % heads:
             raise ValueError(f"num_kv_heads: got {heads}, expected a divisor of {self.num_heads}")
         if not 0 <= self.class_dropout < 1:
