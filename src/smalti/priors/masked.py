@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from smalti.blocks.transformer import TransformerBlock, ViTConfig, check_sizes
 from smalti.priors.base import Prior, as_settings
 from smalti.priors.layout import TokenLayout
-from smalti.priors.sampling import SamplingConfig, draw, guided
+from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,14 @@ class MaskedTransformer(Prior):
         if given_BL is not None and keep_BL is not None:
             tokens_BL = torch.where(keep_BL, given_BL, tokens_BL)
         to_draw_B = (tokens_BL == self.hidden).sum(dim=1)
+        chances: list[Tensor] = []
         for step in range(1, steps + 1):
             hidden_BL = tokens_BL == self.hidden
             logits_BLV = self(tokens_BL.repeat(2, 1) if config.guidance else tokens_BL, doubled_B)
             if config.guidance:
                 logits_BLV = guided(logits_BLV, config.guidance)
             drawn_BL, p_BL = draw(logits_BLV, config, generator)
+            chances.append(p_BL)
             tokens_BL = torch.where(hidden_BL, drawn_BL, tokens_BL)
             # Visible tokens stay; of the new ones the least sure are hidden again / 可见的保留,最不确定的重新遮住
             noise_BL = _gumbel(p_BL, generator) * self.settings.choice_noise * (1 - step / steps)
@@ -169,6 +171,7 @@ class MaskedTransformer(Prior):
             again_B = (to_draw_B * math.cos(math.pi / 2 * step / steps)).floor() if step < steps else 0 * to_draw_B
             rank_BL = confidence_BL.argsort(dim=1).argsort(dim=1)
             tokens_BL = tokens_BL.masked_fill((rank_BL < again_B.unsqueeze(1)) & hidden_BL, self.hidden)
+        check_drawn(torch.cat(chances, dim=1))
         return tokens_BL
 
 

@@ -29,7 +29,7 @@ from smalti.priors.adaptive_block import AdaptiveBlock, modulated
 from smalti.priors.base import Prior, as_settings, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
-from smalti.priors.sampling import SamplingConfig, draw, guided
+from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 from smalti.quantizers import MultiScaleQuantizer
 
 
@@ -173,6 +173,7 @@ class NextScaleTransformer(Prior):
         x_BlW = condition_BW.unsqueeze(1) + self.start + places_LW[: layout.scale_lengths[0]]
         f_hat_BCHW = torch.zeros(len(labels_B), self.quantizer.embedding_dim, *grids[-1], device=labels_B.device)
         tokens: list[Tensor] = []
+        chances: list[Tensor] = []
         for k, (start, end) in enumerate(layout.spans):
             # 1. All tokens of this scale at once / 一次得到本尺度的全部词元
             for block, six, layer in zip(self.blocks, modulations, cache.layers, strict=True):
@@ -180,7 +181,8 @@ class NextScaleTransformer(Prior):
             logits_BlV = self._logits(x_BlW, condition_BW)
             if config.guidance:
                 logits_BlV = guided(logits_BlV, config.guidance * k / max(1, len(grids) - 1))
-            drawn_Bl, _ = draw(logits_BlV, config, generator)
+            drawn_Bl, p_Bl = draw(logits_BlV, config, generator)
+            chances.append(p_Bl)
             tokens.append(kept(drawn_Bl, given_BL, keep_BL, slice(start, end)))
             if end == layout.num_tokens:
                 break
@@ -190,6 +192,7 @@ class NextScaleTransformer(Prior):
             seen_BlC = seen_BChw.flatten(2).transpose(1, 2).to(self.word_embedding.weight.dtype)
             x_BlW = self.word_embedding(seen_BlC) + places_LW[slice(*layout.spans[k + 1])]
             x_BlW = x_BlW.repeat(2, 1, 1) if config.guidance else x_BlW
+        check_drawn(torch.cat(chances, dim=1))
         return torch.cat(tokens, dim=1)
 
     # ---- parts --------------------------------------------------------------------------------------------------

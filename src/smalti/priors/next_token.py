@@ -25,7 +25,7 @@ from smalti.priors.layout import TokenLayout
 from smalti.priors.llama_block import LlamaBlock
 from smalti.priors.packed import packed
 from smalti.priors.rotary import rotary_table
-from smalti.priors.sampling import SamplingConfig, draw, guided
+from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 
 
 @dataclass(frozen=True)
@@ -148,15 +148,18 @@ class NextTokenTransformer(Prior):
         doubled_B = self._doubled(labels_B, config.guidance)
         cache, reader = self._cache(doubled_B.shape[0]), packed(self, rows=doubled_B.shape[0])
         tokens_BL = torch.empty(labels_B.shape[0], self.layout.num_tokens, dtype=torch.int64, device=labels_B.device)
+        chances: list[Tensor] = []
         x_B1W = self.class_embedding(doubled_B).unsqueeze(1)
         for i in range(self.layout.num_tokens):
             logits_B1V = reader._read(x_B1W, i, cache)
             if config.guidance:
                 logits_B1V = guided(logits_B1V, config.guidance)
-            drawn_B1, _ = draw(logits_B1V, config, generator)
+            drawn_B1, p_B1 = draw(logits_B1V, config, generator)
+            chances.append(p_B1)
             tokens_BL[:, i : i + 1] = kept(drawn_B1, given_BL, keep_BL, slice(i, i + 1))
             x_B1W = self.word_embedding(tokens_BL[:, i : i + 1])
             x_B1W = x_B1W.repeat(2, 1, 1) if config.guidance else x_B1W
+        check_drawn(torch.cat(chances, dim=1))
         return tokens_BL
 
     # ---- parts --------------------------------------------------------------------------------------------------
