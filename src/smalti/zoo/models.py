@@ -1,7 +1,6 @@
 """The registry: every model this package can build by name, and how a saved one is found again."""
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from smalti.formats.arguments import check_arguments, construct
+from smalti.formats.saved_model import read_config
 from smalti.quantizers import quantizer_from_config
 from smalti.tokenizers import VQGAN, Emu3VQ, SimpleVQVAE, TiTok, Tokenizer
 from smalti.zoo.memory import check_memory
@@ -190,8 +190,8 @@ def load(model: str | Path) -> Tokenizer:
         raise FileNotFoundError(f"model: {model} is not a folder with a saved model")
     else:
         config_path = Path(hf_hub_download(str(model), "config.json"))
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    kind = config.get("type") if isinstance(config, dict) else None
+    config = read_config(config_path)
+    kind = config.get("type")
     if kind not in TOKENIZERS:
         raise ValueError(f"model: {config_path} is of type {kind!r}, known are {', '.join(TOKENIZERS)}")
     _known(TOKENIZERS[kind], {key: value for key, value in config.items() if key != "type"})

@@ -4,7 +4,6 @@ build_prior("next-scale-small", layout, 10, quantizer)     a fresh prior
 load_prior("prior")                                        a trained one
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from smalti.formats.arguments import construct
+from smalti.formats.saved_model import read_config
 from smalti.priors import MaskedTransformer, NextScaleTransformer, NextTokenTransformer, Prior, TokenLayout
 from smalti.priors.masked import MaskedConfig
 from smalti.priors.next_scale import NextScaleConfig
@@ -130,8 +130,8 @@ def load_prior(prior: str | Path) -> Prior:
         raise FileNotFoundError(f"prior: {prior} is not a folder with a saved prior")
     else:
         path = Path(hf_hub_download(str(prior), "config.json"))
-    config = json.loads(path.read_text(encoding="utf-8"))
-    kind = config.get("type") if isinstance(config, dict) else None
+    config = read_config(path)
+    kind = config.get("type")
     if kind not in PRIOR_TYPES:
         raise ValueError(f"prior: {path} is of type {kind!r}, known are {', '.join(PRIOR_TYPES)}")
     return PRIOR_TYPES[kind].from_pretrained(prior).eval()
