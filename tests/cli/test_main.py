@@ -114,12 +114,38 @@ def test_errors_of_a_command_are_one_line_and_an_exit_code(verb, capsys, error, 
     assert capsys.readouterr() == ("", line + "\n")
 
 
-def test_a_bug_of_ours_is_not_hidden(verb):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("Storage size calculation overflowed with sizes=[9, 9]"),
+    ],
+)
+def test_a_size_that_no_memory_holds_is_the_users_mistake(verb, capsys, error):
     def run(arguments):
-        raise TypeError("bug")
+        raise error
 
     verb(run)
-    with pytest.raises(TypeError, match="bug"):
+    assert main(["train"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("smalti train: error: not enough memory")
+
+
+def test_a_fault_of_ours_is_two_lines_and_a_traceback_only_where_asked_for(verb, capsys, monkeypatch):
+    def run(arguments):
+        raise TypeError("two\nlines")
+
+    verb(run)
+    monkeypatch.delenv("SMALTI_TRACEBACK", raising=False)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "smalti train: error: TypeError: two lines",
+        "smalti train: this is a fault of smalti; SMALTI_TRACEBACK=1 shows where it happened",
+    ]
+    monkeypatch.setenv("SMALTI_TRACEBACK", "1")
+    with pytest.raises(TypeError, match="two"):
         main(["train"])
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from smalti.priors import SamplingConfig, TokenLayout
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.rotary import rotary_table, rotate
-from smalti.priors.sampling import draw, guided
+from smalti.priors.sampling import check_drawn, draw, guided
 
 # ---- drawing ------------------------------------------------------------------------------------------------------
 
@@ -78,11 +78,45 @@ def test_guidance_extrapolates_from_without_to_with_class() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"guidance": -1.0}, {"temperature": 0.0}, {"top_k": -1}, {"top_p": 1.5}, {"temperature": math.nan}]
+    "change",
+    [
+        {"guidance": -1.0},
+        {"guidance": 1e39},
+        {"guidance": math.nan},
+        {"temperature": 0.0},
+        {"temperature": 1e-45},
+        {"temperature": math.inf},
+        {"temperature": math.nan},
+        {"top_k": -1},
+        {"top_p": 1.5},
+        {"top_p": math.nan},
+    ],
 )
 def test_sampling_settings_are_checked(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(SamplingConfig(), **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("config", [{}, {"top_k": 1}, {"top_k": 2}, {"top_p": 0.5}, {"temperature": 1e-6}])
+def test_a_draw_without_a_probability_is_marked_and_refused(bad: float, config: dict[str, float]) -> None:
+    """Rows of NaN, of one infinity, of nothing but -infinity; the token stays one that can be looked up."""
+    logits = torch.randn(2, 3, 5)
+    logits[1, 2] = bad
+    tokens, p = draw(logits, SamplingConfig(**config))  # type: ignore[arg-type]
+    assert 0 <= int(tokens.min()) <= int(tokens.max()) < 5
+    assert not p[1, 2].isfinite()
+    assert p.isfinite().sum() == 5
+    with pytest.raises(ValueError, match="logits: got NaN or infinity"):
+        check_drawn(p)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e30])
+def test_extreme_settings_still_draw_from_ordinary_logits(temperature: float) -> None:
+    logits = torch.tensor([[[-80.0, 3.0, 80.0, 0.0]]])
+    tokens, p = draw(guided(torch.cat([logits, -logits]), 1e6), SamplingConfig(temperature=temperature))
+    check_drawn(p)
+    assert temperature > 1 or tokens.item() == 2
 
 
 # ---- cache --------------------------------------------------------------------------------------------------------

@@ -227,6 +227,17 @@ def test_a_scale_depends_on_coarser_ones_alone(shared: bool) -> None:
         assert (difference[end:] > 0).all(), k
 
 
+@pytest.mark.parametrize("make", [next_scale, next_token, masked])
+@pytest.mark.parametrize("top_k", [0, 1])
+def test_a_prior_with_a_damaged_weight_says_so(make: Callable[[], Prior], top_k: int) -> None:
+    prior = awake(make())
+    with torch.no_grad():
+        prior.class_embedding.weight[1, 3] = math.nan
+    prior.sample(torch.tensor([0]), SamplingConfig(guidance=0.0, top_k=top_k))
+    with pytest.raises(ValueError, match="logits: got NaN or infinity"):
+        prior.sample(torch.tensor([0, 1]), SamplingConfig(guidance=1.0, top_k=top_k))
+
+
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
 def test_sampling_by_scale_reads_what_training_reads(guidance: float) -> None:
     """Drawn greedily, each scale is the arg-max of the teacher-forced, guided logits of the whole sequence."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
+from smalti.formats.arguments import construct
+
 Config = TypeVar("Config")
 
 
@@ -11,7 +13,7 @@ def from_plain(cls: type[Config], config: Mapping[str, Any] | Config) -> Config:
     """The dataclass `cls` from its plain dictionary, whose lists become tuples; a `cls` is returned as it is.
 
     Raises:
-        ValueError: a key that is no field of `cls`.
+        ValueError: a key that is no field of `cls`, a value that the field does not take.
     """
     if isinstance(config, cls):
         return config
@@ -20,7 +22,7 @@ def from_plain(cls: type[Config], config: Mapping[str, Any] | Config) -> Config:
     for key in config:
         if key not in known:
             raise ValueError(f"{key}: unknown, expected one of {', '.join(known)}")
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()})
+    return construct(cls, {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()})
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class GroupNorm(nn.GroupNorm):
     """Group normalisation, `eps` added to the variance; `z_q` is accepted and ignored."""
 
     def __init__(self, channels: int, groups: int = 32, affine: bool = True, eps: float = EPS):
-        if channels % groups:
+        if groups < 1 or channels % groups:
             raise ValueError(f"norm_groups: {groups} groups do not divide {channels} channels")
         super().__init__(groups, channels, eps=eps, affine=affine)
 

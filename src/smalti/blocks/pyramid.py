@@ -21,6 +21,8 @@ from smalti.blocks.config import from_plain
 from smalti.blocks.norms import AdaptiveGroupNorm
 from smalti.blocks.resampling import Downsample, Upsample, downsample_kind, upsample_kind
 from smalti.blocks.resnet import AttentionBlock, BlockStyle, ResnetBlock
+from smalti.blocks.transformer import MOST_BLOCKS
+from smalti.formats.arguments import construct
 
 MidBlock = Literal["residual", "attention"]
 
@@ -55,19 +57,23 @@ class PyramidConfig:
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths: got {self.widths}, expected at least one level of at least 1 channel")
-        if self.num_res_blocks < 1:
-            raise ValueError(f"num_res_blocks: got {self.num_res_blocks}, expected at least 1")
+        if not 1 <= self.num_res_blocks <= MOST_BLOCKS:
+            raise ValueError(f"num_res_blocks: got {self.num_res_blocks}, expected 1 to {MOST_BLOCKS}")
+        if self.latent_channels < 1:
+            raise ValueError(f"latent_channels: got {self.latent_channels}, expected at least 1")
+        if self.latent_kernel < 1 or self.latent_kernel % 2 == 0:
+            raise ValueError(f"latent_kernel: got {self.latent_kernel}, expected an odd kernel size")
         beyond = [level for level in self.attention_levels or () if not 0 <= level < len(self.widths)]
         if beyond:
             raise ValueError(f"attention_levels: got {beyond[0]}, expected levels from 0 to {len(self.widths) - 1}")
-        if self.projection % 2 == 0 and self.projection != 0:
+        if self.projection < 0 or (self.projection % 2 == 0 and self.projection != 0):
             raise ValueError(f"projection: got {self.projection}, expected an odd kernel size, or 0 for none")
 
     @classmethod
     def of(cls, config: "Mapping[str, Any] | PyramidConfig") -> "PyramidConfig":
         """From the plain dictionary of a config.json, whose lists become tuples."""
         if isinstance(config, Mapping) and isinstance(config.get("style"), Mapping):
-            config = {**config, "style": BlockStyle(**config["style"])}
+            config = {**config, "style": construct(BlockStyle, config["style"])}
         return from_plain(cls, config)
 
     def mirrored(self) -> "PyramidConfig":

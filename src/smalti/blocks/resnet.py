@@ -43,6 +43,9 @@ class BlockStyle:
         ):
             if value not in allowed:
                 raise ValueError(f"{name}: got {value!r}, expected one of {allowed}")
+        for name in ("norm_groups", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
 
     def make_norm(self, channels: int, latent_channels: int | None) -> nn.Module:
         """The norm of a block with so many channels; `latent_channels` are those of z_q, None in an encoder."""

@@ -5,11 +5,15 @@ Source: Dosovitskiy et al. 2020, ViT (arXiv 2010.11929), in the form of CLIP's c
 Legend: B images, N tokens, W width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+MOST_BLOCKS = 1000
+"""More blocks in a row are a slip of the hand; building them would take for ever."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,23 @@ class ViTConfig:
     """Hidden width of the two-layer network in a block, divided by `width`."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "num_heads", "patch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if self.width % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide a width of {self.width}")
+        check_sizes(self.width, self.num_heads, self.mlp_ratio, layers=self.layers)
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size: got {self.patch_size}, expected at least 1")
+
+
+def check_sizes(width: int, num_heads: int, mlp_ratio: float = 1.0, **blocks: int) -> None:
+    """Refuse sizes that no transformer has; `blocks` is the number of them under the caller's own name for it."""
+    for name, value in {"width": width, "num_heads": num_heads}.items():
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1")
+    for name, value in blocks.items():
+        if not 1 <= value <= MOST_BLOCKS:
+            raise ValueError(f"{name}: got {value}, expected 1 to {MOST_BLOCKS}")
+    if width % num_heads:
+        raise ValueError(f"num_heads: {num_heads} heads do not divide a width of {width}")
+    if not 0 < mlp_ratio < math.inf:
+        raise ValueError(f"mlp_ratio: got {mlp_ratio}, expected a number above 0")
 
 
 class SelfAttention(nn.Module):

@@ -1,7 +1,8 @@
 """The command line, `smalti VERB ...`: this module only picks the verb, each verb is one module beside it.
 
 Nothing heavy is imported here: a verb's module, and with it torch, is imported when that verb is chosen, so that
-`smalti --help` answers at once. An error of the user ends as one line and exit code 2, never as a traceback.
+`smalti --help` answers at once. An error of the user ends as one line and exit code 2, a fault of this package as two
+lines and exit code 1; a traceback is for those who ask for it (`SMALTI_TRACEBACK=1`).
 
 Nothing in the current directory is ever imported, neither here nor in a process that a command starts: it may be a
 folder of downloads.
@@ -11,6 +12,7 @@ folder of downloads.
 # modules that Python itself has loaded by then, and no others.
 import importlib
 import os
+import re
 import sys
 
 COMMANDS = {
@@ -32,6 +34,10 @@ COMMANDS = {
 
 USER_ERROR = 2
 """Exit code of a mistake of the user; an exception may carry another one as `exit_code`."""
+FAULT = 1
+"""Exit code of a fault of this package."""
+TRACEBACK = "SMALTI_TRACEBACK"
+"""Environment variable: set to anything but 0, every error ends as a traceback."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT."""
 
@@ -94,10 +100,29 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         raise  # an OSError, but not the user's mistake: `main` knows what to do
-    except (ValueError, OSError) as error:
-        return complain(f"smalti {verb}", describe(error), getattr(error, "exit_code", USER_ERROR))
     except SystemExit as end:  # argparse ends this way after --help
         return end.code if isinstance(end.code, int) else 0
+    except Exception as error:  # the last place that can say it in words; nothing is lost, see TRACEBACK
+        if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+            raise
+        return report(f"smalti {verb}", error)
+
+
+def report(prog: str, error: Exception) -> int:
+    """Print what went wrong, one line of the user's mistakes and two of ours, and return the exit code."""
+    if out_of_memory(error):
+        return complain(prog, f"not enough memory: {describe(error)}")
+    if isinstance(error, ValueError | OSError):
+        return complain(prog, describe(error), getattr(error, "exit_code", USER_ERROR))
+    complain(prog, f"{type(error).__name__}: {describe(error)}")
+    print(f"{prog}: this is a fault of smalti; {TRACEBACK}=1 shows where it happened", file=sys.stderr)
+    return FAULT
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a size was asked for that no memory holds; torch, which is not imported here, says so in its messages."""
+    words = r"out of memory|can't allocate memory|Storage size calculation overflowed"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 def module_of(verb: str) -> str:
@@ -130,7 +155,7 @@ def complain(prog: str, message: str, code: int = USER_ERROR) -> int:
     return code
 
 
-def describe(error: ValueError | OSError) -> str:
+def describe(error: Exception) -> str:
     """The message of an exception in one line, with the file name where the system gives it."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

@@ -10,20 +10,15 @@ import re
 import typing
 from argparse import ArgumentError
 from collections.abc import Mapping
-from pathlib import Path
-from types import UnionType
 from typing import Any, TypeVar
 
 import jsonargparse
 
 from smalti.cli import nearest
+from smalti.formats.arguments import type_name
 from smalti.formats.recipe import write_list, write_recipe
 
 Config = TypeVar("Config")
-
-TYPE_NAMES = {
-    int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path", type(None): "null",
-}  # fmt: skip
 
 PRINT_CONFIG = "print_config"
 """Flag that prints the complete configuration as a recipe."""
@@ -214,19 +209,5 @@ def _shorten(message: str, types: dict[str, Any], positionals: tuple[str, ...]) 
 def _expectation(text: str, hint: Any) -> str:
     """'got V, expected T' where the text says which value was refused, else the text in one line."""
     if match := re.search(r"(?:Got|Given) value: (.*)", text, re.DOTALL):
-        return f"got {' '.join(match[1].split())}, expected {_type_name(hint)}"
+        return f"got {' '.join(match[1].split())}, expected {type_name(hint)}"
     return " ".join(text.split())
-
-
-def _type_name(hint: Any) -> str:
-    """A type in words: the values of a Literal, 'text' for str, the alternatives of a union joined by 'or'."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return ("one of " if len(inner) > 1 else "") + ", ".join(str(value) for value in inner)
-    if origin in (UnionType, typing.Union):
-        return " or ".join(_type_name(member) for member in inner)
-    if origin in (tuple, list):
-        return f"[{', '.join('...' if member is Ellipsis else _type_name(member) for member in inner)}]"
-    if origin is dict:
-        return f"a table with {_type_name(inner[1])} for each name"
-    return TYPE_NAMES.get(hint, str(hint))

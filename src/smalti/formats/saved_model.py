@@ -16,7 +16,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from smalti.formats.arguments import construct
 from smalti.formats.atomic import replace_file
+from smalti.formats.foreign import foreign
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The table in a config.json.
+
+    Raises:
+        ValueError: it is none; the message names the file.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of which UnicodeDecodeError is one
+        raise ValueError(f"{path}: not JSON in UTF-8 ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: got {type(config).__name__}, expected a table")
+    return config
 
 
 class SavedModel(nn.Module, PyTorchModelHubMixin, ABC):
@@ -62,13 +79,13 @@ class SavedModel(nn.Module, PyTorchModelHubMixin, ABC):
         if not folder.is_dir():
             path = Path(hf_hub_download(model_id, path.name, **hub))
         try:
-            model = cls(**options)
-        except TypeError as error:
+            model = construct(cls, options)
+        except ValueError as error:
             raise ValueError(f"{folder}/config.json does not describe a {cls.__name__}: {error}") from error
         try:
             load_model(model, path, strict=strict)
         except SafetensorError as error:
-            raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+            raise ValueError(f"{path}: not a readable safetensors file ({foreign(path) or error})") from error
         except RuntimeError as error:
             raise ValueError(f"{path}: weights do not fit config.json: {' '.join(str(error).split())}") from error
         return model.to(map_location).eval()

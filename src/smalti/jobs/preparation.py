@@ -1,6 +1,5 @@
 """What `evaluate`, `compare`, `evaluate_samples` share before anything is measured: options, model, size, images."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from smalti.data import ImageSource, TransformConfig, ordered_batches
 from smalti.ops.pixels import to_uint8
 from smalti.tokenizers import Tokenizer
 from smalti.training import read_settings
-from smalti.zoo import TOKENIZERS, load, load_published
+from smalti.zoo import is_published, load, load_published
 
 PIXELS_AT_ONCE = 2**20
 """Pictures at their own size can be huge: so many pixels of them, or one picture, pass the network at once."""
@@ -72,16 +71,7 @@ def open_tokenizer(name: str) -> Tokenizer:
         FileNotFoundError: nothing is there.
         ValueError: a file or folder that holds no tokenizer.
     """
-    path = Path(name)
-    return load_published(path) if path.is_file() or _is_foreign_folder(path) else load(name)
-
-
-def _is_foreign_folder(path: Path) -> bool:
-    config = path / "config.json"
-    if not config.is_file():
-        return False
-    content = json.loads(config.read_text(encoding="utf-8"))
-    return not (isinstance(content, dict) and content.get("type") in TOKENIZERS)
+    return load_published(name) if is_published(name) else load(name)
 
 
 def prepared_images(

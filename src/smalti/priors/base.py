@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from smalti.formats.arguments import construct
 from smalti.formats.saved_model import SavedModel
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig
@@ -150,7 +151,4 @@ def kept(drawn: Tensor, given_BL: Tensor | None, keep_BL: Tensor | None, span: s
 
 def as_settings(kind: type[Settings], config: Mapping[str, Any] | Settings | None) -> Settings:
     """Sizes as their dataclass, from the plain dictionary of a config.json where they come as one."""
-    if isinstance(config, kind):
-        return config
-    assert config is None or isinstance(config, Mapping)
-    return kind(**(config or {}))
+    return config if isinstance(config, kind) else construct(kind, config or {})

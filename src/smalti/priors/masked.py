@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from smalti.blocks.transformer import TransformerBlock, ViTConfig
+from smalti.blocks.transformer import TransformerBlock, ViTConfig, check_sizes
 from smalti.priors.base import Prior, as_settings
 from smalti.priors.layout import TokenLayout
-from smalti.priors.sampling import SamplingConfig, draw, guided
+from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class MaskedConfig:
             raise ValueError(f"sampling_steps: got {self.sampling_steps}, expected at least 1")
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"class_dropout: got {self.class_dropout}, expected at least 0 and below 1")
-        ViTConfig(self.width, self.depth, self.num_heads)  # refuses sizes that do not fit
+        check_sizes(self.width, self.num_heads, self.mlp_ratio, depth=self.depth)
 
 
 @final
@@ -156,12 +156,14 @@ class MaskedTransformer(Prior):
         if given_BL is not None and keep_BL is not None:
             tokens_BL = torch.where(keep_BL, given_BL, tokens_BL)
         to_draw_B = (tokens_BL == self.hidden).sum(dim=1)
+        chances: list[Tensor] = []
         for step in range(1, steps + 1):
             hidden_BL = tokens_BL == self.hidden
             logits_BLV = self(tokens_BL.repeat(2, 1) if config.guidance else tokens_BL, doubled_B)
             if config.guidance:
                 logits_BLV = guided(logits_BLV, config.guidance)
             drawn_BL, p_BL = draw(logits_BLV, config, generator)
+            chances.append(p_BL)
             tokens_BL = torch.where(hidden_BL, drawn_BL, tokens_BL)
             # Visible tokens stay; of the new ones the least sure are hidden again / 可见的保留,最不确定的重新遮住
             noise_BL = _gumbel(p_BL, generator) * self.settings.choice_noise * (1 - step / steps)
@@ -169,6 +171,7 @@ class MaskedTransformer(Prior):
             again_B = (to_draw_B * math.cos(math.pi / 2 * step / steps)).floor() if step < steps else 0 * to_draw_B
             rank_BL = confidence_BL.argsort(dim=1).argsort(dim=1)
             tokens_BL = tokens_BL.masked_fill((rank_BL < again_B.unsqueeze(1)) & hidden_BL, self.hidden)
+        check_drawn(torch.cat(chances, dim=1))
         return tokens_BL
 
 

@@ -23,12 +23,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from smalti.blocks.transformer import check_sizes
 from smalti.ops.linear import linear
 from smalti.priors.adaptive_block import AdaptiveBlock, modulated
 from smalti.priors.base import Prior, as_settings, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
-from smalti.priors.sampling import SamplingConfig, draw, guided
+from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 from smalti.quantizers import MultiScaleQuantizer
 
 
@@ -52,8 +53,7 @@ class NextScaleConfig:
     """Probability that training hides the class, so that guidance works."""
 
     def __post_init__(self) -> None:
-        if self.depth < 1 or self.width < 1 or self.num_heads < 1 or self.width % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide a width of {self.width}")
+        check_sizes(self.width, self.num_heads, self.mlp_ratio, depth=self.depth)
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"class_dropout: got {self.class_dropout}, expected at least 0 and below 1")
 
@@ -173,6 +173,7 @@ class NextScaleTransformer(Prior):
         x_BlW = condition_BW.unsqueeze(1) + self.start + places_LW[: layout.scale_lengths[0]]
         f_hat_BCHW = torch.zeros(len(labels_B), self.quantizer.embedding_dim, *grids[-1], device=labels_B.device)
         tokens: list[Tensor] = []
+        chances: list[Tensor] = []
         for k, (start, end) in enumerate(layout.spans):
             # 1. All tokens of this scale at once / 一次得到本尺度的全部词元
             for block, six, layer in zip(self.blocks, modulations, cache.layers, strict=True):
@@ -180,7 +181,8 @@ class NextScaleTransformer(Prior):
             logits_BlV = self._logits(x_BlW, condition_BW)
             if config.guidance:
                 logits_BlV = guided(logits_BlV, config.guidance * k / max(1, len(grids) - 1))
-            drawn_Bl, _ = draw(logits_BlV, config, generator)
+            drawn_Bl, p_Bl = draw(logits_BlV, config, generator)
+            chances.append(p_Bl)
             tokens.append(kept(drawn_Bl, given_BL, keep_BL, slice(start, end)))
             if end == layout.num_tokens:
                 break
@@ -190,6 +192,7 @@ class NextScaleTransformer(Prior):
             seen_BlC = seen_BChw.flatten(2).transpose(1, 2).to(self.word_embedding.weight.dtype)
             x_BlW = self.word_embedding(seen_BlC) + places_LW[slice(*layout.spans[k + 1])]
             x_BlW = x_BlW.repeat(2, 1, 1) if config.guidance else x_BlW
+        check_drawn(torch.cat(chances, dim=1))
         return torch.cat(tokens, dim=1)
 
     # ---- parts --------------------------------------------------------------------------------------------------

@@ -18,13 +18,14 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from smalti.blocks.transformer import check_sizes
 from smalti.priors.base import Prior, as_settings, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.llama_block import LlamaBlock
 from smalti.priors.packed import packed
 from smalti.priors.rotary import rotary_table
-from smalti.priors.sampling import SamplingConfig, draw, guided
+from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ class NextTokenConfig:
 
     def __post_init__(self) -> None:
         heads = self.num_kv_heads or self.num_heads
-        if self.depth < 1 or self.width < 1 or self.num_heads < 1 or self.width % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} heads do not divide a width of {self.width}")
+        check_sizes(self.width, self.num_heads, depth=self.depth)
+        if self.hidden < 0:
+            raise ValueError(f"hidden: got {self.hidden}, expected at least 0")
+        if not self.rope_base > 0:
+            raise ValueError(f"rope_base: got {self.rope_base}, expected more than 0")
         if heads < 1 or self.num_heads % heads:
             raise ValueError(f"num_kv_heads: got {heads}, expected a divisor of {self.num_heads}")
         if not 0 <= self.class_dropout < 1:
@@ -144,15 +148,18 @@ class NextTokenTransformer(Prior):
         doubled_B = self._doubled(labels_B, config.guidance)
         cache, reader = self._cache(doubled_B.shape[0]), packed(self, rows=doubled_B.shape[0])
         tokens_BL = torch.empty(labels_B.shape[0], self.layout.num_tokens, dtype=torch.int64, device=labels_B.device)
+        chances: list[Tensor] = []
         x_B1W = self.class_embedding(doubled_B).unsqueeze(1)
         for i in range(self.layout.num_tokens):
             logits_B1V = reader._read(x_B1W, i, cache)
             if config.guidance:
                 logits_B1V = guided(logits_B1V, config.guidance)
-            drawn_B1, _ = draw(logits_B1V, config, generator)
+            drawn_B1, p_B1 = draw(logits_B1V, config, generator)
+            chances.append(p_B1)
             tokens_BL[:, i : i + 1] = kept(drawn_B1, given_BL, keep_BL, slice(i, i + 1))
             x_B1W = self.word_embedding(tokens_BL[:, i : i + 1])
             x_B1W = x_B1W.repeat(2, 1, 1) if config.guidance else x_B1W
+        check_drawn(torch.cat(chances, dim=1))
         return tokens_BL
 
     # ---- parts --------------------------------------------------------------------------------------------------

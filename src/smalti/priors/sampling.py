@@ -6,11 +6,17 @@ guidance, Ho and Salimans 2022 (arXiv 2207.12598).
 Legend: B images, n tokens drawn at once, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+COLDEST = 1e-6
+"""Below it a temperature makes infinities of logits; `top_k=1` always takes the likeliest token."""
+STRONGEST = 1e6
+"""Above it guidance does the same."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,10 @@ class SamplingConfig:
     """Draw among the fewest likeliest tokens whose probabilities sum up to p; 0: among all."""
 
     def __post_init__(self) -> None:
-        if not self.guidance >= 0:
-            raise ValueError(f"guidance: got {self.guidance}, expected at least 0")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: got {self.temperature}, expected more than 0")
+        if not 0 <= self.guidance <= STRONGEST:
+            raise ValueError(f"guidance: got {self.guidance}, expected 0 to {STRONGEST:g}")
+        if not COLDEST <= self.temperature < math.inf:
+            raise ValueError(f"temperature: got {self.temperature}, expected a number of at least {COLDEST:g}")
         if self.top_k < 0:
             raise ValueError(f"top_k: got {self.top_k}, expected at least 0")
         if not 0 <= self.top_p <= 1:
@@ -55,7 +61,9 @@ def draw(
         generator: source of randomness, on the device of the logits.
 
     Returns:
-        Tokens (B, n), and the probability (B, n) that each had.
+        Tokens (B, n), and the probability (B, n) that each had: NaN, beside some token or other, where the logits have
+        NaN or infinities that leave none. `check_drawn` refuses those, once, when all is drawn: no draw waits for the
+        device.
     """
     logits_BnV = logits_BnV.float() / config.temperature
     if 0 < config.top_k < logits_BnV.shape[-1]:
@@ -68,6 +76,19 @@ def draw(
     return tokens_Bn1.squeeze(-1), p_BnV.gather(-1, tokens_Bn1).squeeze(-1)
 
 
+def check_drawn(p_Bn: Float[Tensor, "b n"]) -> None:
+    """Refuse tokens (B, n) that were drawn without a probability.
+
+    Raises:
+        ValueError: the logits were NaN or infinite.
+    """
+    if not p_Bn.isfinite().all():
+        raise ValueError(
+            "logits: got NaN or infinity from the prior, expected numbers; its weights are damaged, or its precision, "
+            "guidance or temperature too much for them"
+        )
+
+
 def _inverted(p_BnV: Tensor, generator: torch.Generator | None) -> Tensor:
     """Tokens (B, n, 1): the first at which the sum of probabilities exceeds a random number.
 
@@ -77,7 +98,8 @@ def _inverted(p_BnV: Tensor, generator: torch.Generator | None) -> Tensor:
     wide = torch.float32 if p_BnV.device.type == "mps" else torch.float64
     sums_BnV = p_BnV.cumsum(dim=-1, dtype=wide)
     u_Bn1 = torch.rand(*p_BnV.shape[:2], 1, dtype=wide, device=p_BnV.device, generator=generator)
-    return torch.searchsorted(sums_BnV, u_Bn1 * sums_BnV[..., -1:], right=True)
+    tokens_Bn1 = torch.searchsorted(sums_BnV, u_Bn1 * sums_BnV[..., -1:], right=True)
+    return tokens_Bn1.clamp(max=p_BnV.shape[-1] - 1)  # sums of NaN are exceeded nowhere
 
 
 def _nucleus(logits_BnV: Tensor, top_p: float) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smalti.formats.arguments import construct
 from smalti.quantizers.base import Quantizer
 from smalti.quantizers.binary_spherical import BinarySphericalQuantizer
 from smalti.quantizers.ema import EMAVectorQuantizer
@@ -48,7 +49,7 @@ def quantizer_from_config(config: Mapping[str, Any]) -> Quantizer:
     if not isinstance(config, Mapping) or config.get("type") not in list(QUANTIZERS):
         raise ValueError(f"quantizer: got {config!r}, expected a mapping with a type among {', '.join(QUANTIZERS)}")
     arguments = {name: _part(name, value) for name, value in config.items() if name != "type"}
-    return _construct(QUANTIZERS[config["type"]], arguments)
+    return construct(QUANTIZERS[config["type"]], arguments)
 
 
 def _part(name: str, value: Any) -> Any:
@@ -60,15 +61,7 @@ def _part(name: str, value: Any) -> Any:
     if name == "quantizers" and isinstance(value, Sequence):
         return [quantizer_from_config(part) for part in value]
     if name == "init":
-        return _construct(KMeansInit, value)
+        return construct(KMeansInit, value)
     if name == "revival":
-        return _construct(DeadCodeRevival, value)
+        return construct(DeadCodeRevival, value)
     return value
-
-
-def _construct(cls: type, arguments: Mapping[str, Any]) -> Any:
-    """Call a constructor; arguments that it does not know, or of a wrong type, are the user's mistake."""
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{cls.__name__} cannot be built from {dict(arguments)}: {error}") from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from smalti.blocks import ConvDecoder, ConvEncoder
+from smalti.blocks.transformer import MOST_BLOCKS
 from smalti.quantizers import (
     DeadCodeRevival,
     EMAVectorQuantizer,
@@ -15,7 +16,11 @@ from smalti.quantizers import (
     MultiScaleQuantizer,
     Quantizer,
 )
+from smalti.quantizers.base import positive
 from smalti.tokenizers.base import Tokenizer
+
+MOST_STAGES = 16
+"""More of them would make one latent cell of more pixels than any image has."""
 
 
 @final
@@ -54,14 +59,11 @@ class SimpleVQVAE(Tokenizer):
             quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must agree with it.
         """
         super().__init__()
-        for name, value, least in (
-            ("hidden_dim", hidden_dim, 1),
-            ("num_stages", num_stages, 1),
-            ("num_res_blocks", num_res_blocks, 0),
-            ("image_channels", image_channels, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name}: got {value}, expected at least {least}")
+        positive(hidden_dim=hidden_dim, image_channels=image_channels)
+        if not 1 <= num_stages <= MOST_STAGES:
+            raise ValueError(f"num_stages: got {num_stages}, expected 1 to {MOST_STAGES}")
+        if not 0 <= num_res_blocks <= MOST_BLOCKS:
+            raise ValueError(f"num_res_blocks: got {num_res_blocks}, expected 0 to {MOST_BLOCKS}")
         if quantizer is None:
             quantizer = default_quantizer(vocab_size, embedding_dim, patch_nums)
         elif patch_nums is not None:

@@ -15,7 +15,9 @@ from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.titok import CodeHead, PixelHead, TiTokDecoder, TiTokEncoder
 from smalti.blocks.transformer import ViTConfig
+from smalti.formats.arguments import construct
 from smalti.quantizers import Quantizer
+from smalti.quantizers.base import positive
 from smalti.tokenizers.base import IdxBl, Tokenizer
 from smalti.tokenizers.tokens import Tokens
 
@@ -59,16 +61,19 @@ class TiTok(Tokenizer):
             source: where published weights come from: family, url, licence. Kept in config.json.
         """
         super().__init__()
-        encoder = encoder if isinstance(encoder, ViTConfig) else ViTConfig(**encoder)
+        encoder = encoder if isinstance(encoder, ViTConfig) else construct(ViTConfig, encoder)
         decoder = encoder if decoder is None else decoder
-        decoder = decoder if isinstance(decoder, ViTConfig) else ViTConfig(**decoder)
+        decoder = decoder if isinstance(decoder, ViTConfig) else construct(ViTConfig, decoder)
         pixels = None if pixel_decoder is None else PyramidConfig.of(pixel_decoder)
-        _check(encoder, decoder, pixels, image_size, num_latent_tokens)
+        _check(encoder, decoder, pixels, image_size)
+        positive(num_latent_tokens=num_latent_tokens, num_pixel_codes=num_pixel_codes, image_channels=image_channels)
         head = (
             PixelHead(decoder.width, decoder.patch_size, image_channels)
             if pixels is None
             else CodeHead(decoder.width, num_pixel_codes, pixels, image_channels)
         )
+        if len(image_range) != 2 or not image_range[0] < image_range[1]:
+            raise ValueError(f"image_range: got {tuple(image_range)}, expected two growing numbers such as (-1, 1)")
         dim = quantizer.embedding_dim
         self.encoder = TiTokEncoder(
             encoder, image_size, image_channels, num_latent_tokens, dim, interleaved=pixels is not None
@@ -115,11 +120,7 @@ class TiTok(Tokenizer):
         return replace(tokens, image_size=(self.stride, self.stride))
 
 
-def _check(
-    encoder: ViTConfig, decoder: ViTConfig, pixels: PyramidConfig | None, image_size: int, num_latent_tokens: int
-) -> None:
-    if num_latent_tokens < 1:
-        raise ValueError(f"num_latent_tokens: got {num_latent_tokens}, expected at least 1")
+def _check(encoder: ViTConfig, decoder: ViTConfig, pixels: PyramidConfig | None, image_size: int) -> None:
     for side in (encoder.patch_size, decoder.patch_size):
         if image_size < side or image_size % side:
             raise ValueError(f"image_size: got {image_size}, expected a multiple of the patch size {side}")

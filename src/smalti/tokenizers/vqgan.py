@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig, PyramidDecoder, PyramidEncoder
 from smalti.quantizers import Quantizer
+from smalti.quantizers.base import positive
 from smalti.tokenizers.base import Tokenizer
 
 
@@ -60,6 +61,7 @@ class VQGAN(Tokenizer):
             raise ValueError(f"decoder: enlarges by {decoder.stride}, but the encoder reduces by {encoder.stride}")
         if len(image_range) != 2 or not image_range[0] < image_range[1]:
             raise ValueError(f"image_range: got {tuple(image_range)}, expected two growing numbers such as (-1, 1)")
+        positive(image_channels=image_channels)
         self.encoder = PyramidEncoder(encoder, image_channels, quantizer.embedding_dim)
         self.quantizer = quantizer
         self.decoder = NoDecoder() if encoder_only else PyramidDecoder(decoder, image_channels, quantizer.embedding_dim)

@@ -6,7 +6,6 @@ whole or not at all.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from smalti.quantizers import Quantizer
 from smalti.quantizers.placed import PlacedCodebookQuantizer
 from smalti.tokenizers import Tokenizer
-from smalti.zoo import load, load_published
+from smalti.zoo import is_published, load, load_published
 
 PARTS = ("encoder", "quantizer", "decoder")
 NAMED_AT_MOST = 4
@@ -52,14 +51,7 @@ def read_weights(source: str) -> Tokenizer:
         FileNotFoundError: nothing is there.
         ValueError: what is there is no tokenizer.
     """
-    path = Path(source)
-    ours = (path / "config.json").is_file() and (path / "model.safetensors").is_file() and not _is_published(path)
-    return load(source) if ours or not path.exists() else load_published(source)
-
-
-def _is_published(folder: Path) -> bool:
-    """Whether the config.json is a publisher's; ours begins with the type of the tokenizer."""
-    return '"type"' not in (folder / "config.json").read_text(encoding="utf-8")
+    return load_published(source) if is_published(source) else load(source)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ load_published("vq_ds16_c2i.pt")     somebody else's, from its publisher's check
 
 from smalti.zoo.models import MODELS, TOKENIZERS, build, load
 from smalti.zoo.priors import PRIORS, build_prior, load_prior
-from smalti.zoo.published import FAMILIES, load_published, read_published
+from smalti.zoo.published import FAMILIES, is_published, load_published, read_published
 from smalti.zoo.published_priors import PRIOR_FAMILIES, load_published_prior
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "TOKENIZERS",
     "build",
     "build_prior",
+    "is_published",
     "load",
     "load_prior",
     "load_published",

@@ -1,6 +1,7 @@
 """Reading other people's checkpoint files: every container, every way of nesting, and never any code.
 
-A checkpoint may be a safetensors file, a pickle (.pth .pt .ckpt .bin) or a folder with one of them and a config.json.
+A checkpoint may be a safetensors file, a pickle (.pth .pt .ckpt .bin .pth.tar), a folder with one of them and a
+config.json, or the folder of a pipeline, whose tokenizer lies in a folder of its own.
 Its tensors may lie at the top or under "model", "state_dict", "ema" …, and their names may carry prefixes ("module.",
 "first_stage_model.", "_orig_mod."). `read_checkpoint` finds every table of tensors that could be a tokenizer.
 
@@ -20,8 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-PICKLES = (".pth", ".pt", ".ckpt", ".bin")
-SUFFIXES = (*PICKLES, ".safetensors")
+from smalti.formats.foreign import foreign, is_safetensors
+
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
+"""Endings of weights, in small or capital letters."""
 FOLDER_FILES = (
     "model.safetensors",
     "diffusion_pytorch_model.safetensors",
@@ -29,6 +32,8 @@ FOLDER_FILES = (
     "diffusion_pytorch_model.bin",
 )
 """What publishers call the weights in a folder, in the order in which they are looked for."""
+PIPELINE_FOLDERS = ("vqvae", "movq", "vqgan", "vq_model")
+"""Where pipelines of several models keep their tokenizer."""
 INDEX = ".index.json"
 """Ending of the file that lists the shards of large weights."""
 AVERAGES = "model_ema."
@@ -74,7 +79,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         FileNotFoundError: no such file, or a folder without weights.
         ValueError: an unknown ending, a damaged file, a pickle that would have to run code, or no tensors.
     """
-    file = _locate(Path(path))
+    file = locate(Path(path))
     tree = _read_shards(file) if file.name.endswith(INDEX) else _read(file)
     config = _sidecar(file.parent / "config.json")
     candidates = tuple(
@@ -85,29 +90,59 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(file, candidates, tuple(str(key) for key in tree))
 
 
-def _locate(path: Path) -> Path:
+def locate(path: Path) -> Path:
+    """The file of weights that a path means: itself, or one in that folder.
+
+    In a folder: one of the usual names; one of these with a variant in it ("model.fp16.safetensors"); the list of
+    shards; the only file of weights there is; the same in the folder of a pipeline's tokenizer.
+
+    Raises:
+        FileNotFoundError: nothing there, or no weights in the folder.
+        ValueError: a file of another kind, or several files of weights with unusual names.
+    """
     if path.is_file():
-        if path.suffix not in SUFFIXES and not path.name.endswith(INDEX):
+        if not _is_weights(path) and not path.name.endswith(INDEX):
             raise ValueError(f"checkpoint: {path} ends in {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"checkpoint: {path} does not exist")
-    for name in (*FOLDER_FILES, *(name + INDEX for name in FOLDER_FILES)):
-        if (path / name).is_file():
-            return path / name
+    for folder in (path, *(path / name for name in PIPELINE_FOLDERS)):
+        for name in (*FOLDER_FILES, *map(_variant, FOLDER_FILES), *(name + INDEX for name in FOLDER_FILES)):
+            if found := sorted(folder.glob(name)):
+                return found[0]
+        others = [file for file in sorted(folder.glob("*")) if file.is_file() and _is_weights(file)]
+        if len(others) > 1:
+            raise ValueError(f"checkpoint: {folder} holds {', '.join(f.name for f in others)}; give one of these files")
+        if others:
+            return others[0]
     raise FileNotFoundError(f"checkpoint: the folder {path} holds none of {', '.join(FOLDER_FILES)}")
 
 
+def _variant(name: str) -> str:
+    """The pattern of a usual name with a variant in it: "model.*.safetensors"."""
+    return f"{Path(name).stem}.*{Path(name).suffix}"
+
+
+def _is_weights(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
+
+
 def _read(file: Path) -> dict[Any, Any]:
-    if file.suffix == ".safetensors":
+    """What a file holds, by its content whatever its name."""
+    if (what := foreign(file)) is not None:
+        raise ValueError(f"checkpoint: {file} is {what}")
+    if is_safetensors(file):
         try:
             return dict(load_file(file))
         except (SafetensorError, OSError) as error:
             raise ValueError(f"checkpoint: {file} is not a readable safetensors file ({_one_line(error)})") from error
     try:
-        tree = torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as opened:  # of a name, torch would believe the ending
+            tree = torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(file, error)) from error
+        if re.search("GLOBAL|Unsupported class", str(error)):
+            raise ValueError(_refusal(file, error)) from error
+        raise ValueError(f"checkpoint: {file} is neither a readable PyTorch file nor safetensors") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise ValueError(f"checkpoint: {file} is not a readable PyTorch file ({_one_line(error)})") from error
     if not isinstance(tree, Mapping):

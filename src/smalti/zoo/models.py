@@ -1,15 +1,17 @@
 """The registry: every model this package can build by name, and how a saved one is found again."""
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
 
+from smalti.formats.arguments import check_arguments, construct
+from smalti.formats.saved_model import read_config
 from smalti.quantizers import quantizer_from_config
 from smalti.tokenizers import VQGAN, Emu3VQ, PatchVQVAE, SimpleVQVAE, TiTok, Tokenizer
+from smalti.zoo.memory import check_memory
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     "Emu3VQ": Emu3VQ,
@@ -156,7 +158,8 @@ def build(name: str, **changes: Any) -> Tokenizer:
             dictionary changes the row's values under its keys and keeps the others, unless it has a "type".
 
     Raises:
-        ValueError: an unknown name or argument; the message lists what there is.
+        ValueError: an unknown name or argument, and the message lists what there is; a value of a wrong type; a model
+            that no memory holds.
     """
     if name not in MODELS:
         raise ValueError(f"model: got {name!r}, expected one of {', '.join(MODELS)}")
@@ -164,9 +167,16 @@ def build(name: str, **changes: Any) -> Tokenizer:
     cls = TOKENIZERS[row.pop("type")]
     arguments = {key: _merged(value, changes.get(key, value)) for key, value in row.items()}
     arguments |= {key: value for key, value in _known(cls, changes).items() if key not in row}
+    check_arguments(cls, arguments)
+    check_memory(lambda: _constructed(cls, arguments))
+    return _constructed(cls, arguments)
+
+
+def _constructed(cls: type[Tokenizer], arguments: Mapping[str, Any]) -> Tokenizer:
+    """The model, with its quantizer built first where that is a dictionary."""
     if isinstance(arguments.get("quantizer"), Mapping):
-        arguments["quantizer"] = quantizer_from_config(arguments["quantizer"])
-    return cls(**arguments)
+        arguments = {**arguments, "quantizer": quantizer_from_config(arguments["quantizer"])}
+    return construct(cls, arguments)
 
 
 def _merged(value: Any, change: Any) -> Any:
@@ -202,8 +212,8 @@ def load(model: str | Path) -> Tokenizer:
         raise FileNotFoundError(f"model: {model} is not a folder with a saved model")
     else:
         config_path = Path(hf_hub_download(str(model), "config.json"))
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    kind = config.get("type") if isinstance(config, dict) else None
+    config = read_config(config_path)
+    kind = config.get("type")
     if kind not in TOKENIZERS:
         raise ValueError(f"model: {config_path} is of type {kind!r}, known are {', '.join(TOKENIZERS)}")
     _known(TOKENIZERS[kind], {key: value for key, value in config.items() if key != "type"})

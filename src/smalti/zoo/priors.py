@@ -4,7 +4,6 @@ build_prior("next-scale-small", layout, 10, quantizer)     a fresh prior
 load_prior("prior")                                        a trained one
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,11 +11,14 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
+from smalti.formats.arguments import construct
+from smalti.formats.saved_model import read_config
 from smalti.priors import MaskedTransformer, NextScaleTransformer, NextTokenTransformer, Prior, TokenLayout
 from smalti.priors.masked import MaskedConfig
 from smalti.priors.next_scale import NextScaleConfig
 from smalti.priors.next_token import NextTokenConfig
 from smalti.quantizers import MultiScaleQuantizer, Quantizer, quantizer_from_config
+from smalti.zoo.memory import check_memory
 
 PRIOR_TYPES: dict[str, type[Prior]] = {
     "MaskedTransformer": MaskedTransformer,
@@ -83,7 +85,8 @@ def build_prior(
         changes: fields of the config.
 
     Raises:
-        ValueError: an unknown name or size, or tokens that this kind of prior cannot model.
+        ValueError: an unknown name or size, a value of a wrong type, a prior that no memory holds, or tokens that this
+            kind of prior cannot model.
     """
     if name not in PRIORS:
         raise ValueError(f"prior: got {name!r}, expected one of {', '.join(PRIORS)}")
@@ -93,14 +96,22 @@ def build_prior(
     for key in changes:
         if key not in allowed:
             raise ValueError(f"prior argument: got {key!r}, {kind} takes {', '.join(allowed)}")
-    if kind != "NextScaleTransformer":
-        return PRIOR_TYPES[kind](layout, num_classes, row, class_names=class_names)
+    sizes = construct(CONFIGS[kind], row)
+    arguments: dict[str, Any] = {"layout": layout, "num_classes": num_classes, "config": sizes}
+    if kind == "NextScaleTransformer":
+        arguments["quantizer"] = _copied(name, quantizer)
+    check_memory(lambda: PRIOR_TYPES[kind](**arguments))
+    return PRIOR_TYPES[kind](**arguments, class_names=class_names)
+
+
+def _copied(name: str, quantizer: Quantizer | None) -> MultiScaleQuantizer:
+    """A prior's own copy of the quantizer whose scales it predicts."""
     if not isinstance(quantizer, MultiScaleQuantizer):
         raise ValueError(f"prior: {name} predicts scale after scale, but the tokens come from a single-scale tokenizer")
     copied = quantizer_from_config(quantizer.config())
     copied.load_state_dict(quantizer.state_dict())
     assert isinstance(copied, MultiScaleQuantizer)
-    return NextScaleTransformer(layout, num_classes, copied, row, class_names=class_names)
+    return copied
 
 
 def load_prior(prior: str | Path) -> Prior:
@@ -119,8 +130,8 @@ def load_prior(prior: str | Path) -> Prior:
         raise FileNotFoundError(f"prior: {prior} is not a folder with a saved prior")
     else:
         path = Path(hf_hub_download(str(prior), "config.json"))
-    config = json.loads(path.read_text(encoding="utf-8"))
-    kind = config.get("type") if isinstance(config, dict) else None
+    config = read_config(path)
+    kind = config.get("type")
     if kind not in PRIOR_TYPES:
         raise ValueError(f"prior: {path} is of type {kind!r}, known are {', '.join(PRIOR_TYPES)}")
     return PRIOR_TYPES[kind].from_pretrained(prior).eval()

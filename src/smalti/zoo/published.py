@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from smalti.formats.saved_model import read_config
 from smalti.tokenizers import Tokenizer
 from smalti.zoo import (
     chameleon,
@@ -30,9 +31,10 @@ from smalti.zoo import (
     titok,
     var,
 )
-from smalti.zoo.checkpoints import AVERAGES, Candidate, Checkpoint, read_checkpoint
+from smalti.zoo.checkpoints import AVERAGES, Candidate, Checkpoint, locate, read_checkpoint
 from smalti.zoo.family import Family
 from smalti.zoo.fitting import Disagreement, compare, expected_shapes, load_into, reshaped
+from smalti.zoo.models import TOKENIZERS
 from smalti.zoo.names import decoder_levels
 
 FAMILIES: dict[str, Family] = {
@@ -71,6 +73,26 @@ class Published:
     """What the file holds besides: optimizer, loss, discriminator …"""
 
 
+def is_published(path: str | Path) -> bool:
+    """Whether a path is a publisher's file or folder, not a saved model of ours and not a name on the hub.
+
+    Raises:
+        ValueError: a config.json that is none.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return folder.is_file()
+    if (folder / "config.json").is_file():
+        return read_config(folder / "config.json").get("type") not in TOKENIZERS
+    try:
+        locate(folder)
+    except FileNotFoundError:
+        return False
+    except ValueError:  # several files of weights: the loader says which
+        return True
+    return True
+
+
 def load_published(path: str | Path, family: str | None = None, **options: Any) -> Tokenizer:
     """A published tokenizer from its publisher's checkpoint, in eval mode, weights in fp32.
 
@@ -78,7 +100,7 @@ def load_published(path: str | Path, family: str | None = None, **options: Any) 
     >>> tokens = tokenizer.encode(images)  # doctest: +SKIP
 
     Args:
-        path: a .pth .pt .ckpt .bin or .safetensors file, or a folder with weights and config.json.
+        path: a .pth .pt .ckpt .bin or .safetensors file, a folder with weights and config.json, or one of a pipeline.
         family: a key of `FAMILIES`; None: recognised by the tensor names.
         options: what cannot be inferred, published values by default: `patch_nums`, `metric` ("euclidean", "cosine",
             "dot"), `image_range`, `num_heads` …, as far as the family has them.

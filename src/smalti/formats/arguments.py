@@ -1,0 +1,96 @@
+"""Plain values of a config.json, a recipe or a command line, checked against the constructor that will get them.
+
+A constructor states its types already; checked before it is called, a wrong value is refused under its own name instead
+of failing somewhere inside, and a size that no memory holds is refused before anything is allocated.
+"""
+
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar
+
+Built = TypeVar("Built")
+
+TYPE_NAMES = {
+    int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path", NoneType: "null",
+}  # fmt: skip
+LARGEST = 2**63 - 1
+"""The largest whole number that torch takes."""
+
+
+def check_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse a value that is not of the type that the constructor states.
+
+    Args:
+        constructor: a class or function; arguments that it does not name are left to it.
+        arguments: values by name. An object, such as a quantizer, may also be the table that describes it.
+
+    Raises:
+        ValueError: a wrong type, a number that is not finite, or a whole number of over 64 bits.
+    """
+    hints = typing.get_type_hints(constructor.__init__ if isinstance(constructor, type) else constructor)
+    for name, value in arguments.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise ValueError(f"{name}: got {value!r}, expected {type_name(hints[name])}")
+
+
+def construct(constructor: Callable[..., Built], arguments: Any) -> Built:
+    """Call a constructor with checked arguments; whatever it cannot be built from is the fault of these.
+
+    Raises:
+        ValueError: values of a wrong type, that exclude each other, or too large for the memory.
+    """
+    name = constructor.__name__
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{name}: got {arguments!r}, expected a table of its arguments")
+    check_arguments(constructor, arguments)
+    try:
+        return constructor(**arguments)
+    except (TypeError, ArithmeticError, RuntimeError, MemoryError) as error:  # torch: sizes that it cannot allocate
+        raise ValueError(f"{name} cannot be built from {', '.join(arguments)}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says; torch appends the stack of its C++ code."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def type_name(hint: Any) -> str:
+    """A type in words: the values of a Literal, 'text' for str, the alternatives of a union joined by 'or'."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return ("one of " if len(inner) > 1 else "") + ", ".join(str(value) for value in inner)
+    if origin in (UnionType, typing.Union):
+        return " or ".join(dict.fromkeys(type_name(member) for member in inner))
+    if origin in (tuple, list, Sequence):
+        members = [*inner, ...] if origin in (list, Sequence) else inner
+        return f"[{', '.join('...' if member is Ellipsis else type_name(member) for member in members)}]"
+    if origin in (dict, Mapping):
+        return "a table" if inner[1] is Any else f"a table with {type_name(inner[1])} for each name"
+    return TYPE_NAMES.get(hint) or f"the table of a {hint.__name__}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value can stand where this type is asked for; whole numbers count as numbers, not as truths."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (UnionType, typing.Union):
+        return any(_fits(value, member) for member in inner)
+    if origin in (tuple, list, Sequence):
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return False
+        if origin is tuple and Ellipsis not in inner:
+            return len(value) == len(inner) and all(map(_fits, value, inner))
+        return all(_fits(member, inner[0]) for member in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    if hint is int:
+        return type(value) is int and abs(value) <= LARGEST
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return isinstance(value, hint) or (hint not in TYPE_NAMES and isinstance(value, Mapping))
