@@ -61,6 +61,8 @@ class Quantizer(nn.Module, ABC):
     """Number of codes; indices lie in [0, num_embeddings). Of each level or group where several make one vector."""
     embedding_dim: int
     """Number of components of a code, the C of the latent."""
+    code_shape: tuple[int, ...] = ()
+    """Shape of the index of one vector: () for one code, (Q,) for Q levels or groups."""
     frozen: bool = False
     """Whether the codebook is held fixed."""
 

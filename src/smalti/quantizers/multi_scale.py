@@ -116,12 +116,12 @@ class MultiScaleQuantizer(Quantizer):
                 f"expected {num_embeddings} of dimension {embedding_dim}"
             )
         self.num_embeddings, self.embedding_dim, self.patch_nums = num_embeddings, embedding_dim, sides
-        self.beta, self.phi_ratio = beta, phi_ratio
+        self.code_shape, self.beta, self.phi_ratio = quantizer.code_shape, beta, phi_ratio
         self.quantizers = nn.ModuleList(deepcopy(quantizer) if q else quantizer for q in range(num_codebooks))
         self.codebook_of_scale = [k * num_codebooks // len(sides) for k in range(len(sides))]
         self.phis = nn.ModuleList(Phi(embedding_dim, phi_ratio) for _ in range(num_phi if phi_ratio > 0 else 0))
         self.phi_of_scale = [shared_phi(k, len(sides), num_phi) for k in range(len(sides))]
-        usage_shape = (len(sides), *quantizer.code_shape, num_embeddings)
+        usage_shape = (len(sides), *self.code_shape, num_embeddings)
         listed = num_embeddings <= LARGEST_LISTED_CODEBOOK
         self.register_buffer("scale_usage", torch.zeros(usage_shape) if listed else None)
 
@@ -353,7 +353,7 @@ class MultiScaleQuantizer(Quantizer):
         scales = (indices,) if isinstance(indices, Tensor) else tuple(indices)
         if len(scales) != len(self.patch_nums):
             raise ValueError(f"indices: got {len(scales)} scales, expected {len(self.patch_nums)}")
-        expected = ", ".join(["B", "h_k", "w_k", *map(str, self.part(0).code_shape)])
+        expected = ", ".join(["B", "h_k", "w_k", *map(str, self.code_shape)])
         for k, scale in enumerate(scales):
             check_indices(scale, self.num_embeddings, f"indices[{k}]")
             shape = tuple(scale.shape)

@@ -139,7 +139,8 @@ class Tokenizer(SavedModel):
             same_shape: VAR's; True: all images have the full size. False, an experiment of VAR's that its training
                 never does: the latent grows from scale to scale, and the images with it.
             last_one: VAR's; only the last image.
-            grids: (h_k, w_k) of each scale; needed for a plain list whose scales are not square.
+            grids: (h_k, w_k) of each scale, or (h_k, w_k, *code_shape); needed for a plain list whose scales are not
+                square.
         """
         tokens = self._tokens(ms_idx_Bl, grids)
         if same_shape is None or (same_shape and last_one):
@@ -211,9 +212,10 @@ class Tokenizer(SavedModel):
         indices = self._indices(_in_range(image), v_patch_nums)
         return Tokens(indices, (image.shape[2], image.shape[3]), self.vocab_size)
 
-    def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, ...]:
-        """Shape of the token map of an image of that size; for a multi-scale tokenizer that of the last scale."""
-        return tuple(-(-side // self.stride) for side in image_size)
+    def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the latent, and of the last token map, of an image of that size."""
+        height, width = image_size
+        return -(-height // self.stride), -(-width // self.stride)
 
     def _image(self, z_q: Tensor, size: tuple[int, int]) -> Tensor:
         """Decode and crop the padding away; clamped in eval mode, when the result is an image, not a prediction."""
@@ -228,10 +230,12 @@ class Tokenizer(SavedModel):
         """The indices as the quantizer wants them, after a look at vocabulary and image size."""
         if tokens.vocab_size != self.vocab_size:
             raise ValueError(f"tokens: made with a vocabulary of {tokens.vocab_size}, this model has {self.vocab_size}")
-        latent = self.latent_grid(tokens.image_size)
-        if tokens.grids[-1] != latent:
+        latent, last = self.latent_grid(tokens.image_size), tokens.grids[-1]
+        # How many codes a position may have is the quantizer's to say: residual levels may be left out
+        if last[:2] != latent or len(last) != 2 + len(self.quantizer.code_shape):
             raise ValueError(
-                f"tokens: the last grid is {tokens.grids[-1]}, an image of {tokens.image_size} has a latent of {latent}"
+                f"tokens: the last grid is {last}, an image of {tokens.image_size} has one of "
+                f"{(*latent, *self.quantizer.code_shape)}"
             )
         return tokens.indices[0] if len(tokens.indices) == 1 else tokens.indices
 
@@ -241,7 +245,9 @@ class Tokenizer(SavedModel):
         shapes = [tuple(scale.shape) for scale in ms_idx_Bl]
         if not shapes or any(len(shape) != 2 or shape[0] != shapes[0][0] or shape[1] < 1 for shape in shapes):
             raise ValueError(f"ms_idx_Bl: got shapes {shapes}, expected one (B, l_k) per scale with equal B")
-        grids = [tuple(grid) for grid in grids] if grids else [_square(length) for _, length in shapes]
+        code_shape = self.quantizer.code_shape
+        squares = (_square(length, prod(code_shape)) for _, length in shapes)
+        grids = [(*grid, *code_shape[len(grid) - 2 :]) for grid in grids or squares]
         if [prod(grid) for grid in grids] != [length for _, length in shapes]:
             raise ValueError(f"grids: got {grids}, which do not hold {[length for _, length in shapes]} tokens")
         image_size = (grids[-1][0] * self.stride, grids[-1][1] * self.stride)
@@ -298,8 +304,9 @@ def _in_range(image: Tensor) -> Tensor:
     return image
 
 
-def _square(length: int) -> tuple[int, int]:
-    side = isqrt(length)
-    if side * side != length:
+def _square(length: int, codes: int) -> tuple[int, int]:
+    """Height and width of a square scale of so many tokens, `codes` at each position."""
+    side = isqrt(length // codes)
+    if side * side * codes != length:
         raise ValueError(f"ms_idx_Bl: a scale of {length} tokens is not square: pass grids=((h_1, w_1), …)")
     return side, side
