@@ -5,7 +5,7 @@ Legend: B images, C image channels, H x W pixels, D embedding_dim, K scales, l_k
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isqrt, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from smalti.formats.saved_model import SavedModel
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.quantizers import Indices, Quantizer, QuantizerOutput, quantizer_from_config
 from smalti.tokenizers.tokens import Tokens
-from smalti.tokenizers.var_interface import PatchNums, VARQuantizer, as_grids
+from smalti.tokenizers.var_interface import PatchNums, VARQuantizer, as_grids, numbered, square_grid
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class Tokenizer(SavedModel):
         if not shapes or any(len(shape) != 2 or shape[0] != shapes[0][0] or shape[1] < 1 for shape in shapes):
             raise ValueError(f"ms_idx_Bl: got shapes {shapes}, expected one (B, l_k) per scale with equal B")
         code_shape = self.quantizer.code_shape
-        squares = (_square(length, prod(code_shape)) for _, length in shapes)
+        squares = (square_grid(length, code_shape, "ms_idx_Bl") for _, length in shapes)
         grids = [(*grid, *code_shape[len(grid) - 2 :]) for grid in grids or squares]
         if [prod(grid) for grid in grids] != [length for _, length in shapes]:
             raise ValueError(f"grids: got {grids}, which do not hold {[length for _, length in shapes]} tokens")
@@ -258,7 +258,7 @@ class IdxBl(list[Tensor]):
     """A list of (B, l_k) indices that remembers the grids and the image size it came from."""
 
     def __init__(self, tokens: Tokens):
-        super().__init__(scale.flatten(1) for scale in tokens.indices)
+        super().__init__(numbered(tokens.indices))
         self._tokens = tokens
 
     def tokens(self) -> Tokens:
@@ -302,11 +302,3 @@ def _in_range(image: Tensor) -> Tensor:
     if not (low >= -1.001 and high <= 1.001):
         raise ValueError(f"image: float values from {low:.4g} to {high:.4g}, expected -1 to 1 (or uint8, 0 to 255)")
     return image
-
-
-def _square(length: int, codes: int) -> tuple[int, int]:
-    """Height and width of a square scale of so many tokens, `codes` at each position."""
-    side = isqrt(length // codes)
-    if side * side * codes != length:
-        raise ValueError(f"ms_idx_Bl: a scale of {length} tokens is not square: pass grids=((h_1, w_1), …)")
-    return side, side
