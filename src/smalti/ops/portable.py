@@ -35,6 +35,19 @@ def nearest(z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metri
     return indices_N
 
 
+def nearest_by_scores(
+    z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metric: str
+) -> Int64[Tensor, " n"]:
+    """The same in a matrix product and an arg-min, for graphs that go elsewhere: to ONNX or TorchScript.
+
+    All N x K scores exist at once, and rounding decides between codes that are equally near to seven digits.
+    """
+    codebook_KD = codebook_KD.float()
+    origin_D = _origin(codebook_KD) if metric == "euclidean" else torch.zeros_like(codebook_KD[0])
+    codes_KD, bias_K = _linear_form(codebook_KD, metric, origin_D)
+    return (bias_K - (z_ND.float() - origin_D) @ codes_KD.T).argmin(dim=1)
+
+
 def _side(dim: int) -> int:
     return max(1, min(MAX_SIDE, TILE_NUMBERS // dim))
 

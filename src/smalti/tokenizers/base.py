@@ -14,6 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from smalti.formats.saved_model import SavedModel
+from smalti.ops.graphs import recording
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.quantizers import Indices, Quantizer, QuantizerOutput, quantizer_from_config
 from smalti.tokenizers.tokens import Tokens
@@ -272,7 +273,7 @@ def pad_to_multiple(image: Float[Tensor, "b c h w"], stride: int) -> Float[Tenso
     """Pad below and right to multiples of `stride`: by reflection, or by the edge pixel where the side is too short."""
     for axis in (2, 3):
         missing = -image.shape[axis] % stride
-        if missing:
+        if recording() or missing:  # a graph for all sizes may not ask whether this one needs it
             padding = (0, 0, 0, missing) if axis == 2 else (0, missing, 0, 0)
             image = F.pad(image, padding, mode="reflect" if missing < image.shape[axis] else "replicate")
     return image
@@ -298,7 +299,9 @@ def _in_range(image: Tensor) -> Tensor:
     """A float image, or a complaint: the range is declared by the dtype, not guessed from the values."""
     if not image.is_floating_point():
         raise ValueError(f"image: got dtype {image.dtype}, expected uint8 (0 to 255) or float (-1 to 1)")
-    low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
+    if recording() or image.numel() == 0:
+        return image
+    low, high = (float(value) for value in image.aminmax())
     if not (low >= -1.001 and high <= 1.001):
         raise ValueError(f"image: float values from {low:.4g} to {high:.4g}, expected -1 to 1 (or uint8, 0 to 255)")
     return image
