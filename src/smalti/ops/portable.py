@@ -90,7 +90,7 @@ def _linear_form(tile_KD: Tensor, metric: str, origin_D: Tensor) -> tuple[Tensor
     if metric == "cosine":
         codes_KD = codes_KD / codes_KD.abs().amax(dim=1, keepdim=True).clamp(min=1)  # else large squares overflow
         codes_KD = torch.nn.functional.normalize(codes_KD, dim=1)
-    return codes_KD, bias_K.masked_fill_(~finite_K, torch.inf)
+    return codes_KD, bias_K.masked_fill(~finite_K, torch.inf)
 
 
 def _error_bound(length_N: Tensor, codes_KD: Tensor, metric: str) -> Tensor:

@@ -352,7 +352,9 @@ class MultiScaleQuantizer(Quantizer):
     def _grids_for(self, z: Tensor, grids: Sequence[Sequence[int]] | None) -> Grids:
         if z.dim() != 4 or min(z.shape[2:]) < 1:
             raise ValueError(f"z: got shape {tuple(z.shape)}, expected (B, C, H, W) with H, W >= 1")
-        size = (z.shape[2], z.shape[3])
+        height, width = z.shape[2:]
+        # A trace holds sizes as tensors, and scales must be numbers: it is for images of one size
+        size = (int(height), int(width)) if torch.jit.is_tracing() else (height, width)
         if grids is None:
             return proportional_grids(self.patch_nums, *size)
         if any(len(grid) != 2 for grid in grids):
