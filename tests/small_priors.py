@@ -14,11 +14,12 @@ from smalti.priors import (
     SamplingConfig,
     TokenLayout,
 )
-from smalti.quantizers import MultiScaleQuantizer
+from smalti.quantizers import MultiScaleQuantizer, ResidualQuantizer, VectorQuantizer
 
 V = 11
 PYRAMID = TokenLayout.of(V, [(1, 1), (2, 1), (3, 2)], (24, 16))
 FLAT = TokenLayout.of(V, [(3, 4)], (12, 16))
+DEEP_PYRAMID = TokenLayout.of(V, [(1, 1, 2), (2, 1, 2), (3, 2, 2)], (24, 16))
 DEEP = TokenLayout.of(V, [(2, 3, 2)], (8, 12))
 GREEDY = SamplingConfig(guidance=0.0, top_k=1)
 
@@ -26,6 +27,13 @@ GREEDY = SamplingConfig(guidance=0.0, top_k=1)
 def next_scale(**changes: object) -> NextScaleTransformer:
     config = NextScaleConfig(**{"depth": 2, "width": 16, "num_heads": 2} | changes)  # type: ignore[arg-type]
     return NextScaleTransformer(PYRAMID, 3, MultiScaleQuantizer(V, 4, (1, 2, 3), num_phi=2), config)
+
+
+def next_scale_deep() -> NextScaleTransformer:
+    """Two residual levels at each position of each scale."""
+    levels = ResidualQuantizer([VectorQuantizer(V, 4) for _ in range(2)])
+    quantizer = MultiScaleQuantizer(V, 4, (1, 2, 3), num_phi=2, quantizer=levels)
+    return NextScaleTransformer(DEEP_PYRAMID, 3, quantizer, NextScaleConfig(depth=2, width=16, num_heads=2))
 
 
 def next_token(layout: TokenLayout = FLAT, **changes: object) -> NextTokenTransformer:

@@ -12,7 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from small_priors import DEEP, FLAT, GREEDY, PYRAMID, V, awake, logits, masked, next_scale, next_token, sequences
+from small_priors import (
+    DEEP,
+    DEEP_PYRAMID,
+    FLAT,
+    GREEDY,
+    PYRAMID,
+    V,
+    awake,
+    logits,
+    masked,
+    next_scale,
+    next_scale_deep,
+    next_token,
+    sequences,
+)
 from torch import Tensor
 
 from smalti.priors import (
@@ -29,6 +43,7 @@ from smalti.quantizers import MultiScaleQuantizer
 MAKERS: dict[str, Callable[[], Prior]] = {
     "next-scale": next_scale,
     "next-scale, shared": lambda: next_scale(shared_adaln=True, l2_attention=False),
+    "next-scale, two codes": next_scale_deep,
     "next-token": next_token,
     "next-token, few keys": lambda: next_token(num_kv_heads=1),
     "next-token, two codes": lambda: next_token(DEEP),
@@ -214,9 +229,9 @@ def test_learns_the_tokens_of_each_class(make: Callable[[], Prior]) -> None:
 # ---- next scale ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_scale_depends_on_coarser_ones_alone(shared: bool) -> None:
-    prior = awake(next_scale(shared_adaln=shared))
+@pytest.mark.parametrize("make", [next_scale, lambda: next_scale(shared_adaln=True), next_scale_deep])
+def test_a_scale_depends_on_coarser_ones_alone(make: Callable[[], Prior]) -> None:
+    prior = awake(make())
     tokens, labels = sequences(prior, batch=1)
     expected = logits(prior, tokens, labels)
     for k, (start, end) in enumerate(prior.layout.spans):
@@ -238,10 +253,11 @@ def test_a_prior_with_a_damaged_weight_says_so(make: Callable[[], Prior], top_k:
         prior.sample(torch.tensor([0, 1]), SamplingConfig(guidance=1.0, top_k=top_k))
 
 
+@pytest.mark.parametrize("make", [next_scale, next_scale_deep])
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
-def test_sampling_by_scale_reads_what_training_reads(guidance: float) -> None:
+def test_sampling_by_scale_reads_what_training_reads(guidance: float, make: Callable[[], Prior]) -> None:
     """Drawn greedily, each scale is the arg-max of the teacher-forced, guided logits of the whole sequence."""
-    prior = awake(next_scale())
+    prior = awake(make())
     labels = torch.tensor([0, 1, 2])
     drawn = prior.sample(labels, SamplingConfig(guidance=guidance, top_k=1))
     conditional, free = logits(prior, drawn, labels), logits(prior, drawn, torch.full_like(labels, 3))
@@ -259,6 +275,8 @@ def test_next_scale_refuses_what_it_cannot_model() -> None:
         NextScaleTransformer(FLAT, 3, quantizer)
     with pytest.raises(ValueError, match="11 codes"):
         NextScaleTransformer(TokenLayout.of(12, PYRAMID.grids, (24, 16)), 3, quantizer)
+    with pytest.raises(ValueError, match=r"codes of shape \(\) a position, the layout \(2,\)"):
+        NextScaleTransformer(DEEP_PYRAMID, 3, quantizer)
     with pytest.raises(ValueError, match="do not divide"):
         NextScaleConfig(width=10, num_heads=4)
 

@@ -133,6 +133,8 @@ CASES = {
     "tall": ((1, 2, 3, 4), {"num_phi": 4}, (9, 4), ((2, 1), (4, 2), (7, 3), (9, 4)), [0, 1, 2, 3]),
     "a strip": ((1, 2, 4), {"num_phi": 3}, (1, 6), ((1, 2), (1, 3), (1, 6)), [0, 1, 2]),
     "larger than trained": ((1, 2, 4), {"num_phi": 3}, (12, 12), ((3, 3), (6, 6), (12, 12)), [0, 1, 2]),
+    "more scales than trained": ((1, 2, 4), {}, (4, 4), ((1, 1), (2, 2), (3, 3), (4, 4)), [0, 1, 2, 3]),
+    "fewer scales than trained": ((1, 2, 3, 4, 5, 6), {}, (6, 6), ((2, 2), (6, 6)), [0, 3]),
     "grids given": ((1, 2, 4), {"num_phi": 3}, (4, 6), ((1, 5), (3, 1), (4, 6)), [0, 1, 2]),
 }
 
@@ -347,9 +349,21 @@ def test_partly_masked_cells_average_what_is_valid() -> None:
 )
 @pytest.mark.parametrize("reader", ["forward", "encode"])
 def test_grids_that_do_not_fit_are_refused(grids: Grids, reader: str) -> None:
-    vq = multi_scale((1, 2, 4))
+    vq = multi_scale((1, 2, 4), num_codebooks=3 if reader == "encode" else 1)
     with pytest.raises(ValueError, match="grids"):
         getattr(vq, reader)(torch.randn(1, 4, 4, 4), grids=grids)
+
+
+@pytest.mark.parametrize("num_codebooks", [2, 4])
+def test_other_numbers_of_scales_need_one_codebook(num_codebooks: int) -> None:
+    vq = multi_scale((1, 2, 3, 4), num_codebooks=num_codebooks)
+    indices = [torch.zeros(1, side, side, dtype=torch.int64) for side in (1, 2, 4)]
+    with pytest.raises(ValueError, match="indices: got 3 scales, expected 4, as no codebook serves others"):
+        vq.decode(indices)
+    with pytest.raises(ValueError, match="grids: got 2 scales, expected 4"):
+        vq.encode(torch.randn(1, 4, 4, 4), ((1, 1), (4, 4)))
+    with pytest.raises(ValueError, match="indices: got 0 scales, expected 3, or more or fewer"):
+        multi_scale((1, 2, 4)).decode([])
 
 
 @pytest.mark.usefixtures("unchecked")

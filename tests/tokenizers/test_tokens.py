@@ -57,6 +57,17 @@ def test_one_image_of_many(grids: list[tuple[int, int]], batch: int) -> None:
     assert [len(one) for one in tokens] == [1] * batch  # iteration ends
     with pytest.raises(IndexError):
         tokens[batch]
+    for images in (slice(0, 2), slice(None), slice(None, None, 2), slice(-1, None), slice(batch, None)):
+        some = tokens[images]
+        assert torch.equal(some.flatten(), tokens.flatten()[images])
+        assert (some.grids, some.image_size, some.vocab_size) == (tokens.grids, (17, 23), 50)
+
+
+def test_moved_to_another_device_only_the_indices_move() -> None:
+    moved = made([(1, 1), (2, 3)], dtype=torch.uint8).to("meta")
+    assert {scale.device.type for scale in moved.indices} == {"meta"}
+    assert (moved.grids, moved.image_size, moved.vocab_size) == (((1, 1), (2, 3)), (17, 23), 50)
+    assert moved.image_dtype == torch.uint8
 
 
 def test_grids_of_any_number_of_axes() -> None:

@@ -42,6 +42,16 @@ def test_a_quantizer_may_be_given_as_its_configuration() -> None:
     assert build("simple", quantizer=quantizer, hidden_dim=16).quantizer.config() == quantizer
 
 
+def test_one_argument_gives_the_multi_scale_model_the_one_codebook_of_var(tmp_path: Path) -> None:
+    assert len(build("multi-scale", hidden_dim=16).quantizer.quantizers) == 6
+    model = build("multi-scale", hidden_dim=16, num_codebooks=1)
+    assert model.quantize.embedding.weight.shape == (512, 32)
+    model.save_pretrained(tmp_path)
+    assert load(tmp_path).quantizer.config() == model.quantizer.config()
+    with pytest.raises(ValueError, match="num_codebooks: belongs to several scales"):
+        build("simple", num_codebooks=1)
+
+
 def test_build_and_save_and_load(tmp_path: Path) -> None:
     model = build("multi-scale", hidden_dim=16, vocab_size=20).eval()
     model.save_pretrained(tmp_path)

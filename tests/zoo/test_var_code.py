@@ -141,7 +141,63 @@ def test_a_tokenizer_of_ours_serves_the_same_calls(ours):
     f_hat, maps = walk(ours, list(idx_Bl), ours.quantize.v_patch_nums)
     assert torch.equal(maps, ours.idxBl_to_var_input(list(idx_Bl)))
     assert torch.equal(ours.fhat_to_img(f_hat), ours.idxBl_to_img(idx_Bl))
-    assert torch.equal(ours.quantize.embedding.weight, ours.quantizer.get_codebook())
+    codebooks = ours.quantizer.get_codebook()
+    for k, scale in enumerate(idx_Bl):
+        assert torch.equal(ours.quantize.embedding(scale), (codebooks[k] if codebooks.dim() == 3 else codebooks)[scale])
+
+
+def test_the_quantizer_is_a_module_of_the_same_parameters(ours):
+    """VAR's train.py counts them, its trainer switches modes; saved keys stay those of the tokenizer."""
+    keys = list(ours.state_dict())
+    assert isinstance(ours.quantize, torch.nn.Module)
+    assert {id(p) for p in ours.quantize.parameters()} == {id(p) for p in ours.quantizer.parameters()}
+    assert sum(p.numel() for p in ours.quantize.parameters()) == sum(p.numel() for p in ours.quantizer.parameters())
+    assert not ours.quantize.training
+    assert list(ours.state_dict()) == keys
+    assert all(key.startswith(("encoder.", "decoder.", "quantizer.")) for key in keys)
+
+
+@torch.no_grad()
+def test_mixtures_of_codes_need_one_codebook(ours):
+    """VAR's `more_smooth`: probabilities (B, l, V) times the codebook, here as many images as scales."""
+    weights = torch.rand(4, 9, 32).softmax(-1)
+    if len(ours.quantizer.quantizers) == 1:
+        mixed = weights @ ours.quantize.embedding.weight.unsqueeze(0)
+        assert torch.allclose(mixed, weights @ ours.quantizer.get_codebook(), atol=1e-6)
+        return
+    assert not hasattr(ours.quantize.embedding, "weight")
+    with pytest.raises(AttributeError, match="num_codebooks=1"):
+        weights @ ours.quantize.embedding.weight.unsqueeze(0)
+
+
+@torch.no_grad()
+def test_tokens_of_another_image_size_find_their_codebook(ours):
+    """An image twice as large as trained: its first scale has 2 x 2 tokens, as the second has of a trained one."""
+    image = torch.rand(2, 3, 48, 48) * 2 - 1
+    codebooks = ours.quantizer.get_codebook()
+    latent = ours.encoder(image)
+    for idx_Bl in (ours.img_to_idxBl(image), ours.quantize.f_to_idxBl_or_fhat(latent, to_fhat=False)):
+        assert [scale.shape[1] for scale in idx_Bl] == [4, 16, 36, 144]
+        for k, scale in enumerate(idx_Bl):
+            expected = (codebooks[k] if codebooks.dim() == 3 else codebooks)[scale]
+            assert torch.equal(ours.quantize.embedding(scale), expected)
+
+
+@torch.no_grad()
+def test_other_numbers_of_scales_as_var_takes_them(ours):
+    image, sides = torch.rand(2, 3, 24, 24) * 2 - 1, (1, 2, 4, 5, 6)
+    if len(ours.quantizer.quantizers) > 1:
+        with pytest.raises(ValueError, match="grids: got 5 scales, expected 4"):
+            ours.img_to_idxBl(image, v_patch_nums=sides)
+        return
+    idx_Bl = ours.img_to_idxBl(image, v_patch_nums=sides)
+    assert [scale.shape[1] for scale in idx_Bl] == [1, 4, 16, 25, 36]
+    images = ours.img_to_reconstructed_img(image, v_patch_nums=sides)
+    assert torch.equal(ours.idxBl_to_img(list(idx_Bl)), images[-1])
+    f_hats = ours.quantize.f_to_idxBl_or_fhat(ours.encoder(image), to_fhat=True, v_patch_nums=sides)
+    maps = ours.quantize.code_maps([s.unflatten(1, (n, n)) for s, n in zip(idx_Bl, sides, strict=True)])
+    for one, other in zip(f_hats, ours.quantize.embed_to_fhat(maps), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @torch.no_grad()
@@ -160,7 +216,7 @@ def test_images_that_are_not_square(ours, values, vae):
 
 
 def test_wrong_calls(ours):
-    if ours.quantize.embedding.weight.dim() == 3:
+    if len(ours.quantizer.quantizers) > 1:
         with pytest.raises(ValueError, match="idx_Bl: got 5 tokens"):
             ours.quantize.embedding(torch.zeros(1, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match="grids"):

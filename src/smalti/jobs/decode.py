@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -138,6 +138,4 @@ def _decode_image(tokenizer: Tokenizer, image: TokenImage, vocab_size: int) -> U
         raise TokenFileError(
             f"malformed: {image.name} has {image.channels} channels, its model makes {tokenizer.image_channels}"
         )
-    tokens = to_tokens(image, vocab_size)
-    device = next(tokenizer.parameters()).device
-    return tokenizer.decode(replace(tokens, indices=tuple(scale.to(device) for scale in tokens.indices)))
+    return tokenizer.decode(to_tokens(image, vocab_size).to(next(tokenizer.parameters()).device))

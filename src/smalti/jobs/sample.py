@@ -2,7 +2,7 @@
 
 OUT/000.png …      the images
 OUT/grid.png       all of them
-OUT/growth.gif     a multi-scale tokenizer's images growing scale by scale
+OUT/growth.gif     the images growing scale by scale, or level by level of a residual quantizer
 
 Without a photograph everything is drawn. With one, its tokens are kept where they are asked to be: outside a box (the
 prior paints the inside anew, of any class: the zero-shot editing of VAR, Tian et al. 2024, section 4.4), or at the
@@ -199,8 +199,8 @@ def _write(
         save_image(folder / f"{i:0{digits}d}.png", image)
     grid = _grid(torch.stack(images))
     save_image(folder / GRID, grid)
-    if len(prior.layout.grids) > 1:
-        growing = tokenizer.progressive(to_tokens(sequences[:GROWING].to(device), prior.layout))
+    growing = tokenizer.progressive(to_tokens(sequences[:GROWING].to(device), prior.layout))
+    if len(growing) > 1:
         _write_gif(folder / "growth.gif", [_grid(frame.cpu()) for frame in growing])
     if config.report:
         _write_report(folder / "report.html", images, grid, classes, config)

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch._decomp import register_decomposition
 
 from smalti.ops import native, portable
 
@@ -69,6 +70,8 @@ def nearest_code(
             f"z_ND: got vectors of dimension {z_ND.shape[1]}, expected that of the codes, {codebook_KD.shape[1]}, "
             "and at least 1"
         )
+    if torch.jit.is_tracing():
+        return portable.nearest_by_scores(z_ND, codebook_KD, metric)
     # The dispatcher costs an eager call more than it gives: a graph alone needs the operator.
     search = _operator if torch.compiler.is_compiling() else _search
     return search(z_ND, codebook_KD, metric, backend, precision, check_finite)
@@ -105,6 +108,12 @@ def _operator(
 @_operator.register_fake
 def _shape_of_the_result(z_ND: Tensor, *_: object) -> Tensor:
     return z_ND.new_empty(z_ND.shape[0], dtype=torch.int64)
+
+
+@register_decomposition(torch.ops.smalti.nearest_code.default)
+def _decomposition(z_ND: Tensor, codebook_KD: Tensor, metric: str, *_: object) -> Tensor:
+    """For exporters to formats that know no operator of ours, such as ONNX; compiled graphs keep the operator."""
+    return portable.nearest_by_scores(z_ND, codebook_KD, metric)
 
 
 def _choose(z_ND: Tensor, codebook_KD: Tensor) -> Literal["native", "triton", "portable"]:

@@ -35,6 +35,19 @@ def nearest(z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metri
     return indices_N
 
 
+def nearest_by_scores(
+    z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metric: str
+) -> Int64[Tensor, " n"]:
+    """The same in a matrix product and an arg-min, for graphs that go elsewhere: to ONNX or TorchScript.
+
+    All N x K scores exist at once, and rounding decides between codes that are equally near to seven digits.
+    """
+    codebook_KD = codebook_KD.float()
+    origin_D = _origin(codebook_KD) if metric == "euclidean" else torch.zeros_like(codebook_KD[0])
+    codes_KD, bias_K = _linear_form(codebook_KD, metric, origin_D)
+    return (bias_K - (z_ND.float() - origin_D) @ codes_KD.T).argmin(dim=1)
+
+
 def _side(dim: int) -> int:
     return max(1, min(MAX_SIDE, TILE_NUMBERS // dim))
 
@@ -77,7 +90,7 @@ def _linear_form(tile_KD: Tensor, metric: str, origin_D: Tensor) -> tuple[Tensor
     if metric == "cosine":
         codes_KD = codes_KD / codes_KD.abs().amax(dim=1, keepdim=True).clamp(min=1)  # else large squares overflow
         codes_KD = torch.nn.functional.normalize(codes_KD, dim=1)
-    return codes_KD, bias_K.masked_fill_(~finite_K, torch.inf)
+    return codes_KD, bias_K.masked_fill(~finite_K, torch.inf)
 
 
 def _error_bound(length_N: Tensor, codes_KD: Tensor, metric: str) -> Tensor:

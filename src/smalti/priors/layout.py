@@ -63,6 +63,11 @@ class TokenLayout:
         return prod(self.grids[0][2:])
 
     @property
+    def scale_positions(self) -> tuple[int, ...]:
+        """Positions of each scale; at each stand `codes_per_position` tokens."""
+        return tuple(length // self.codes_per_position for length in self.scale_lengths)
+
+    @property
     def spans(self) -> tuple[tuple[int, int], ...]:
         """Where each scale begins and ends in the flat sequence."""
         return tuple(pairwise(accumulate(self.scale_lengths, initial=0)))

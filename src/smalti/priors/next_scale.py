@@ -10,6 +10,9 @@ The second is what `MultiScaleQuantizer.next_scale_input` gives, in training (`v
 holds the frozen quantizer, the one part of the tokenizer that it needs. `next_token.py` predicts one token after the
 other instead, `masked.py` any subset from the others.
 
+Where several codes make one position (residual levels, groups) the head predicts all of them from one vector, each
+independently of the others of its position; the next scale sees their sum.
+
 Legend: B images, L tokens, l_k of scale k, C components of a code, W width, V vocabulary.
 图例:B 张图像,L 个词元,第 k 个尺度 l_k 个,码字 C 维,宽度 W,词表 V。
 """
@@ -90,17 +93,19 @@ class NextScaleTransformer(Prior):
                 f"quantizer: has {quantizer.num_embeddings} codes and {len(quantizer.patch_nums)} scales, "
                 f"the layout {layout.vocab_size} and {len(layout.grids)}"
             )
-        if layout.codes_per_position > 1:
-            raise ValueError("layout: a next-scale prior needs one code a position, not residual levels or groups")
+        if layout.grids[0][2:] != quantizer.code_shape:
+            raise ValueError(
+                f"quantizer: has codes of shape {quantizer.code_shape} a position, the layout {layout.grids[0][2:]}"
+            )
         self.layout, self.num_classes, self.class_dropout = layout, num_classes, config.class_dropout
         self.class_names = tuple(class_names)
         self.quantizer = quantizer
         quantizer.freeze()
         width = config.width
         self.class_embedding = nn.Embedding(num_classes + 1, width)
-        self.start = nn.Parameter(torch.empty(layout.scale_lengths[0], width))
+        self.start = nn.Parameter(torch.empty(layout.scale_positions[0], width))
         self.word_embedding = nn.Linear(quantizer.embedding_dim, width)
-        self.positions = nn.Parameter(torch.empty(layout.num_tokens, width))
+        self.positions = nn.Parameter(torch.empty(sum(layout.scale_positions), width))
         self.level_embedding = nn.Embedding(len(layout.grids), width)
         self.shared_modulation = nn.Linear(width, 6 * width) if config.shared_adaln else None
         self.blocks = nn.ModuleList(
@@ -114,8 +119,8 @@ class NextScaleTransformer(Prior):
             for _ in range(config.depth)
         )
         self.head_modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, layout.vocab_size)
-        level_L = torch.repeat_interleave(torch.arange(len(layout.grids)), torch.tensor(layout.scale_lengths))
+        self.head = nn.Linear(width, layout.codes_per_position * layout.vocab_size)
+        level_L = torch.repeat_interleave(torch.arange(len(layout.grids)), torch.tensor(layout.scale_positions))
         self.register_buffer("levels", level_L, persistent=False)
         self.register_buffer("level_mask", level_L[:, None] >= level_L[None, :], persistent=False)
         self._initialise()
@@ -169,8 +174,8 @@ class NextScaleTransformer(Prior):
         condition_BW = self.class_embedding(doubled_B)
         shared = self._shared(condition_BW)
         modulations = [block.modulations(condition_BW, shared) for block in self._layers()]
-        cache, places_LW = self._cache(doubled_B.shape[0]), self._places()
-        x_BlW = condition_BW.unsqueeze(1) + self.start + places_LW[: layout.scale_lengths[0]]
+        cache, places = self._cache(doubled_B.shape[0]), self._places().split(layout.scale_positions)
+        x_BlW = condition_BW.unsqueeze(1) + self.start + places[0]
         f_hat_BCHW = torch.zeros(len(labels_B), self.quantizer.embedding_dim, *grids[-1], device=labels_B.device)
         tokens: list[Tensor] = []
         chances: list[Tensor] = []
@@ -187,10 +192,10 @@ class NextScaleTransformer(Prior):
             if end == layout.num_tokens:
                 break
             # 2. Add them to f_hat and look at it at the next scale / 累加到 f_hat,再以下一尺度观察
-            codes_BChw = self.quantizer.scale_codes(k, tokens[k].reshape(-1, *grids[k]))
+            codes_BChw = self.quantizer.scale_codes(k, tokens[k].reshape(-1, *layout.grids[k]))
             f_hat_BCHW, seen_BChw = self.quantizer.next_scale_input(k, f_hat_BCHW, codes_BChw, grids)
             seen_BlC = seen_BChw.flatten(2).transpose(1, 2).to(self.word_embedding.weight.dtype)
-            x_BlW = self.word_embedding(seen_BlC) + places_LW[slice(*layout.spans[k + 1])]
+            x_BlW = self.word_embedding(seen_BlC) + places[k + 1]
             x_BlW = x_BlW.repeat(2, 1, 1) if config.guidance else x_BlW
         check_drawn(torch.cat(chances, dim=1))
         return torch.cat(tokens, dim=1)
@@ -212,11 +217,12 @@ class NextScaleTransformer(Prior):
     def _logits(self, x_BlW: Tensor, condition_BW: Tensor) -> Tensor:
         scale_BW, shift_BW = self.head_modulation(F.silu(condition_BW)).chunk(2, dim=1)
         x_BlW = modulated(x_BlW, scale_BW.unsqueeze(1), shift_BW.unsqueeze(1))
-        return linear(x_BlW, self.head.weight, self.head.bias)
+        logits = linear(x_BlW, self.head.weight, self.head.bias)
+        return logits.unflatten(2, (self.layout.codes_per_position, -1)).flatten(1, 2)
 
     def _cache(self, batch: int) -> KeyValueCache:
         heads, weight = self.settings.num_heads, self.word_embedding.weight
-        shape = (batch, heads, self.layout.num_tokens, self.settings.width // heads)
+        shape = (batch, heads, len(self.positions), self.settings.width // heads)
         return KeyValueCache(self.settings.depth, shape, dtype=weight.dtype, device=weight.device)
 
     def _initialise(self) -> None:

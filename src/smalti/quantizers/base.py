@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
+from smalti.ops.graphs import recording
+
 Indices = Shaped[Tensor, "b *grid"] | Sequence[Shaped[Tensor, "b ..."]]
 """Token indices, int64: (B, *grid), or one such tensor per scale, coarse to fine.
 
@@ -61,6 +63,8 @@ class Quantizer(nn.Module, ABC):
     """Number of codes; indices lie in [0, num_embeddings). Of each level or group where several make one vector."""
     embedding_dim: int
     """Number of components of a code, the C of the latent."""
+    code_shape: tuple[int, ...] = ()
+    """Shape of the index of one vector: () for one code, (Q,) for Q levels or groups."""
     frozen: bool = False
     """Whether the codebook is held fixed."""
 
@@ -150,11 +154,11 @@ class Quantizer(nn.Module, ABC):
 def check_indices(indices: Any, num_embeddings: int, name: str = "indices") -> None:
     """Refuse what cannot be looked up: another dtype than int64, or values outside [0, num_embeddings).
 
-    Inside a compiled or exported graph values are not looked at: that would break the graph.
+    Where torch records a graph values are not looked at (`ops/graphs.py`).
     """
     if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
         raise ValueError(f"{name}: got {getattr(indices, 'dtype', type(indices).__name__)}, expected an int64 tensor")
-    if indices.numel() == 0 or torch.compiler.is_compiling():
+    if recording() or indices.numel() == 0:
         return
     low, high = (int(value) for value in indices.aminmax())
     if low < 0 or high >= num_embeddings:
@@ -164,7 +168,7 @@ def check_indices(indices: Any, num_embeddings: int, name: str = "indices") -> N
 
 def to_rows(z: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "n c"]:
     """Channels-first latent (B, C, *spatial) to one vector a row (N, C), N = B * prod(spatial)."""
-    return z.movedim(1, -1).reshape(-1, z.shape[1])
+    return z.movedim(1, -1).contiguous().flatten(0, -2)
 
 
 def from_rows(z_ND: Float[Tensor, "n c"], batch_and_grid: tuple[int, ...]) -> Float[Tensor, "b c *spatial"]:

@@ -66,7 +66,7 @@ class BinaryQuantizer(RowQuantizer):
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
         """Bit d of the index (it counts 2**d) is 1 where component d is positive."""
-        return ((u_ND > 0).long() << self.shifts).sum(dim=1)
+        return ((u_ND > 0).long() * 2**self.shifts).sum(dim=1)
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Bits as ± amplitude."""
@@ -74,7 +74,7 @@ class BinaryQuantizer(RowQuantizer):
 
     def indices_to_bits(self, indices: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape d"]:
         """Bits of indices, least significant first: bit d belongs to component d of the latent."""
-        return (indices.unsqueeze(-1) >> self.shifts & 1).bool()
+        return (indices.unsqueeze(-1) // 2**self.shifts % 2).bool()
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
         """Signs, and the loss terms."""

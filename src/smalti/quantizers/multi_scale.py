@@ -88,7 +88,8 @@ class MultiScaleQuantizer(Quantizer):
             num_embeddings: number of codes in a codebook.
             embedding_dim: channels C of the latent.
             patch_nums: side lengths of the scales for the square latent of training, coarse to fine; the last is the
-                latent's own side. Latents of other sizes get scales in proportion (`ops.proportional_grids`).
+                latent's own side. Latents of other sizes get scales in proportion (`ops.proportional_grids`). A
+                shared codebook also encodes and decodes at other numbers of scales, as VAR's does.
             beta: weight of the commitment term; the quantizer's own beta has no effect here.
             num_phi: 1: all scales share one φ; len(patch_nums): one per scale; between: neighbours share (VAR: 4).
             phi_ratio: share of the convolution in φ, 0 (no convolution at all) to 1.
@@ -116,12 +117,11 @@ class MultiScaleQuantizer(Quantizer):
                 f"expected {num_embeddings} of dimension {embedding_dim}"
             )
         self.num_embeddings, self.embedding_dim, self.patch_nums = num_embeddings, embedding_dim, sides
-        self.beta, self.phi_ratio = beta, phi_ratio
+        self.code_shape, self.beta, self.phi_ratio = quantizer.code_shape, beta, phi_ratio
         self.quantizers = nn.ModuleList(deepcopy(quantizer) if q else quantizer for q in range(num_codebooks))
         self.codebook_of_scale = [k * num_codebooks // len(sides) for k in range(len(sides))]
         self.phis = nn.ModuleList(Phi(embedding_dim, phi_ratio) for _ in range(num_phi if phi_ratio > 0 else 0))
-        self.phi_of_scale = [shared_phi(k, len(sides), num_phi) for k in range(len(sides))]
-        usage_shape = (len(sides), *quantizer.code_shape, num_embeddings)
+        usage_shape = (len(sides), *self.code_shape, num_embeddings)
         listed = num_embeddings <= LARGEST_LISTED_CODEBOOK
         self.register_buffer("scale_usage", torch.zeros(usage_shape) if listed else None)
 
@@ -149,6 +149,8 @@ class MultiScaleQuantizer(Quantizer):
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
             f_BCHW = self._project(z, mask)
+            if self.training and len(grids) != len(self.patch_nums):
+                raise ValueError(f"grids: got {len(grids)} scales, training needs all {len(self.patch_nums)}")
             if self.training and self.part(0).initialising:
                 self._initialise(f_BCHW, grids, mask)
             residuals = self._residuals(f_BCHW, grids, mask)
@@ -204,7 +206,7 @@ class MultiScaleQuantizer(Quantizer):
             The new f_hat (B, C, H, W), and it seen at the grid of scale k + 1 (at the last scale: f_hat itself).
         """
         with torch.autocast(f_hat_BCHW.device.type, enabled=False):
-            f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k))
+            f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k, len(grids)))
             return f_hat_BCHW, to_grid(f_hat_BCHW, grids[min(k + 1, len(grids) - 1)])
 
     def var_input(self, indices: Indices) -> Float[Tensor, "b l c"]:
@@ -227,13 +229,14 @@ class MultiScaleQuantizer(Quantizer):
 
     def part(self, k: int) -> RowQuantizer:
         """The quantizer of scale `k`."""
-        quantizer = self.quantizers[self.codebook_of_scale[k]]
+        quantizer = self.quantizers[self.codebook_of_scale[k] if len(self.quantizers) > 1 else 0]
         assert isinstance(quantizer, RowQuantizer)
         return quantizer
 
-    def phi(self, k: int) -> nn.Module:
-        """φ of scale `k`; the identity with `phi_ratio=0`."""
-        return self.phis[self.phi_of_scale[k]] if len(self.phis) else nn.Identity()
+    def phi(self, k: int, num_scales: int | None = None) -> nn.Module:
+        """φ of scale `k` of so many, by default as many as in training; the identity with `phi_ratio=0`."""
+        num_scales = len(self.patch_nums) if num_scales is None else num_scales
+        return self.phis[shared_phi(k, num_scales, len(self.phis))] if len(self.phis) else nn.Identity()
 
     def get_codebook(self) -> Float[Tensor, "*parts k d"]:
         """The codes (num_embeddings, embedding_dim) that all scales share; of several codebooks that of each scale,
@@ -271,7 +274,7 @@ class MultiScaleQuantizer(Quantizer):
             # Codes of this scale: searched when encoding, given when decoding / 编码时查找,解码时直接给出
             indices, codes_BChw = choose(k, f_hat_BCHW)
             # Enlarge, φ, accumulate / 放大、φ 卷积、累加: (B, C, h_k, w_k) -> (B, C, H, W)
-            f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k))
+            f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k, len(grids)))
             yield Scale(indices, f_hat_BCHW)
 
     def _terms(
@@ -332,28 +335,42 @@ class MultiScaleQuantizer(Quantizer):
 
     # ---- checks -------------------------------------------------------------------------------------------------
 
+    def check_number(self, num_scales: int, name: str) -> None:
+        """Refuse another number of scales than in training, unless they share one codebook.
+
+        φ is chosen by how far a scale stands from the first to the last, which any number of scales answers; which
+        codebook a scale has, it does not.
+        """
+        trained = len(self.patch_nums)
+        shared = len(self.quantizers) == 1 < trained
+        if num_scales < 1 or (num_scales != trained and not shared):
+            raise ValueError(
+                f"{name}: got {num_scales} scales, expected {trained}"
+                + (", or more or fewer" if shared else ", as no codebook serves others")
+            )
+
     def _grids_for(self, z: Tensor, grids: Sequence[Sequence[int]] | None) -> Grids:
         if z.dim() != 4 or min(z.shape[2:]) < 1:
             raise ValueError(f"z: got shape {tuple(z.shape)}, expected (B, C, H, W) with H, W >= 1")
-        size = (z.shape[2], z.shape[3])
+        height, width = z.shape[2:]
+        # A trace holds sizes as tensors, and scales must be numbers: it is for images of one size
+        size = (int(height), int(width)) if torch.jit.is_tracing() else (height, width)
         if grids is None:
             return proportional_grids(self.patch_nums, *size)
         if any(len(grid) != 2 for grid in grids):
             raise ValueError(f"grids: got {grids}, expected one (h_k, w_k) per scale")
         sides = tuple((h, w) for h, w in grids)
         fits = all(1 <= h <= size[0] and 1 <= w <= size[1] for h, w in sides)
-        if len(sides) != len(self.patch_nums) or not fits or sides[-1] != size:
-            raise ValueError(
-                f"grids: got {sides}, expected {len(self.patch_nums)} scales within and ending with {size}"
-            )
+        self.check_number(len(sides), "grids")
+        if not fits or sides[-1] != size:
+            raise ValueError(f"grids: got {sides}, expected scales within and ending with {size}")
         return sides
 
     def _check_scales(self, indices: Indices) -> tuple[tuple[Tensor, ...], Grids]:
         """Refuse what is not one (B, h_k, w_k, *code_shape) per scale in range; return it with its grids."""
         scales = (indices,) if isinstance(indices, Tensor) else tuple(indices)
-        if len(scales) != len(self.patch_nums):
-            raise ValueError(f"indices: got {len(scales)} scales, expected {len(self.patch_nums)}")
-        expected = ", ".join(["B", "h_k", "w_k", *map(str, self.part(0).code_shape)])
+        self.check_number(len(scales), "indices")
+        expected = ", ".join(["B", "h_k", "w_k", *map(str, self.code_shape)])
         for k, scale in enumerate(scales):
             check_indices(scale, self.num_embeddings, f"indices[{k}]")
             shape = tuple(scale.shape)

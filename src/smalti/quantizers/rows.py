@@ -48,8 +48,6 @@ class Rows:
 class RowQuantizer(Quantizer):
     """A quantizer that treats every vector alike, wherever it stands."""
 
-    code_shape: tuple[int, ...] = ()
-    """Shape of the index of one vector: () for one code, (Q,) for Q levels or groups."""
     soft: bool = False
     """Whether codes carry a gradient to the vector that chose them."""
     decay: float = 0.99

@@ -5,7 +5,7 @@ Legend: B images, C image channels, H x W pixels, D embedding_dim, K scales, l_k
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isqrt, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from smalti.formats.saved_model import SavedModel
+from smalti.ops.graphs import recording
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.quantizers import Indices, Quantizer, QuantizerOutput, quantizer_from_config
 from smalti.tokenizers.tokens import Tokens
-from smalti.tokenizers.var_interface import PatchNums, VARQuantizer, as_grids
+from smalti.tokenizers.var_interface import PatchNums, VARQuantizer, as_grids, numbered, square_grid
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class Tokenizer(SavedModel):
             same_shape: VAR's; True: all images have the full size. False, an experiment of VAR's that its training
                 never does: the latent grows from scale to scale, and the images with it.
             last_one: VAR's; only the last image.
-            grids: (h_k, w_k) of each scale; needed for a plain list whose scales are not square.
+            grids: (h_k, w_k) of each scale, or (h_k, w_k, *code_shape); needed for a plain list whose scales are not
+                square.
         """
         tokens = self._tokens(ms_idx_Bl, grids)
         if same_shape is None or (same_shape and last_one):
@@ -211,9 +213,10 @@ class Tokenizer(SavedModel):
         indices = self._indices(_in_range(image), v_patch_nums)
         return Tokens(indices, (image.shape[2], image.shape[3]), self.vocab_size)
 
-    def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, ...]:
-        """Shape of the token map of an image of that size; for a multi-scale tokenizer that of the last scale."""
-        return tuple(-(-side // self.stride) for side in image_size)
+    def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the latent, and of the last token map, of an image of that size."""
+        height, width = image_size
+        return -(-height // self.stride), -(-width // self.stride)
 
     def _image(self, z_q: Tensor, size: tuple[int, int]) -> Tensor:
         """Decode and crop the padding away; clamped in eval mode, when the result is an image, not a prediction."""
@@ -228,10 +231,12 @@ class Tokenizer(SavedModel):
         """The indices as the quantizer wants them, after a look at vocabulary and image size."""
         if tokens.vocab_size != self.vocab_size:
             raise ValueError(f"tokens: made with a vocabulary of {tokens.vocab_size}, this model has {self.vocab_size}")
-        latent = self.latent_grid(tokens.image_size)
-        if tokens.grids[-1] != latent:
+        latent, last = self.latent_grid(tokens.image_size), tokens.grids[-1]
+        # How many codes a position may have is the quantizer's to say: residual levels may be left out
+        if last[:2] != latent or len(last) != 2 + len(self.quantizer.code_shape):
             raise ValueError(
-                f"tokens: the last grid is {tokens.grids[-1]}, an image of {tokens.image_size} has a latent of {latent}"
+                f"tokens: the last grid is {last}, an image of {tokens.image_size} has one of "
+                f"{(*latent, *self.quantizer.code_shape)}"
             )
         return tokens.indices[0] if len(tokens.indices) == 1 else tokens.indices
 
@@ -241,7 +246,9 @@ class Tokenizer(SavedModel):
         shapes = [tuple(scale.shape) for scale in ms_idx_Bl]
         if not shapes or any(len(shape) != 2 or shape[0] != shapes[0][0] or shape[1] < 1 for shape in shapes):
             raise ValueError(f"ms_idx_Bl: got shapes {shapes}, expected one (B, l_k) per scale with equal B")
-        grids = [tuple(grid) for grid in grids] if grids else [_square(length) for _, length in shapes]
+        code_shape = self.quantizer.code_shape
+        squares = (square_grid(length, code_shape, "ms_idx_Bl") for _, length in shapes)
+        grids = [(*grid, *code_shape[len(grid) - 2 :]) for grid in grids or squares]
         if [prod(grid) for grid in grids] != [length for _, length in shapes]:
             raise ValueError(f"grids: got {grids}, which do not hold {[length for _, length in shapes]} tokens")
         image_size = (grids[-1][0] * self.stride, grids[-1][1] * self.stride)
@@ -252,7 +259,7 @@ class IdxBl(list[Tensor]):
     """A list of (B, l_k) indices that remembers the grids and the image size it came from."""
 
     def __init__(self, tokens: Tokens):
-        super().__init__(scale.flatten(1) for scale in tokens.indices)
+        super().__init__(numbered(tokens.indices))
         self._tokens = tokens
 
     def tokens(self) -> Tokens:
@@ -266,7 +273,7 @@ def pad_to_multiple(image: Float[Tensor, "b c h w"], stride: int) -> Float[Tenso
     """Pad below and right to multiples of `stride`: by reflection, or by the edge pixel where the side is too short."""
     for axis in (2, 3):
         missing = -image.shape[axis] % stride
-        if missing:
+        if recording() or missing:  # a graph for all sizes may not ask whether this one needs it
             padding = (0, 0, 0, missing) if axis == 2 else (0, missing, 0, 0)
             image = F.pad(image, padding, mode="reflect" if missing < image.shape[axis] else "replicate")
     return image
@@ -292,14 +299,9 @@ def _in_range(image: Tensor) -> Tensor:
     """A float image, or a complaint: the range is declared by the dtype, not guessed from the values."""
     if not image.is_floating_point():
         raise ValueError(f"image: got dtype {image.dtype}, expected uint8 (0 to 255) or float (-1 to 1)")
-    low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
+    if recording() or image.numel() == 0:
+        return image
+    low, high = (float(value) for value in image.aminmax())
     if not (low >= -1.001 and high <= 1.001):
         raise ValueError(f"image: float values from {low:.4g} to {high:.4g}, expected -1 to 1 (or uint8, 0 to 255)")
     return image
-
-
-def _square(length: int) -> tuple[int, int]:
-    side = isqrt(length)
-    if side * side != length:
-        raise ValueError(f"ms_idx_Bl: a scale of {length} tokens is not square: pass grids=((h_1, w_1), …)")
-    return side, side

@@ -43,6 +43,7 @@ class SimpleVQVAE(Tokenizer):
         norm: str = "group",
         image_channels: int = 3,
         patch_nums: Sequence[int] | None = None,
+        num_codebooks: int | None = None,
         quantizer: Quantizer | None = None,
     ):
         """
@@ -56,6 +57,8 @@ class SimpleVQVAE(Tokenizer):
             norm: "group", "batch" or "none".
             image_channels: channels of the images, 3 for colour, 1 for grey.
             patch_nums: sides of the token maps, coarse to fine, for a multi-scale (VAR) tokenizer; None: one map.
+            num_codebooks: 1: all scales share one codebook, as VAR's own code wants; None: each has its own; see
+                `MultiScaleQuantizer`.
             quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must agree with it.
         """
         super().__init__()
@@ -64,8 +67,10 @@ class SimpleVQVAE(Tokenizer):
             raise ValueError(f"num_stages: got {num_stages}, expected 1 to {MOST_STAGES}")
         if not 0 <= num_res_blocks <= MOST_BLOCKS:
             raise ValueError(f"num_res_blocks: got {num_res_blocks}, expected 0 to {MOST_BLOCKS}")
+        if num_codebooks is not None and patch_nums is None:
+            raise ValueError("num_codebooks: belongs to several scales: give patch_nums, or both to your own quantizer")
         if quantizer is None:
-            quantizer = default_quantizer(vocab_size, embedding_dim, patch_nums)
+            quantizer = default_quantizer(vocab_size, embedding_dim, patch_nums, num_codebooks)
         elif patch_nums is not None:
             raise ValueError("patch_nums: belongs to the default quantizer; give it to your own quantizer instead")
         if (quantizer.num_embeddings, quantizer.embedding_dim) != (vocab_size, embedding_dim):
@@ -98,7 +103,9 @@ class SimpleVQVAE(Tokenizer):
         }
 
 
-def default_quantizer(vocab_size: int, embedding_dim: int, patch_nums: Sequence[int] | None) -> Quantizer:
+def default_quantizer(
+    vocab_size: int, embedding_dim: int, patch_nums: Sequence[int] | None, num_codebooks: int | None = None
+) -> Quantizer:
     """A codebook that follows its vectors by a short moving average, starts at the data and revives dead codes.
 
     Strong commitment, and in a pyramid a codebook for each scale: what `benchmarks/quality.py` found to learn best.
@@ -108,5 +115,5 @@ def default_quantizer(vocab_size: int, embedding_dim: int, patch_nums: Sequence[
     )
     if patch_nums is None:
         return codebook
-    scales = len(patch_nums)
-    return MultiScaleQuantizer(vocab_size, embedding_dim, patch_nums, 1.0, num_codebooks=scales, quantizer=codebook)
+    count = len(patch_nums) if num_codebooks is None else num_codebooks
+    return MultiScaleQuantizer(vocab_size, embedding_dim, patch_nums, 1.0, num_codebooks=count, quantizer=codebook)

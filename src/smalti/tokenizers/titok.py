@@ -99,7 +99,7 @@ class TiTok(Tokenizer):
         """See `Tokenizer.config`."""
         return {**self._sizes, "quantizer": self.quantizer.config()}
 
-    def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, ...]:
+    def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(1, num_latent_tokens) for every image up to the trained size."""
         if max(image_size) > self.stride:
             raise ValueError(

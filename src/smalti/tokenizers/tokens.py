@@ -31,7 +31,7 @@ class Tokens:
     def __post_init__(self) -> None:
         if not self.indices or any(scale.dtype != torch.int64 for scale in self.indices):
             raise ValueError(f"indices: got {[scale.dtype for scale in self.indices]}, expected int64 maps")
-        if any(scale.dim() < 2 for scale in self.indices) or len({scale.shape[0] for scale in self.indices}) != 1:
+        if any(scale.dim() < 2 or scale.shape[0] != self.indices[0].shape[0] for scale in self.indices):
             shapes = [tuple(scale.shape) for scale in self.indices]
             raise ValueError(f"indices: got shapes {shapes}, expected (B, *grid) with equal B")
         if self.image_dtype != torch.uint8 and not self.image_dtype.is_floating_point:
@@ -50,10 +50,16 @@ class Tokens:
     def __len__(self) -> int:
         return self.indices[0].shape[0]
 
-    def __getitem__(self, image: int) -> "Tokens":
-        """Tokens of one image of the batch (B becomes 1)."""
-        rows = range(len(self))[image]
-        return replace(self, indices=tuple(scale[rows : rows + 1] for scale in self.indices))
+    def __getitem__(self, images: int | slice) -> "Tokens":
+        """Tokens of one image of the batch (B becomes 1), or of those of a slice."""
+        if not isinstance(images, slice):
+            image = range(len(self))[images]
+            images = slice(image, image + 1)
+        return replace(self, indices=tuple(scale[images] for scale in self.indices))
+
+    def to(self, device: torch.device | str | int) -> "Tokens":
+        """The same tokens on another device."""
+        return replace(self, indices=tuple(scale.to(device) for scale in self.indices))
 
     def flatten(self) -> Int64[Tensor, "b l"]:
         """One sequence an image (B, L): scales coarse to fine, each in raster order."""

@@ -1,5 +1,8 @@
 """A multi-scale quantizer under the names that VAR's code calls it by, so that other people's VAR code runs unchanged.
 
+VAR has one codebook for all scales. Where each scale has its own, VAR's trainer and plain sampler still work; what
+mixes codes (`more_smooth`) is refused, as there is no one codebook to mix.
+
 Source: the interface of `vae_local.quantize` in Tian et al. 2024 (arXiv 2404.02905): argument names and return values
 are VAR's, the work is done by `MultiScaleQuantizer`. Latents that are not square work too: the scales follow in
 proportion.
@@ -8,6 +11,8 @@ Legend: B images, C channels, H x W latent, h_k x w_k scale k, l_k = h_k * w_k, 
 """
 
 from collections.abc import Iterator, Sequence
+from math import isqrt, prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +27,15 @@ PatchNums = Sequence[int | tuple[int, int] | list[int]]
 """Scales, coarse to fine: the side of each, or its height and width."""
 
 
-class VARQuantizer:
-    """View of a `MultiScaleQuantizer`; holds no weights of its own."""
+class VARQuantizer(nn.Module):
+    """View of a `MultiScaleQuantizer`; its parameters are that quantizer's, it adds none."""
 
     def __init__(self, quantizer: Quantizer):
         if not isinstance(quantizer, MultiScaleQuantizer):
             raise AttributeError(f"quantize: VAR's interface needs a multi-scale quantizer, this is {type(quantizer)}")
+        super().__init__()
         self._quantizer = quantizer
+        self.training = quantizer.training
 
     @property
     def vocab_size(self) -> int:
@@ -54,8 +61,12 @@ class VARQuantizer:
     def embedding(self) -> nn.Module:
         """The codebook (V, C) as a layer: indices (B, l) to code vectors (B, l, C). No gradient reaches it.
 
-        Where every scale has a codebook of its own, the number of tokens l says which (`ScaleEmbedding`).
+        Where scales have codebooks of their own it finds the right one and has no `weight` (`ScaleEmbedding`).
         """
+        if self._quantizer.code_shape:
+            raise ValueError(
+                f"embedding: VAR's code knows one code a position, this quantizer has {self._quantizer.code_shape}"
+            )
         codebook = self._quantizer.get_codebook().detach()
         if len(self._quantizer.quantizers) == 1:
             return nn.Embedding.from_pretrained(codebook, freeze=True)
@@ -87,7 +98,7 @@ class VARQuantizer:
         """Of a latent (B, C, H, W) the indices (B, l_k) of all scales, or with `to_fhat` f_hat after each scale."""
         grids = None if v_patch_nums is None else as_grids(v_patch_nums)
         indices = self._quantizer.encode(f_BChw, grids)
-        return self._quantizer.decode_progressive(indices) if to_fhat else [scale.flatten(1) for scale in indices]
+        return self._quantizer.decode_progressive(indices) if to_fhat else numbered(indices)
 
     def idxBl_to_var_input(self, gt_ms_idx_Bl: Sequence[Int64[Tensor, "b _"]]) -> Float[Tensor, "b l c"]:
         """Teacher-forcing input (B, L - l_1, C) of the indices (B, l_k) of all scales.
@@ -97,12 +108,10 @@ class VARQuantizer:
         tokens = getattr(gt_ms_idx_Bl, "tokens", None)
         if tokens is not None:
             return self._quantizer.var_input(tokens().indices)
-        sides = [round(scale.shape[1] ** 0.5) for scale in gt_ms_idx_Bl]
-        for scale, side in zip(gt_ms_idx_Bl, sides, strict=True):
-            if side * side != scale.shape[1]:
-                raise ValueError(f"gt_ms_idx_Bl: a scale of {scale.shape[1]} tokens is not square")
-        scales = zip(gt_ms_idx_Bl, sides, strict=True)
-        return self._quantizer.var_input(tuple(scale.reshape(-1, side, side) for scale, side in scales))
+        code_shape = self._quantizer.code_shape
+        grids = [square_grid(scale.shape[1], code_shape, "gt_ms_idx_Bl") for scale in gt_ms_idx_Bl]
+        scales = zip(gt_ms_idx_Bl, grids, strict=True)
+        return self._quantizer.var_input(tuple(scale.reshape(-1, *grid) for scale, grid in scales))
 
     def get_next_autoregressive_input(
         self, si: int, SN: int, f_hat: Float[Tensor, "b c h w"], h_BChw: Float[Tensor, "b c hk wk"]
@@ -134,8 +143,7 @@ class VARQuantizer:
                 experiment of VAR's.
             last_one: return only the last.
         """
-        if len(ms_h_BChw) != len(self.v_patch_nums):
-            raise ValueError(f"ms_h_BChw: got {len(ms_h_BChw)} scales, expected {len(self.v_patch_nums)}")
+        self._quantizer.check_number(len(ms_h_BChw), "ms_h_BChw")
         f_hats = list(self._accumulate(ms_h_BChw, all_to_max_scale))
         return f_hats[-1] if last_one else f_hats
 
@@ -145,28 +153,71 @@ class VARQuantizer:
         for k, h_BChw in enumerate(ms_h_BChw):
             if not all_to_max_scale and f_hat.shape[2:] != h_BChw.shape[2:]:
                 f_hat = F.interpolate(f_hat, size=h_BChw.shape[2:], mode="bicubic")
-            f_hat = add_scale(f_hat, h_BChw, self._quantizer.phi(k))
+            f_hat = add_scale(f_hat, h_BChw, self._quantizer.phi(k, len(ms_h_BChw)))
             yield f_hat
 
 
 class ScaleEmbedding(nn.Module):
-    """Codebooks of several scales, looked up as VAR's code looks up its only one: with the tokens of one scale."""
+    """Codebooks of several scales, looked up as VAR's code looks up its only one: with the tokens of one scale.
 
-    weight: Float[Tensor, "scales v c"]
-    """The codebook of each scale."""
+    Indices from `img_to_idxBl` and `f_to_idxBl_or_fhat` know their scale. Of others, such as a sampler's, the number
+    says which: that of a scale of the image size of training.
+    """
+
+    codebooks: Float[Tensor, "scales v c"]
+    """The codebook of each scale. Not called `weight`: VAR's code would mix codes of one scale with another's."""
 
     def __init__(self, codebooks_KVC: Float[Tensor, "scales v c"], patch_nums: Sequence[int]):
         super().__init__()
-        self.register_buffer("weight", codebooks_KVC)
+        self.register_buffer("codebooks", codebooks_KVC)
         self.lengths = [side * side for side in patch_nums]
 
     def forward(self, idx_Bl: Int64[Tensor, "b l"]) -> Float[Tensor, "b l c"]:
-        """Code vectors of the scale that has l tokens; ValueError if none or more than one has."""
-        if self.lengths.count(idx_Bl.shape[1]) != 1:
-            raise ValueError(
-                f"idx_Bl: got {idx_Bl.shape[1]} tokens, but the scales have {self.lengths} and each its own codebook"
+        """Code vectors of the scale that the indices belong to; ValueError if that cannot be told."""
+        k = getattr(idx_Bl, SCALE, None)
+        if k is None:
+            if self.lengths.count(idx_Bl.shape[1]) != 1:
+                raise ValueError(
+                    f"idx_Bl: got {idx_Bl.shape[1]} tokens, but the scales of training have {self.lengths} and each "
+                    "its own codebook"
+                )
+            k = self.lengths.index(idx_Bl.shape[1])
+        return F.embedding(idx_Bl, self.codebooks[k])
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError(
+                "weight: this tokenizer has a codebook for each scale; VAR's code mixes codes of one codebook for all, "
+                "which num_codebooks=1 trains"
             )
-        return F.embedding(idx_Bl, self.weight[self.lengths.index(idx_Bl.shape[1])])
+        return super().__getattr__(name)
+
+
+SCALE = "scale_number"
+"""Attribute of index tensors that know their scale."""
+
+
+def numbered(scales: Sequence[Int64[Tensor, "b ..."]]) -> list[Int64[Tensor, "b _"]]:
+    """Indices (B, *grid) of all scales, flat (B, l_k); each remembers its scale until an operation makes another of it.
+
+    The number of tokens does not tell it: 2 x 2 are the second scale of one image and the first of one twice as large.
+    """
+    flat = [scale.flatten(1) for scale in scales]
+    for k, idx_Bl in enumerate(flat):
+        setattr(idx_Bl, SCALE, k)
+    return flat
+
+
+def square_grid(length: int, code_shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+    """Shape (side, side, *code_shape) of a square scale of so many tokens.
+
+    Raises:
+        ValueError: there is none.
+    """
+    side = isqrt(length // prod(code_shape))
+    if side * side * prod(code_shape) != length:
+        raise ValueError(f"{name}: a scale of {length} tokens is not square: pass grids=((h_1, w_1), …)")
+    return (side, side, *code_shape)
 
 
 def as_grids(patch_nums: PatchNums) -> Grids:
