@@ -1,4 +1,4 @@
-"""Every quantizer goes through every command: trained, saved, evaluated, stored, tokenized, modelled, sampled, exported.
+"""Every quantizer goes through every command: trained, saved, evaluated, stored, tokenized, sampled, exported.
 
 The table is checked against the registry, so that a new quantizer cannot be forgotten.
 """

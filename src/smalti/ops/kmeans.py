@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.ops.nearest import nearest_code
-from smalti.ops.processes import sample_vectors, sum_over_processes
+from smalti.ops.processes import joined_size, sample_vectors, sum_over_processes
 from smalti.ops.usage import code_sums, count_codes
 
 
@@ -36,3 +36,43 @@ def kmeans(
         means_KD[empty_K] = sample_vectors(z_ND, int(empty_K.sum()))
         centres_KD = means_KD
     return centres_KD, sum_over_processes(count_codes(nearest_code(z_ND, centres_KD), num_centres))
+
+
+@torch.no_grad()
+def kmeans_start(
+    z_ND: Float[Tensor, "n d"], codes_KD: Float[Tensor, "k d"], batch: Int64[Tensor, ""], batches: int, iterations: int
+) -> tuple[Float[Tensor, "k d"], Int64[Tensor, " k"]]:
+    """`kmeans` on the first training batches of a codebook; afterwards the codes as they are, with counts of 0.
+
+    Inside `torch.compile` this is one operator, because it looks at the data.
+
+    Args:
+        z_ND: the vectors of the batch; those that are not finite are left out.
+        codes_KD: the codes so far. The first batch starts from random vectors of its own instead.
+        batch: number of this batch, from 0.
+        batches: number of first batches.
+        iterations: of k-means, a batch.
+
+    Returns:
+        The centres (K, D) in fp32 and the number of vectors (K,) that each attracts.
+    """
+    start = _operator if torch.compiler.is_compiling() else _start
+    return start(z_ND, codes_KD, batch, batches, iterations)
+
+
+def _start(z_ND: Tensor, codes_KD: Tensor, batch: Tensor, batches: int, iterations: int) -> tuple[Tensor, Tensor]:
+    z_ND = z_ND[z_ND.isfinite().all(dim=1)]
+    number = int(batch)
+    if number >= batches or joined_size(z_ND) == 0:
+        return codes_KD.clone(), torch.zeros_like(codes_KD[:, 0], dtype=torch.int64)
+    return kmeans(z_ND, codes_KD if number else sample_vectors(z_ND, codes_KD.shape[0]), iterations)
+
+
+@torch.library.custom_op("smalti::kmeans_start", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+def _operator(z_ND: Tensor, codes_KD: Tensor, batch: Tensor, batches: int, iterations: int) -> tuple[Tensor, Tensor]:
+    return _start(z_ND, codes_KD, batch, batches, iterations)
+
+
+@_operator.register_fake
+def _shapes_of_the_result(z_ND: Tensor, codes_KD: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(codes_KD, dtype=torch.float32), torch.empty_like(codes_KD[:, 0], dtype=torch.int64)

@@ -7,18 +7,22 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
-def count_codes(indices: Int64[Tensor, "*shape"], num_embeddings: int) -> Int64[Tensor, " k"]:
-    """How often each of `num_embeddings` codes occurs in `indices` (any shape)."""
-    return torch.bincount(indices.flatten(), minlength=num_embeddings)
+def count_codes(
+    indices: Int64[Tensor, "*shape"], num_embeddings: int, counted: Bool[Tensor, "*shape"] | None = None
+) -> Int64[Tensor, " k"]:
+    """How often each of `num_embeddings` codes occurs in `indices` (any shape), or where `counted` is True."""
+    ones_N = torch.ones_like(indices).flatten() if counted is None else counted.flatten().long()
+    counts_K = torch.zeros(num_embeddings, dtype=torch.int64, device=indices.device)
+    return counts_K.index_add_(0, indices.flatten(), ones_N)
 
 
 def code_sums(z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], num_embeddings: int) -> Float[Tensor, "k d"]:
     """Sum of the vectors assigned to each code, in fp32, without an N x K one-hot matrix."""
-    sums_KD = torch.zeros(num_embeddings, z_ND.shape[1], device=z_ND.device)
+    sums_KD = torch.zeros(num_embeddings, z_ND.shape[1], dtype=torch.float32, device=z_ND.device)
     return sums_KD.index_add_(0, indices_N, z_ND.float())
 
 

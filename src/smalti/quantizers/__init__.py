@@ -7,7 +7,7 @@ Around any of them: `ProjectedQuantizer`, `ResidualQuantizer`, `GroupedQuantizer
 
 from smalti.quantizers.base import Indices, Quantizer, QuantizerOutput
 from smalti.quantizers.binary_spherical import BinarySphericalQuantizer
-from smalti.quantizers.codebook import CodebookQuantizer
+from smalti.quantizers.codebook import CodebookQuantizer, one_codebook_update
 from smalti.quantizers.ema import EMAVectorQuantizer
 from smalti.quantizers.finite_scalar import FiniteScalarQuantizer
 from smalti.quantizers.grouped import GroupedQuantizer
@@ -45,5 +45,6 @@ __all__ = [
     "SimVQ",
     "VectorQuantizer",
     "ZNormVectorQuantizer",
+    "one_codebook_update",
     "quantizer_from_config",
 ]

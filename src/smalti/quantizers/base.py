@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
+from smalti.ops import recomputing
 from smalti.ops.graphs import recording
 
 Indices = Shaped[Tensor, "b *grid"] | Sequence[Shaped[Tensor, "b ..."]]
@@ -56,7 +57,8 @@ class Quantizer(nn.Module, ABC):
     """A layer that maps a latent (B, C, *spatial) to codes and their indices.
 
     In train mode a forward pass may also move the codebook (initialisation, moving averages, revival of dead codes);
-    `freeze()` stops all of that, gradients included. `encode` and `decode` never change anything.
+    `freeze()` stops all of that, gradients included. A pass that activation checkpointing repeats moves nothing, and
+    `encode` and `decode` never do.
     """
 
     num_embeddings: int
@@ -76,13 +78,17 @@ class Quantizer(nn.Module, ABC):
 
         Args:
             z: latent (B, C, *spatial), any float dtype; computed in fp32, returned in its dtype.
-            mask: bool (B, *spatial), True where a position is valid. Invalid ones still get an index, but count
-                neither in the loss nor in the statistics, and never reach the codebook.
+            mask: bool (B, *spatial), True where a position is valid. What stands at invalid ones, NaN included, is
+                never looked at: they are quantized as zeros, without gradient, loss or trace in the codebook.
         """
 
     @abstractmethod
     def encode(self, z: Shaped[Tensor, "b *c_and_spatial"]) -> Indices:
-        """Indices of a latent, without gradient and without learning."""
+        """Indices of a latent, without gradient and without learning.
+
+        Raises:
+            ValueError: the latent is not finite everywhere; not looked at inside a compiled or exported graph.
+        """
 
     @abstractmethod
     def decode(self, indices: Indices) -> Float[Tensor, "b c *spatial"]:
@@ -117,6 +123,11 @@ class Quantizer(nn.Module, ABC):
         """
         return None
 
+    @property
+    def learning(self) -> bool:
+        """Whether a forward pass moves the codebook: in train mode, not frozen, not a repeated pass."""
+        return self.training and not self.frozen and not recomputing()
+
     def freeze(self) -> None:
         """Hold the codebook fixed: no gradient, no moving average, no initialisation, no revival.
 
@@ -149,6 +160,15 @@ class Quantizer(nn.Module, ABC):
             raise ValueError(
                 f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected bool of {(z.shape[0], *z.shape[2:])}"
             )
+
+
+def check_finite(z: Tensor) -> None:
+    """Refuse a latent with NaN or infinities, whose codes would mean nothing; a recorded graph does not look."""
+    if recording() or z.device.type == "meta":
+        return
+    bad = z.numel() - int(z.isfinite().sum())
+    if bad:
+        raise ValueError(f"z: got non-finite values ({bad} of {z.numel()} are NaN or infinite), expected finite ones")
 
 
 def check_indices(indices: Any, num_embeddings: int, name: str = "indices") -> None:

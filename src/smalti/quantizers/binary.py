@@ -16,14 +16,11 @@ from torch import Tensor
 from smalti.ops import bit_entropy, divergence_from_uniform, mean_bit_code_distribution
 from smalti.ops.processes import mean_over_processes
 from smalti.quantizers.base import mean_square, not_negative, positive
-from smalti.quantizers.rows import RowQuantizer, Rows
+from smalti.quantizers.rows import RowQuantizer, Rows, constant
 
 
 class BinaryQuantizer(RowQuantizer):
     """One bit per component: loss = beta · ‖u − sg[e]‖² + entropy_weight · (E[H(p)] + gamma · (log K − H(E[p])))."""
-
-    shifts: Int64[Tensor, " d"]
-    """0, 1, 2, …: where the bit of each component stands in the index."""
 
     def __init__(
         self,
@@ -57,7 +54,7 @@ class BinaryQuantizer(RowQuantizer):
         self.embedding_dim, self.num_embeddings, self.beta = embedding_dim, 2**embedding_dim, beta
         self.entropy_weight, self.gamma = entropy_weight, gamma
         self.temperature, self.group_size = temperature, group_size
-        self.register_buffer("shifts", torch.arange(embedding_dim), persistent=False)
+        self.register_buffer("place", torch.empty(0), persistent=False)  # nothing but the device
 
     @property
     @abstractmethod
@@ -66,7 +63,7 @@ class BinaryQuantizer(RowQuantizer):
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
         """Bit d of the index (it counts 2**d) is 1 where component d is positive."""
-        return ((u_ND > 0).long() * 2**self.shifts).sum(dim=1)
+        return ((u_ND > 0).long() * self._worth(u_ND)).sum(dim=1)
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Bits as ± amplitude."""
@@ -74,7 +71,11 @@ class BinaryQuantizer(RowQuantizer):
 
     def indices_to_bits(self, indices: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape d"]:
         """Bits of indices, least significant first: bit d belongs to component d of the latent."""
-        return (indices.unsqueeze(-1) // 2**self.shifts % 2).bool()
+        return (indices.unsqueeze(-1) // self._worth(indices) % 2).bool()
+
+    def _worth(self, beside: Tensor) -> Tensor:
+        """1, 2, 4, …: what the bit of each component adds to the index."""
+        return constant([2**d for d in range(self.embedding_dim)], beside, torch.int64)
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
         """Signs, and the loss terms."""

@@ -10,10 +10,10 @@ assignments stay soft at temperature 1.
 import math
 from typing import final
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from smalti.ops import unit_sphere
 from smalti.quantizers.binary import BinaryQuantizer
 
 
@@ -52,4 +52,4 @@ class BinarySphericalQuantizer(BinaryQuantizer):
 
     def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """To the unit sphere."""
-        return F.normalize(z_ND, dim=1)
+        return unit_sphere(z_ND)

@@ -8,14 +8,16 @@ Legend: N vectors, K codes, D components.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from smalti.ops import count_codes, nearest_code, rotation_trick, straight_through
+from smalti.ops import count_codes, nearest_code, rotation_trick, straight_through, unit_sphere
 from smalti.ops.nearest import Metric
 from smalti.ops.processes import joined_size, sum_over_processes
 from smalti.quantizers.base import not_negative, positive, whole_counts
@@ -33,6 +35,8 @@ class CodebookQuantizer(RowQuantizer):
     """Moving average of how many vectors of a batch choose each code."""
     batches_seen: Int64[Tensor, ""]
     """Number of training batches so far."""
+    kept: list[tuple[Tensor, Tensor]] | None = None
+    """Vectors and their indices that the codebook has yet to learn from, inside `one_codebook_update`."""
 
     def __init__(
         self,
@@ -70,9 +74,9 @@ class CodebookQuantizer(RowQuantizer):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.beta, self.metric, self.gradient = beta, cast(Metric, metric), gradient
         self.decay, self.swap_beta = decay, swap_beta
-        self.embedding = Codebook(num_embeddings, embedding_dim)
+        self.embedding = Codebook(num_embeddings, embedding_dim, dtype=torch.float32)
         nn.init.uniform_(self.embedding.weight, -1 / num_embeddings, 1 / num_embeddings)
-        self.register_buffer("cluster_size", torch.ones(num_embeddings))
+        self.register_buffer("cluster_size", torch.ones(num_embeddings, dtype=torch.float32))
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
 
     def config(self) -> dict[str, Any]:
@@ -90,7 +94,7 @@ class CodebookQuantizer(RowQuantizer):
 
     def get_codebook(self) -> Float[Tensor, "k d"]:
         """The codes as they come out: (num_embeddings, embedding_dim), of unit length under the cosine metric."""
-        return self.project(self.table())
+        return self.normalise(self.table())
 
     def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
         """See `Quantizer.code_counts`: one count, the moving average `cluster_size`."""
@@ -98,13 +102,21 @@ class CodebookQuantizer(RowQuantizer):
 
     # ---- the parts, used by wrappers too ------------------------------------------------------------------------
 
+    def weight(self) -> Float[Tensor, "k d"]:
+        """The table as it is stored."""
+        return self.embedding.weight
+
     def table(self) -> Float[Tensor, "k d"]:
         """All codes (K, D), before any projection."""
-        return self.embedding.weight.float()
+        return self.weight().float()
 
     def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Bring vectors where the metric lives: to the unit sphere for the cosine, nowhere else otherwise."""
-        return F.normalize(z_ND, dim=1) if self.metric == "cosine" else z_ND
+        return unit_sphere(z_ND) if self.metric == "cosine" else z_ND
+
+    def normalise(self, codes_KD: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+        """`project` for codes, which are as short as they like: the gradient is that of the projection."""
+        return F.normalize(codes_KD, dim=1) if self.metric == "cosine" else codes_KD
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
         """Index of the nearest code of each vector."""
@@ -113,7 +125,7 @@ class CodebookQuantizer(RowQuantizer):
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Codes of indices, by gathering; the gradient is a scatter-add, no one-hot matrix exists."""
-        return self.project(self.embedding(indices_N).float())
+        return self.normalise(F.embedding(indices_N, self.weight()).float())
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
         """Nearest code of each vector, then gather it / 查找最近码字并取出"""
@@ -136,19 +148,29 @@ class CodebookQuantizer(RowQuantizer):
 
     @torch.no_grad()
     def learn(self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
-        """Learn from one batch, joined over all processes: move the statistics of every code towards it, count it."""
-        vectors = 0 if self.frozen else joined_size(u_ND)
-        if vectors == 0:
+        """Learn from one batch, joined over all processes; inside `one_codebook_update` keep it for later."""
+        if self.frozen:
             return
-        if int(self.batches_seen) == 0:
-            self.start_averages(vectors)
-        counts_K = sum_over_processes(count_codes(indices_N, self.num_embeddings))
-        self.update_averages(u_ND, indices_N, counts_K.float())
+        if self.kept is not None:
+            self.kept.append((u_ND, indices_N))
+        elif vectors := joined_size(u_ND):
+            self.update(u_ND, indices_N, vectors)
+
+    def update(self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int) -> None:
+        """Move the statistics of every code towards the batch, and count it.
+
+        A vector that is not finite counts nowhere: in an average it would stay for ever. The loss tells of it.
+        不是有限数的向量不计入任何统计,否则会永远留在滑动平均里;损失会反映出来。
+        """
+        self.start_averages(self.batches_seen == 0, vectors)
+        finite_N = u_ND.isfinite().all(dim=1)
+        counts_K = sum_over_processes(count_codes(indices_N, self.num_embeddings, finite_N))
+        self.update_averages(u_ND.masked_fill(~finite_N.unsqueeze(1), 0), indices_N, counts_K.float())
         self.batches_seen += 1
 
-    def start_averages(self, vectors: int) -> None:
-        """Start the averages at uniform usage, N / K vectors a code: the same meaning at every batch size."""
-        self.cluster_size.fill_(vectors / self.num_embeddings)
+    def start_averages(self, first: Bool[Tensor, ""], vectors: int) -> None:
+        """At the first batch, start at uniform usage, N / K vectors a code: the same meaning at every batch size."""
+        self.cluster_size.masked_fill_(first, vectors / self.num_embeddings)
 
     def update_averages(
         self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], counts_K: Float[Tensor, " k"]
@@ -159,3 +181,29 @@ class CodebookQuantizer(RowQuantizer):
     def residual_scale(self) -> list[float]:
         """A table finds its own scale, but on the unit sphere every code has length 1: halve it per level."""
         return [0.5 if self.metric == "cosine" else 1.0] * self.embedding_dim
+
+
+@contextmanager
+def one_codebook_update(model: nn.Module) -> Iterator[None]:
+    """Let the codebooks in a model learn once, at the end, from all forward passes inside: they are one batch.
+
+    For an optimizer step of several micro-batches. After an exception the codebooks have learned nothing.
+
+    >>> with one_codebook_update(model):
+    ...     for piece in pieces:
+    ...         (model(piece).loss / len(pieces)).backward()
+    >>> optimizer.step()
+    """
+    codebooks = [module for module in model.modules() if isinstance(module, CodebookQuantizer)]
+    for codebook in codebooks:
+        codebook.kept = []
+    try:
+        yield
+        passes = [codebook.kept for codebook in codebooks]
+    finally:
+        for codebook in codebooks:
+            codebook.kept = None
+    for codebook, batches in zip(codebooks, passes, strict=True):
+        if batches:
+            vectors, indices = zip(*batches, strict=True)
+            codebook.learn(torch.cat(vectors), torch.cat(indices))

@@ -33,6 +33,9 @@ class CompositeQuantizer(RowQuantizer):
             raise ValueError(
                 f"quantizers: got {len(quantizers)} for {what} = {count}, expected one for each or a single shared one"
             )
+        parts = [id(module) for quantizer in quantizers for module in quantizer.modules()]
+        if len(set(parts)) < len(parts):
+            raise ValueError(f"quantizers: one object came twice; to share it, pass it once with {what}={count}")
         first = quantizers[0]
         for quantizer in quantizers:
             for name in ("num_embeddings", "embedding_dim", "code_shape", "soft"):
@@ -80,6 +83,11 @@ class CompositeQuantizer(RowQuantizer):
             vectors, chosen = [_in_batch_order(vectors)], (indices.flatten(0, 1),)
         for q, (vectors_ND, indices_N) in enumerate(zip(vectors, chosen, strict=True)):
             self.part(q).learn(vectors_ND, indices_N)
+
+    def make_symmetric(self) -> None:
+        """See `RowQuantizer.make_symmetric`: all parts."""
+        for q in range(len(self.quantizers)):
+            self.part(q).make_symmetric()
 
     def weights(self) -> dict[str, float]:
         """Those of the parts; terms are means over parts."""

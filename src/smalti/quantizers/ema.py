@@ -85,7 +85,7 @@ class EMAVectorQuantizer(PlacedCodebookQuantizer):
         # A code unused for very long decays to 0 / 0: it keeps its last place / 长期未用的码字保持原位,避免 0 / 0
         alive_K1 = (self.cluster_size > torch.finfo(torch.float32).tiny * 1e6).unsqueeze(1)
         mean_KD = self.embedding_sum / self.cluster_size.unsqueeze(1)
-        self.embedding.weight.data.copy_(torch.where(alive_K1, self.project(mean_KD), self.embedding.weight))
+        self.embedding.weight.data.copy_(torch.where(alive_K1, self.normalise(mean_KD), self.embedding.weight))
 
     def _place(self, chosen_K: Tensor, codes_KD: Tensor, cluster_size_K: Tensor) -> None:
         super()._place(chosen_K, codes_KD, cluster_size_K)

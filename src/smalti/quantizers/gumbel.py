@@ -60,9 +60,9 @@ class GumbelQuantizer(RowQuantizer):
             raise ValueError(f"temperature: got {temperature}, expected more than 0")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.straight_through, self.kl_weight, self.initial_temperature = straight_through, kl_weight, temperature
-        self.proj = nn.Linear(embedding_dim, num_embeddings)
-        self.embedding = Codebook(num_embeddings, embedding_dim)
-        self.register_buffer("temperature", torch.tensor(float(temperature)))
+        self.proj = nn.Linear(embedding_dim, num_embeddings, dtype=torch.float32)
+        self.embedding = Codebook(num_embeddings, embedding_dim, dtype=torch.float32)
+        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
         """The likeliest code: the largest logit w·u + b, found as the largest dot product with (w, b)."""

@@ -30,6 +30,7 @@ from smalti.quantizers.base import (
     Quantizer,
     QuantizerOutput,
     average_terms,
+    check_finite,
     check_indices,
     from_rows,
     mean_square,
@@ -123,7 +124,7 @@ class MultiScaleQuantizer(Quantizer):
         self.phis = nn.ModuleList(Phi(embedding_dim, phi_ratio) for _ in range(num_phi if phi_ratio > 0 else 0))
         usage_shape = (len(sides), *self.code_shape, num_embeddings)
         listed = num_embeddings <= LARGEST_LISTED_CODEBOOK
-        self.register_buffer("scale_usage", torch.zeros(usage_shape) if listed else None)
+        self.register_buffer("scale_usage", torch.zeros(usage_shape, dtype=torch.float32) if listed else None)
 
     # ---- the contract -------------------------------------------------------------------------------------------
 
@@ -151,14 +152,14 @@ class MultiScaleQuantizer(Quantizer):
             f_BCHW = self._project(z, mask)
             if self.training and len(grids) != len(self.patch_nums):
                 raise ValueError(f"grids: got {len(grids)} scales, training needs all {len(self.patch_nums)}")
-            if self.training and self.part(0).initialising:
+            if self.learning and self.part(0).initialising:
                 self._initialise(f_BCHW, grids, mask)
             residuals = self._residuals(f_BCHW, grids, mask)
             scales = list(self._walk(residuals.quantize, z.shape[0], grids, z.device))
             # Losses after every scale, over valid positions / 每个尺度之后都计算损失,仅限有效位置
             terms = self._terms(f_BCHW, [scale.f_hat_BCHW for scale in scales], residuals.terms, mask)
             quantized_ND = self.part(0).estimate(to_rows(f_BCHW), to_rows(scales[-1].f_hat_BCHW))
-            if self.training and not self.frozen:
+            if self.learning:
                 self._learn(residuals)
         return QuantizerOutput(
             quantized=_from_rows(quantized_ND, z).to(z.dtype),
@@ -171,6 +172,7 @@ class MultiScaleQuantizer(Quantizer):
     def encode(self, z: Shaped[Tensor, "b *c_h_w"], grids: Sequence[Sequence[int]] | None = None) -> Indices:
         """Indices of a latent (B, C, H, W): one (B, h_k, w_k, *code_shape) per scale, coarse to fine."""
         self._check_latent(z, None)
+        check_finite(z)
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
             residuals = self._residuals(self._project(z), grids, None)
@@ -331,7 +333,7 @@ class MultiScaleQuantizer(Quantizer):
         return [[k for k, own in enumerate(self.codebook_of_scale) if own == q] for q in range(len(self.quantizers))]
 
     def _zeros(self, batch: int, grids: Grids, device: torch.device) -> Tensor:
-        return torch.zeros(batch, self.embedding_dim, *grids[-1], device=device)
+        return torch.zeros(batch, self.embedding_dim, *grids[-1], dtype=torch.float32, device=device)
 
     # ---- checks -------------------------------------------------------------------------------------------------
 

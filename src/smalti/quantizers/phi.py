@@ -4,6 +4,7 @@ Source: Tian et al. 2024 (VAR, arXiv 2404.02905), section 3.2, and its published
 """
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ class Phi(nn.Module):
     def __init__(self, channels: int, ratio: float):
         super().__init__()
         self.ratio = ratio
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1, dtype=torch.float32)
 
     def forward(self, h_BCHW: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """(B, C, H, W) to the same shape."""

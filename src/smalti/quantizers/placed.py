@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from smalti.ops import kmeans
+from smalti.ops import kmeans_start, recomputing
 from smalti.ops.processes import joined_size, sample_vectors
 from smalti.quantizers.codebook import CodebookQuantizer
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
@@ -19,6 +19,9 @@ from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 
 class PlacedCodebookQuantizer(CodebookQuantizer):
     """A codebook that is initialised from the data and whose dead codes are revived."""
+
+    before: Float[Tensor, "k d"] | None = None
+    """The table before it last learned other than by gradient: what activation checkpointing must see again."""
 
     def __init__(
         self,
@@ -57,55 +60,61 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
     @property
     def initialising(self) -> bool:
         """Whether the next training batch still serves to initialise the codebook."""
-        return self.init is not None and not self.frozen and int(self.batches_seen) < self.init.batches
+        if self.init is None or self.frozen or self.kept:
+            return False
+        return torch.compiler.is_compiling() or int(self.batches_seen) < self.init.batches
 
     @torch.no_grad()
     def initialise(self, u_ND: Float[Tensor, "n d"]) -> None:
         """Run k-means on this batch while initialisation lasts; afterwards do nothing."""
-        if not self.initialising or joined_size(u_ND) == 0:
+        if not self.initialising:
             return
         assert self.init is not None
         u_ND = self.project(u_ND.detach())
-        first = int(self.batches_seen) == 0
-        centres_KD = sample_vectors(u_ND, self.num_embeddings) if first else self.table()
-        centres_KD, counts_K = kmeans(u_ND, centres_KD, self.init.iterations)
-        self._place(self._all_codes(), self.project(centres_KD), counts_K.float())
+        centres_KD, counts_K = kmeans_start(
+            u_ND, self.table(), self.batches_seen, self.init.batches, self.init.iterations
+        )
+        started = counts_K.sum() > 0
+        self._place(started.expand_as(counts_K), self.project(centres_KD), counts_K.float())
 
-    @torch.no_grad()
-    def learn(self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
+    def weight(self) -> Float[Tensor, "k d"]:
+        """See `CodebookQuantizer.weight`; a repeated pass sees the table of the pass that it repeats."""
+        weight = self.embedding.weight
+        if self.before is None or not recomputing():
+            return weight
+        return self.before + (weight - weight.detach())
+
+    def update(self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int) -> None:
         """Learn from one batch: update the moving averages, then revive the dead, in this order.
 
         The other way round the moving average would overwrite a revived code in the same step.
         先更新滑动平均,再复活死码;顺序颠倒会立即覆盖被复活的码字。
         """
+        if not torch.compiler.is_compiling():
+            self.before = self.embedding.weight.detach().clone()
         u_ND = self.project(u_ND)
-        super().learn(u_ND, indices_N)
-        if self.revival is not None and not self.frozen:
+        super().update(u_ND, indices_N, vectors)
+        if self.revival is not None:
             self._revive(self.revival.dead(self.cluster_size), u_ND)
 
-    def start_averages(self, vectors: int) -> None:
+    def start_averages(self, first: Bool[Tensor, ""], vectors: int) -> None:
         """See `CodebookQuantizer.start_averages`; initialisation has counted its own vectors."""
         if self.init is None:
             uniform_K = torch.full_like(self.cluster_size, vectors / self.num_embeddings)
-            self._place(self._all_codes(), self.table(), uniform_K)
+            self._place(first.expand_as(uniform_K), self.table(), uniform_K)
 
     def _revive(self, dead_K: Tensor, u_ND: Tensor) -> None:
         """Put random vectors of the batch in place of dead codes, with the count of an average code.
 
         No vector serves twice: of more dead codes than vectors the rest waits for the next batch.
         """
-        if not dead_K.any():
-            return
+        if not torch.compiler.is_compiling() and not dead_K.any():
+            return  # nothing is drawn; a graph cannot look, so it draws in vain
         turn_K = dead_K.cumsum(0) - 1
-        dead_K = dead_K & (turn_K < joined_size(u_ND))
-        count = int(dead_K.sum())
-        if count == 0:
-            return
+        count = min(self.num_embeddings, joined_size(u_ND))
         vectors_KD = sample_vectors(u_ND, count)[turn_K.clamp(0, count - 1)]
+        dead_K = dead_K & (turn_K < count) & vectors_KD.isfinite().all(dim=1)
         self._place(dead_K, vectors_KD, self.cluster_size.mean().expand_as(self.cluster_size))
-
-    def _all_codes(self) -> Tensor:
-        return torch.ones_like(self.cluster_size, dtype=torch.bool)
 
     def _place(self, chosen_K: Tensor, codes_KD: Tensor, cluster_size_K: Tensor) -> None:
         """Set the chosen codes by hand; a subclass with more state per code keeps it in agreement here.

@@ -41,8 +41,8 @@ class ProjectedQuantizer(RowQuantizer):
         self.embedding_dim, self.num_embeddings = embedding_dim, quantizer.num_embeddings
         self.code_shape = quantizer.code_shape
         self.quantizer = quantizer
-        self.project_in = nn.Linear(embedding_dim, quantizer.embedding_dim)
-        self.project_out = nn.Linear(quantizer.embedding_dim, embedding_dim)
+        self.project_in = nn.Linear(embedding_dim, quantizer.embedding_dim, dtype=torch.float32)
+        self.project_out = nn.Linear(quantizer.embedding_dim, embedding_dim, dtype=torch.float32)
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, "n *code"]:
         """Search among the projected vectors."""

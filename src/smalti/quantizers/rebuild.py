@@ -37,11 +37,16 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
 }
 
 
+BEFORE: dict[str, dict[str, Any]] = {"ResidualQuantizer": {"symmetric": False}}
+"""What a configuration means by leaving an argument out: models were saved before there was one."""
+
+
 def quantizer_from_config(config: Mapping[str, Any]) -> Quantizer:
     """Build the quantizer that `Quantizer.config()` described.
 
     Args:
-        config: "type" (a name in `QUANTIZERS`) and constructor arguments; omitted ones keep their defaults.
+        config: "type" (a name in `QUANTIZERS`) and constructor arguments; omitted ones keep their defaults, or are what
+            they were when there was no choice (`BEFORE`).
 
     Raises:
         ValueError: an unknown type, or an argument that it does not take.
@@ -49,7 +54,7 @@ def quantizer_from_config(config: Mapping[str, Any]) -> Quantizer:
     if not isinstance(config, Mapping) or config.get("type") not in list(QUANTIZERS):
         raise ValueError(f"quantizer: got {config!r}, expected a mapping with a type among {', '.join(QUANTIZERS)}")
     arguments = {name: _part(name, value) for name, value in config.items() if name != "type"}
-    return construct(QUANTIZERS[config["type"]], arguments)
+    return construct(QUANTIZERS[config["type"]], BEFORE.get(config["type"], {}) | arguments)
 
 
 def _part(name: str, value: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from smalti.quantizers.base import DISTANCE_TERMS, Indices, average_terms
 from smalti.quantizers.composite import CompositeQuantizer
-from smalti.quantizers.rows import RowQuantizer, Rows
+from smalti.quantizers.rows import RowQuantizer, Rows, constant
 
 
 @final
@@ -30,8 +30,8 @@ class ResidualQuantizer(CompositeQuantizer):
     Decoding takes the first levels alone, too: `rq.decode(indices[..., :2])`.
     """
 
-    scales: Float[Tensor, "q d"]
-    """What the codes of each level are multiplied with: 1 for learned tables, ever smaller for fixed grids."""
+    scales: list[list[float]]
+    """What the codes of each level are multiplied with, (Q, D): 1 for learned tables, ever smaller for fixed grids."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class ResidualQuantizer(CompositeQuantizer):
         *,
         num_quantizers: int | None = None,
         quantizer_dropout: float = 0.0,
+        symmetric: bool = True,
     ):
         """
         Args:
@@ -46,15 +47,21 @@ class ResidualQuantizer(CompositeQuantizer):
             num_quantizers: number of levels Q; None: as many as quantizers.
             quantizer_dropout: probability that a training pass shows the decoder only the first n levels, n drawn from
                 1 to Q, so that one model serves all rates. The other levels still learn from the pass.
+            symmetric: make grids of fixed codes symmetric (`RowQuantizer.make_symmetric`), or levels after the first
+                leave codes unused. False is how models were saved before there was a choice, and what a configuration
+                without this argument means.
         """
         super().__init__(quantizers, num_quantizers, "num_quantizers")
         if not 0 <= quantizer_dropout <= 1:
             raise ValueError(f"quantizer_dropout: got {quantizer_dropout}, expected 0 to 1")
         self.embedding_dim, self.quantizer_dropout = quantizers[0].embedding_dim, quantizer_dropout
-        scales = [torch.ones(self.embedding_dim)]
+        self.symmetric = symmetric
+        if symmetric:
+            self.make_symmetric()
+        scales = [torch.ones(self.embedding_dim, dtype=torch.float32, device="cpu")]
         for q in range(self.count - 1):
-            scales.append(scales[-1] * torch.tensor(self.part(q).residual_scale()))
-        self.register_buffer("scales", torch.stack(scales), persistent=False)
+            scales.append(scales[-1] * _fp32(self.part(q).residual_scale()))
+        self.scales = [scale_D.tolist() for scale_D in scales]
 
     def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """To where the codes of the first level live; residuals are taken there."""
@@ -64,7 +71,7 @@ class ResidualQuantizer(CompositeQuantizer):
         """One level after the other."""
         chosen: list[Tensor] = []
         total_ND = torch.zeros_like(u_ND)
-        for q, scale_D in enumerate(self.scales):
+        for q, scale_D in enumerate(self._scales(u_ND)):
             chosen.append(self.part(q).search((u_ND - total_ND) / scale_D))
             total_ND = total_ND + self.part(q).lookup(chosen[q]).detach() * scale_D
         return torch.stack(chosen, dim=1)
@@ -78,8 +85,8 @@ class ResidualQuantizer(CompositeQuantizer):
         """Quantize level by level; terms are means over levels."""
         chosen, terms = [], []
         total_ND = kept_ND = torch.zeros_like(u_ND)
-        keep_Q = self._kept_levels()
-        for q, scale_D in enumerate(self.scales):
+        keep_Q = self._kept_levels(u_ND.device)
+        for q, scale_D in enumerate(self._scales(u_ND)):
             # Hard codes are constants to the next level; soft ones depend on u and the chain rule goes through them
             # 硬码字对下一层是常数;软码字依赖 u,链式法则要经过它
             residual_ND = u_ND - (total_ND if self.soft else total_ND.detach())
@@ -100,7 +107,7 @@ class ResidualQuantizer(CompositeQuantizer):
     ) -> Iterator[Float[Tensor, "n d"]]:
         """The residual before each level, in units of its scale."""
         sums = [torch.zeros_like(u_ND), *self._partial_sums(indices)]
-        return ((u_ND - before) / scale_D for before, scale_D in zip(sums, self.scales, strict=False))
+        return ((u_ND - before) / scale_D for before, scale_D in zip(sums, self._scales(u_ND), strict=False))
 
     def decode_progressive(self, indices: Indices) -> list[Float[Tensor, "b c *spatial"]]:
         """Quantized latents after each level, coarse to fine."""
@@ -115,27 +122,35 @@ class ResidualQuantizer(CompositeQuantizer):
 
     def residual_scale(self) -> list[float]:
         """What all levels together leave over."""
-        last = torch.tensor(self.part(self.count - 1).residual_scale())
-        return (self.scales[-1].cpu() * last).tolist()
+        return (_fp32(self.scales[-1]) * _fp32(self.part(self.count - 1).residual_scale())).tolist()
 
     def config(self) -> dict[str, Any]:
         """See `Quantizer.config`."""
-        return super().config() | {"num_quantizers": self.count, "quantizer_dropout": self.quantizer_dropout}
+        config = super().config() | {"num_quantizers": self.count, "quantizer_dropout": self.quantizer_dropout}
+        return config | ({"symmetric": True} if self.symmetric else {})
 
     def _partial_sums(self, indices: Tensor) -> Iterator[Tensor]:
-        total_ND = torch.zeros((), device=self.scales.device)
-        for q, indices_N in enumerate(indices.unbind(dim=1)):
-            total_ND = total_ND + self.part(q).lookup(indices_N) * self.scales[q]
+        total_ND = torch.zeros((), dtype=torch.float32, device=indices.device)
+        for q, (indices_N, scale_D) in enumerate(zip(indices.unbind(dim=1), self._scales(indices), strict=False)):
+            total_ND = total_ND + self.part(q).lookup(indices_N) * scale_D
             yield total_ND
 
-    def _kept_levels(self) -> Tensor | None:
+    def _scales(self, beside: Tensor) -> tuple[Tensor, ...]:
+        """The scale (D,) of each level."""
+        return constant([s for scale in self.scales for s in scale], beside, torch.float32).chunk(self.count)
+
+    def _kept_levels(self, device: torch.device) -> Tensor | None:
         """1 for levels that the decoder sees in this pass, 0 for the others; None: all."""
         if not self.training or self.quantizer_dropout == 0:
             return None
-        device = self.scales.device
         depth = torch.randint(1, self.count + 1, (), device=device)
-        drop = torch.rand((), device=device) < self.quantizer_dropout
+        drop = torch.rand((), dtype=torch.float32, device=device) < self.quantizer_dropout
         return ((torch.arange(self.count, device=device) < depth) | ~drop).float()
+
+
+def _fp32(values: list[float]) -> Tensor:
+    """On the CPU, also where a model is built on the meta device."""
+    return torch.tensor(values, dtype=torch.float32, device="cpu")
 
 
 def _rescale(terms: dict[str, Tensor], scale_D: Tensor) -> dict[str, Tensor]:

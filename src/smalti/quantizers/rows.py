@@ -19,6 +19,7 @@ Legend: N vectors (valid positions of the batch), D components.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -27,7 +28,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from smalti.ops import straight_through
-from smalti.quantizers.base import Indices, Quantizer, QuantizerOutput, check_indices, from_rows, to_rows
+from smalti.quantizers.base import Indices, Quantizer, QuantizerOutput, check_finite, check_indices, from_rows, to_rows
 
 LARGEST_LISTED_CODEBOOK = 2**20
 """Implicit codebooks with more codes are never written out."""
@@ -61,16 +62,18 @@ class RowQuantizer(Quantizer):
         """See `Quantizer.forward`; indices are (B, *spatial, *code_shape)."""
         self._check_latent(z, mask)
         with torch.autocast(z.device.type, enabled=False):
+            # Padding may hold anything, NaN included: it never enters arithmetic / 填充位置置零,不参与运算
+            z_valid = z if mask is None else z.masked_fill(~mask.unsqueeze(1), 0)
             # 1. One vector a row, where the codes live: (B, C, *spatial) -> (N, D) / 每行一个向量,投影到码字空间
-            u_ND = self.project(to_rows(z).float())
+            u_ND = self.project(to_rows(z_valid).float())
             valid_N = None if mask is None else mask.reshape(-1)
-            if self.training and self.initialising:
+            if self.learning and self.initialising:
                 self.initialise(select(u_ND, valid_N).detach())
             # 2. Codes and losses, over valid positions / 查找码字并计算损失,仅限有效位置
             rows = self.quantize_valid(u_ND, valid_N)
             # 3. Forward the code, backward to z / 前向用码字,反向传给 z
             quantized_ND = self.estimate(u_ND, rows.codes)
-            if self.training and not self.frozen:
+            if self.learning:
                 self.learn(select(u_ND, valid_N).detach(), select(rows.indices, valid_N))
         grid = (z.shape[0], *z.shape[2:])
         return QuantizerOutput(
@@ -84,6 +87,7 @@ class RowQuantizer(Quantizer):
     def encode(self, z: Shaped[Tensor, "b *c_and_spatial"]) -> Indices:
         """Indices (B, *spatial, *code_shape) of a latent (B, C, *spatial)."""
         self._check_latent(z, None)
+        check_finite(z)
         with torch.autocast(z.device.type, enabled=False):
             indices = self.search(self.project(to_rows(z).float()))
         return indices.reshape(z.shape[0], *z.shape[2:], *self.code_shape)
@@ -155,6 +159,9 @@ class RowQuantizer(Quantizer):
         """
         return [1.0] * self.embedding_dim
 
+    def make_symmetric(self) -> None:
+        """Put fixed codes evenly around 0, where what a level before leaves over lies; tables find their own place."""
+
     def accepts(self, code_shape: tuple[int, ...]) -> bool:
         """Whether `lookup` takes indices (N, *code_shape)."""
         return code_shape == self.code_shape
@@ -172,6 +179,15 @@ class RowQuantizer(Quantizer):
         codes_ND = torch.zeros_like(u_ND).index_put((valid_N,), rows.codes)
         codes_ND = codes_ND.index_put((~valid_N,), self.lookup(others).detach())
         return Rows(indices, codes_ND, rows.terms)
+
+
+def constant(values: Sequence[int | float], beside: Tensor, dtype: torch.dtype) -> Shaped[Tensor, " n"]:
+    """Plain numbers as a tensor on the device of another.
+
+    Constants that decide what an index means are plain numbers, not buffers: a buffer that is not saved is lost when a
+    model is built on the meta device. Not blocking, so that a GPU is not waited for.
+    """
+    return torch.tensor(values, dtype=dtype, device="cpu").to(beside.device, non_blocking=True)
 
 
 def select(rows: Tensor, valid_N: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ behind and dead codes need no revival.
 
 from typing import final
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class SimVQ(CodebookQuantizer):
         )
         nn.init.normal_(self.embedding.weight, std=embedding_dim**-0.5)
         self.embedding.weight.requires_grad_(False)
-        self.embedding_proj = CodeTransform(embedding_dim, embedding_dim)
+        self.embedding_proj = CodeTransform(embedding_dim, embedding_dim, dtype=torch.float32)
 
     def table(self) -> Float[Tensor, "k d"]:
         """All codes (K, D): the frozen ones behind the linear layer."""
@@ -51,7 +52,7 @@ class SimVQ(CodebookQuantizer):
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Codes of indices: gather the frozen ones, then transform only those."""
-        return self.project(self._transform(self.embedding(indices_N)))
+        return self.normalise(self._transform(self.embedding(indices_N)))
 
     def loss_terms(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
         """As in `VectorQuantizer`; the codebook term moves the linear layer."""
