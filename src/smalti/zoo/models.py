@@ -31,8 +31,8 @@ LEARNED = {"type": "VectorQuantizer", **ALIVE}
 AVERAGED = {"type": "EMAVectorQuantizer", **ALIVE}
 """A codebook that follows its vectors by moving average."""
 
-PHOTO_CODEBOOK = {"type": "EMAVectorQuantizer", "beta": 0.25, "decay": 0.99, "init": {}, "revival": {"threshold": 0.03}}
-"""The codebook of the tokenizers for photographs: an average over about as many steps as bring 50 vectors a code."""
+PHOTO_CODEBOOK = {**AVERAGED, "decay": 0.95}
+"""The codebook of the tokenizers for photographs: an average over 20 batches, since a batch has few vectors a code."""
 
 PIXEL_DECODER = {
     "widths": [128, 128, 256, 256, 512],
