@@ -47,6 +47,7 @@ from smalti.training import (
     StopRequest,
     TrainingState,
     any_process,
+    begin_random_numbers,
     best_checkpoint,
     choose_runtime,
     in_all,
@@ -61,8 +62,6 @@ from smalti.training import (
     read_notes,
     read_weights,
     reconstruction_grid,
-    restore_random_state,
-    seed_everything,
     share,
     start_state,
     take_weights,
@@ -199,7 +198,7 @@ class _Run:
     def go(self) -> TrainResult:
         """The steps, and between them whatever is due."""
         config, optimization, first = self.config, self.config.optimization, self.state.step
-        self._begin_random_numbers()
+        begin_random_numbers(config.seed, self.random, self.runtime.device)
         self.reporter.start(optimization.steps, first)
         try:
             with StopRequest() as stop:
@@ -242,14 +241,6 @@ class _Run:
             if len(self.source.unreadable) > len(self.source) / 2:
                 raise ValueError(f"most images cannot be read: {self.source.unreadable_summary()}")
             yield piece
-
-    def _begin_random_numbers(self) -> None:
-        """Those of the checkpoint; else the first process goes on with the seed's, and each other has its own."""
-        rank = process_rank()
-        if rank < len(self.random):
-            restore_random_state(self.random[rank], self.runtime.device)
-        elif rank > 0:
-            seed_everything(self.config.seed, rank)
 
     def _due(self, every: int) -> bool:
         """Whether what happens `every` so many steps happens after this one; after the last everything does."""
