@@ -1,4 +1,4 @@
-"""`smalti train-prior TOKENS --out PRIOR`: a prior on a token data set, in one process or several, as `smalti train`."""
+"""`smalti train-prior TOKENS --out PRIOR`: a prior on a token data set, in one process or several as `smalti train`."""
 
 import shlex
 import sys
