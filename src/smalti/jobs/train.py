@@ -11,7 +11,7 @@ and reports (`on_main`), and an error of one ends them all (`in_all`).
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -29,7 +29,7 @@ from smalti.data import (
 )
 from smalti.jobs.train_config import TrainConfig, plain_settings
 from smalti.losses import LossTable, build_network_losses
-from smalti.metrics import psnr
+from smalti.metrics import mean_color, psnr
 from smalti.ops.processes import process_count, process_rank
 from smalti.tokenizers import Tokenizer
 from smalti.training import (
@@ -282,18 +282,28 @@ class _Run:
 
     @torch.no_grad()
     def _quality(self) -> float:
-        """Mean PSNR in dB of the averaged model over the validation images."""
-        model, decibels = self.state.averaged.model, []
-        for image in self.validation:
-            placed = self.runtime.place(image)
-            decibels.append(psnr(model(placed).reconstruction, placed))
-        return float(torch.cat(decibels).clamp(max=BEST_DECIBELS).mean())
+        """Mean PSNR in dB of the averaged model over the validation images; at the end, a word if it is useless yet."""
+        model, steps = self.state.averaged.model, self.config.optimization.steps
+        found = _mean_psnr(self.validation, lambda image: model(self.runtime.place(image)).reconstruction.cpu())
+        baseline = _mean_psnr(self.validation, mean_color)
+        if self.state.step == steps and found < baseline:
+            self.reporter.note(
+                f"after {steps} steps PSNR is {found:.2f} dB, below the {baseline:.2f} dB of one mean colour an image: "
+                "go on with more --optimization.steps"
+            )
+        return found
 
     def _validation_images(self, channels: int) -> list[Tensor]:
         if not self.config.validation:
             return [self.samples]
         batches = ordered_batches(open_images(self.config.validation, channels=channels), self.config.input, SAMPLES)
         return [batch.image for batch in islice(batches, VALIDATION_BATCHES)]
+
+
+def _mean_psnr(images: list[Tensor], reconstruct: Callable[[Tensor], Tensor]) -> float:
+    """Mean over all images of the PSNR in dB of what becomes of them."""
+    decibels = [psnr(reconstruct(image), image) for image in images]
+    return float(torch.cat(decibels).clamp(max=BEST_DECIBELS).mean())
 
 
 class _Speed:
