@@ -11,6 +11,7 @@ from PIL import Image
 from smalti.cli import main
 from smalti.data import open_images
 from smalti.jobs.evaluate import EvaluateConfig, evaluate
+from smalti.jobs.measure import warnings_about_quality
 from smalti.tokenizers import SimpleVQVAE
 
 EVAL = ["eval", "--judges", "[]"]
@@ -56,7 +57,22 @@ def test_json_is_all_of_stdout_and_equals_the_result(run, photos, tmp_path, caps
     printed = capsys.readouterr()
     expected = evaluate(EvaluateConfig(run=run, data=photos, judges=(), size=32)).to_dict()
     assert json.loads(printed.out) == json.loads(out.read_text()) == json.loads(json.dumps(expected))
-    assert printed.err == ""
+    assert printed.err.splitlines() == [f"smalti eval: warning: {warning}" for warning in expected["warnings"]]
+
+
+def test_worse_than_one_mean_colour_is_said_in_one_line(run, photos, tmp_path, capsys):
+    """An untrained tokenizer is; one whose pictures are right is not."""
+    assert main([*EVAL, run, photos, "--json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["psnr"] < found["psnr_mean_color"]
+    (line,) = printed.err.splitlines()
+    assert line == (
+        f"smalti eval: warning: {run}: PSNR {found['psnr']:.2f} dB is below the {found['psnr_mean_color']:.2f} dB of "
+        "one mean colour an image: train it longer"
+    )
+    assert warnings_about_quality("x", {"psnr": 20.0, "psnr_mean_color": 19.9}) == ()
+    assert warnings_about_quality("x", {"psnr": None, "psnr_mean_color": 19.9}) == ()  # every image is exact
 
 
 def test_the_table_says_what_the_json_says(run, photos, capsys, monkeypatch):

@@ -156,7 +156,8 @@ def test_the_json_says_how_the_numbers_were_taken(run, photos, network):
     assert "lanczos" in protocol["resize"]
     assert told["fingerprint"] == load(run).fingerprint
     assert told["images"] == 12
-    (warning,) = told["warnings"]
+    untrained, warning = told["warnings"]
+    assert "one mean colour" in untrained
     assert warning.startswith("12 images: below 10000 the Fréchet distance on convolutional features")
 
 

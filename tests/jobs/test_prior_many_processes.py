@@ -24,11 +24,12 @@ OPTIMIZATION = OptimizationConfig(
 )
 
 
-def launch(launcher: list[str], *arguments: str) -> None:
+def launch(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", *launcher, "-m", "smalti.cli", "train-prior", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,12 @@ def check_as_one(out: Path, one: Path) -> None:
 
 
 def test_two_processes_by_accelerate_launch_do_what_one_does(one: Path, tmp_path: Path) -> None:
-    launch(ACCELERATE, "--config", f"{one}/train.yaml", "--out", str(tmp_path / "two"))
+    done = launch(ACCELERATE, "--config", f"{one}/train.yaml", "--out", str(tmp_path / "two"))
+    assert done.stdout.count("trained 6 steps") == 1  # the first process alone speaks
+    assert "destroy_process_group" not in done.stderr  # and none leaves without a word
+    states = torch.load(tmp_path / "two/checkpoints/000006/training.pt", weights_only=True)["random"]
+    assert len(states) == 2
+    assert not torch.equal(states[0]["cpu"], states[1]["cpu"])  # each draws its own dropout and masks
     check_as_one(tmp_path / "two", one)
 
 

@@ -261,6 +261,15 @@ def test_resuming_on_other_images_says_so(photos, tmp_path):
     assert "not those of the first part" in other.notes[1]
 
 
+def test_a_run_that_ends_below_one_mean_colour_says_so_once(photos, tmp_path):
+    hopeless = StopAt(None)
+    train(config_for(photos, tmp_path / "run", steps=7), hopeless)
+    (said,) = [note for note in hopeless.notes if "one mean colour" in note]
+    assert said.startswith("after 7 steps PSNR is ")
+    quality = json.loads((tmp_path / "run/checkpoints/000007/checkpoint.json").read_text())["quality"]
+    assert f"{quality:.2f} dB, below" in said
+
+
 def test_resuming_a_finished_run_with_more_steps_goes_on(photos, tmp_path):
     config = config_for(photos, tmp_path / "run", steps=2)
     train(config)

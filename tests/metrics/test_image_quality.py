@@ -1,6 +1,8 @@
 """PSNR and SSIM against scikit-image, and their independence of the batch."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -62,8 +64,32 @@ def test_batches_do_not_matter(cuts):
         quality.update(part, original)
     result = quality.compute()
     assert result["images"] == result["ssim_images"] == 6
-    assert result["psnr"] == pytest.approx(np.mean(expected), abs=1e-5)  # torchmetrics takes the range in float32
+    assert result["psnr"] == pytest.approx(np.mean(expected), rel=1e-12)
     assert result["ssim"] == pytest.approx(np.mean(structure), abs=1e-4)
+
+
+def test_psnr_and_ssim_agree_with_torchmetrics():
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    for height, width in ((11, 11), (12, 40), (37, 50)):
+        reconstruction, image = pictures(3, height, width)
+        a, b = reconstruction.double(), image.double()
+        theirs = functional.peak_signal_noise_ratio(a, b, data_range=255.0, dim=(1, 2, 3), reduction="none")
+        torch.testing.assert_close(psnr(reconstruction, image), theirs, rtol=1e-7, atol=0)
+        theirs = functional.structural_similarity_index_measure(a, b, data_range=255.0, reduction="none")
+        torch.testing.assert_close(ssim(reconstruction, image).double(), theirs, rtol=0, atol=1e-6)
+
+
+def test_a_broken_torchmetrics_costs_nothing():
+    """It imports what happens to be installed beside it (torch-fidelity, transformers), any of which may be broken."""
+    code = (
+        "import sys; sys.modules['torchmetrics'] = None\n"
+        "import torch, smalti.jobs.train, smalti.jobs.evaluate, smalti.metrics as m\n"
+        "white, quality = torch.ones(1, 3, 12, 12), m.ImageQuality()\n"
+        "quality.update(-white, white); print(quality.compute()['ssim'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 0 < float(done.stdout) < 0.01
 
 
 def test_mixed_sizes_weigh_one_image_each():

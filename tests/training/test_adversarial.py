@@ -23,6 +23,7 @@ from smalti.training import (
     Adversary,
     NonFiniteLossError,
     OptimizationConfig,
+    SkippedStep,
     choose_runtime,
     start_state,
     train_steps,
@@ -260,6 +261,47 @@ def test_a_discriminator_that_diverges_stops_the_run_before_any_weight_is_touche
         next(training)
     trained = [name for name, _ in state.model.named_parameters()]
     assert all(torch.equal(before[name], state.model.state_dict()[name]) for name in trained)
+
+
+@pytest.mark.parametrize("bad", [{1}, {5, 6}, {1, 2, 5, 6, 7}])
+def test_fp16_skips_any_number_of_batches_that_the_discriminator_cannot_judge(monkeypatch, bad):
+    """A skipped step changes neither weights nor the scale of the loss, wherever in the step the number went bad."""
+    optimization = replace(OPTIMIZATION, on_non_finite="skip")
+    runtime = choose_runtime("cpu", "fp16", channels_last=False)
+    state, losses = start(replace(SMALL, disc_start=2, disc_warmup=2), optimization=optimization, runtime=runtime)
+    learn, clip = state.adversary.learn, state.clip_gradients
+
+    def fail_late(*arguments):
+        if state.step + 1 in bad - {6}:
+            raise NonFiniteLossError("discriminator became nan")
+        return learn(*arguments)
+
+    def fail_early(*arguments):
+        norm = clip(*arguments)
+        if state.step + 1 == 6 in bad:
+            raise NonFiniteLossError("gradient norm became nan")
+        return norm
+
+    monkeypatch.setattr(state.adversary, "learn", fail_late)
+    monkeypatch.setattr(state, "clip_gradients", fail_early)
+    steps = train_steps(state, batches(), losses, optimization, runtime)
+    for number in range(1, 9):
+        before, scale = copied(state.model), state.scaler.get_scale()
+        result = next(steps)
+        assert isinstance(result, SkippedStep) == (number in bad)
+        assert same(before, copied(state.model)) == (number in bad)
+        assert state.scaler.get_scale() == scale
+    assert state.skipped == len(bad)
+
+
+def test_fp16_skips_a_batch_before_any_loss_was_scaled():
+    optimization = replace(OPTIMIZATION, on_non_finite="skip")
+    runtime = choose_runtime("cpu", "fp16", channels_last=False)
+    good = batches()
+    first = next(good)
+    stream = itertools.chain([Batch(first.image * float("nan"), first.keys, first.labels)], good)
+    _, results = run(3, SMALL, WEIGHTS, optimization=optimization, stream=stream, runtime=runtime)
+    assert [isinstance(result, SkippedStep) for result in results] == [True, False, False]
 
 
 @pytest.mark.parametrize(

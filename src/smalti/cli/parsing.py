@@ -96,6 +96,7 @@ def _parser(
     parser = jsonargparse.ArgumentParser(
         prog=prog, usage=" ".join([prog, *shown, "[--option value ...]"]), epilog=" ".join(notes), exit_on_error=False
     )
+    vars(parser)["color"] = False  # from Python 3.14 on; `_help` edits the text as it is without
     parser.add_argument("--config", action="config", metavar="FILE.yaml", help="recipe: a YAML file with any of these")
     parser.add_class_arguments(config_class, None)
     return parser

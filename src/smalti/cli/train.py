@@ -7,24 +7,21 @@ processes; then only the first one prints.
 import shlex
 import sys
 
-from smalti.cli import INTERRUPTED, USER_ERROR
+from smalti.cli import INTERRUPTED
+from smalti.cli.launched import in_launch
 from smalti.cli.parsing import parse_config
 from smalti.jobs.train import TrainConfig, TrainResult, train
-from smalti.training import console_reporter, launched_rank, leave_processes
+from smalti.training import console_reporter
 
 
 def run(arguments: list[str]) -> int:
     """Train, and say what came of it and what to do next."""
-    first = launched_rank() == 0
-    try:
-        config = parse_config(TrainConfig, arguments, prog="smalti train", positionals=("data",), aliases={"-o": "out"})
-        result = train(config, console_reporter())
-    except (ValueError, OSError) as error:
-        if first:
-            raise
-        return getattr(error, "exit_code", USER_ERROR)  # every process has the same error, and one line is enough
-    finally:
-        leave_processes()
+    return in_launch(lambda first: _train(arguments, first))
+
+
+def _train(arguments: list[str], first: bool) -> int:
+    config = parse_config(TrainConfig, arguments, prog="smalti train", positionals=("data",), aliases={"-o": "out"})
+    result = train(config, console_reporter())
     if first and result.unreadable:
         print(f"smalti train: {result.unreadable}", file=sys.stderr)
     if first:

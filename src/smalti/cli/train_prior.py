@@ -1,9 +1,10 @@
-"""`smalti train-prior TOKENS --out PRIOR`: a prior on a token data set."""
+"""`smalti train-prior TOKENS --out PRIOR`: a prior on a token data set, in one process or several as `smalti train`."""
 
 import shlex
 import sys
 
 from smalti.cli import INTERRUPTED
+from smalti.cli.launched import in_launch
 from smalti.cli.parsing import parse_config
 from smalti.jobs.train_prior import TrainPriorConfig, TrainPriorResult, train_prior
 from smalti.training import console_reporter
@@ -11,11 +12,16 @@ from smalti.training import console_reporter
 
 def run(arguments: list[str]) -> int:
     """Train, and say what came of it and what to do next."""
+    return in_launch(lambda first: _train(arguments, first))
+
+
+def _train(arguments: list[str], first: bool) -> int:
     config = parse_config(
         TrainPriorConfig, arguments, prog="smalti train-prior", positionals=("tokens",), aliases={"-o": "out"}
     )
     result = train_prior(config, console_reporter(sys.stderr))
-    print(summary(result))
+    if first:
+        print(summary(result))
     return INTERRUPTED if result.interrupted else 0
 
 

@@ -27,6 +27,7 @@ from smalti.jobs.measure import (
     stored_bits,
     usage_to_dict,
     warnings_about,
+    warnings_about_quality,
 )
 from smalti.jobs.preparation import MeasureConfig, open_tokenizer, prepared_images, target_size
 from smalti.jobs.repeat import command_line
@@ -206,7 +207,10 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
         images_sha256=originals.sha256,
         rows=tuple(rows),
         left_out={**judges.left_out, **originals.left_out(judges)},
-        warnings=warnings_about(originals.images, rows[0].judgments),
+        warnings=(
+            *(warning for row in rows for warning in warnings_about_quality(row.name, row.quality)),
+            *warnings_about(originals.images, rows[0].judgments),
+        ),
         unreadable=dict(source.unreadable),
         machine={"device": str(device), "threads": torch.get_num_threads(), "batch_size": config.batch_size},
         command=command_line("compare", repeated, CompareConfig, ("runs", "data")),

@@ -21,6 +21,7 @@ from smalti.jobs.measure import (
     stored_bits,
     usage_to_dict,
     warnings_about,
+    warnings_about_quality,
 )
 from smalti.jobs.preparation import MeasureConfig, open_tokenizer, prepared_images, target_size
 from smalti.jobs.repeat import command_line
@@ -147,6 +148,7 @@ def evaluate(config: EvaluateConfig, on_images: Callable[[int, int], None] | Non
             on_images(originals.images + len(source.unreadable), len(source))
     usage = measurement.usage()
     judgments = measurement.pictures.judgments(originals.statistics())
+    quality = measurement.pictures.quality.compute()
     repeated = replace(config, size="native" if size is None else size)
     return EvaluationResult(
         run=config.run,
@@ -155,7 +157,7 @@ def evaluate(config: EvaluateConfig, on_images: Callable[[int, int], None] | Non
         protocol=protocol,
         images_sha256=originals.sha256,
         unreadable=dict(source.unreadable),
-        quality=measurement.pictures.quality.compute(),
+        quality=quality,
         judgments=judgments,
         left_out={**judges.left_out, **originals.left_out(judges)},
         tokens_per_image=usage.total.tokens / originals.images,
@@ -163,6 +165,6 @@ def evaluate(config: EvaluateConfig, on_images: Callable[[int, int], None] | Non
         entropy_bits_per_pixel=entropy_bits(usage) / originals.pixels,
         usage=usage,
         collapse=usage.collapse(config.min_usage),
-        warnings=warnings_about(originals.images, judgments),
+        warnings=(*warnings_about_quality(config.run, quality), *warnings_about(originals.images, judgments)),
         command=command_line("eval", repeated, EvaluateConfig, ("run", "data")),
     )

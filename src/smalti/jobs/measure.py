@@ -6,6 +6,7 @@ reconstructions, whoever made them; `Measurement` adds the tokens of a tokenizer
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,14 @@ def warnings_about(images: int, judgments: tuple[Judgment, ...]) -> tuple[str, .
         f"{images} images: below {SMALL_SET} {' and '.join(names)} is biased upwards by an amount that depends on the "
         "number of images; compare it at equal numbers only, or look at KID",
     )
+
+
+def warnings_about_quality(run: str, quality: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whether a tokenizer does worse than no tokenizer at all."""
+    found, baseline = quality["psnr"], quality["psnr_mean_color"]
+    if found is None or baseline is None or found >= baseline:
+        return ()
+    return (f"{run}: PSNR {found:.2f} dB is below the {baseline:.2f} dB of one mean colour an image: train it longer",)
 
 
 def usage_to_dict(usage: CodeUsageResult) -> dict[str, Any]:

@@ -11,7 +11,7 @@ and reports (`on_main`), and an error of one ends them all (`in_all`).
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -29,7 +29,7 @@ from smalti.data import (
 )
 from smalti.jobs.train_config import TrainConfig, plain_settings
 from smalti.losses import LossTable, build_network_losses
-from smalti.metrics import psnr
+from smalti.metrics import mean_color, psnr
 from smalti.ops.processes import process_count, process_rank
 from smalti.tokenizers import Tokenizer
 from smalti.training import (
@@ -47,6 +47,7 @@ from smalti.training import (
     StopRequest,
     TrainingState,
     any_process,
+    begin_random_numbers,
     best_checkpoint,
     choose_runtime,
     in_all,
@@ -61,8 +62,6 @@ from smalti.training import (
     read_notes,
     read_weights,
     reconstruction_grid,
-    restore_random_state,
-    seed_everything,
     share,
     start_state,
     take_weights,
@@ -199,7 +198,7 @@ class _Run:
     def go(self) -> TrainResult:
         """The steps, and between them whatever is due."""
         config, optimization, first = self.config, self.config.optimization, self.state.step
-        self._begin_random_numbers()
+        begin_random_numbers(config.seed, self.random, self.runtime.device)
         self.reporter.start(optimization.steps, first)
         try:
             with StopRequest() as stop:
@@ -243,14 +242,6 @@ class _Run:
                 raise ValueError(f"most images cannot be read: {self.source.unreadable_summary()}")
             yield piece
 
-    def _begin_random_numbers(self) -> None:
-        """Those of the checkpoint; else the first process goes on with the seed's, and each other has its own."""
-        rank = process_rank()
-        if rank < len(self.random):
-            restore_random_state(self.random[rank], self.runtime.device)
-        elif rank > 0:
-            seed_everything(self.config.seed, rank)
-
     def _due(self, every: int) -> bool:
         """Whether what happens `every` so many steps happens after this one; after the last everything does."""
         return self.state.step % every == 0 or self.state.step == self.config.optimization.steps
@@ -291,18 +282,28 @@ class _Run:
 
     @torch.no_grad()
     def _quality(self) -> float:
-        """Mean PSNR in dB of the averaged model over the validation images."""
-        model, decibels = self.state.averaged.model, []
-        for image in self.validation:
-            placed = self.runtime.place(image)
-            decibels.append(psnr(model(placed).reconstruction, placed))
-        return float(torch.cat(decibels).clamp(max=BEST_DECIBELS).mean())
+        """Mean PSNR in dB of the averaged model over the validation images; at the end, a word if it is useless yet."""
+        model, steps = self.state.averaged.model, self.config.optimization.steps
+        found = _mean_psnr(self.validation, lambda image: model(self.runtime.place(image)).reconstruction.cpu())
+        baseline = _mean_psnr(self.validation, mean_color)
+        if self.state.step == steps and found < baseline:
+            self.reporter.note(
+                f"after {steps} steps PSNR is {found:.2f} dB, below the {baseline:.2f} dB of one mean colour an image: "
+                "go on with more --optimization.steps"
+            )
+        return found
 
     def _validation_images(self, channels: int) -> list[Tensor]:
         if not self.config.validation:
             return [self.samples]
         batches = ordered_batches(open_images(self.config.validation, channels=channels), self.config.input, SAMPLES)
         return [batch.image for batch in islice(batches, VALIDATION_BATCHES)]
+
+
+def _mean_psnr(images: list[Tensor], reconstruct: Callable[[Tensor], Tensor]) -> float:
+    """Mean over all images of the PSNR in dB of what becomes of them."""
+    decibels = [psnr(reconstruct(image), image) for image in images]
+    return float(torch.cat(decibels).clamp(max=BEST_DECIBELS).mean())
 
 
 class _Speed:

@@ -38,6 +38,7 @@ from smalti.training import (
     SkippedStep,
     StopRequest,
     any_process,
+    begin_random_numbers,
     best_checkpoint,
     check_whole,
     choose_runtime,
@@ -50,7 +51,6 @@ from smalti.training import (
     own_random_numbers,
     piece_size,
     random_state,
-    restore_random_state,
     share,
     start_state,
     train_prior_steps,
@@ -181,8 +181,7 @@ class _Run:
         random = load_checkpoint(checkpoint, self.state) if checkpoint else []
         self.record: RunRecord | None = None
         on_main(lambda: self._open(settings, tokenizer, point))
-        if process_rank() < len(random):
-            restore_random_state(random[process_rank()], runtime.device)
+        begin_random_numbers(config.seed, random, runtime.device)
         self.whole = runtime.shard(self.state)
 
     def go(self) -> TrainPriorResult:

@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from smalti.ops.structural_similarity import WINDOW, structural_similarity
+
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # fine to coarse, the paper's section 3.3
-WINDOW = 11
-SIGMA = 1.5
-K1, K2 = 0.01, 0.03
 FLOOR = 1e-4  # a correlation can be negative; a factor of 0 there would silence the gradient of all other scales
 
 
@@ -41,7 +40,7 @@ def ms_ssim(reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c 
     # Autocast would run the windows in half precision, and E[x^2] - E[x]^2 cancels.
     with torch.autocast(image.device.type, enabled=False):
         for scale, exponent in enumerate(exponents):
-            luminance_BC, contrast_BC = _similarities(x_BCHW, y_BCHW)
+            luminance_BC, contrast_BC = structural_similarity(x_BCHW, y_BCHW)
             # Only the coarsest scale judges brightness too.
             similarity_BC = luminance_BC if scale == len(exponents) - 1 else contrast_BC
             product_BC = product_BC * similarity_BC.clamp(min=FLOOR) ** exponent
@@ -60,29 +59,3 @@ def scale_exponents(shorter_side: int) -> tuple[float, ...]:
     while count < len(EXPONENTS) and shorter_side >> count >= WINDOW:
         count += 1
     return tuple(exponent / sum(EXPONENTS[:count]) for exponent in EXPONENTS[:count])
-
-
-def _similarities(x_BCHW: Tensor, y_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean SSIM (luminance * contrast * structure) and mean contrast * structure, each (B, C)."""
-    mu_x, mu_y = _blur(x_BCHW), _blur(y_BCHW)
-    var_x = _blur(x_BCHW * x_BCHW) - mu_x * mu_x
-    var_y = _blur(y_BCHW * y_BCHW) - mu_y * mu_y
-    cov = _blur(x_BCHW * y_BCHW) - mu_x * mu_y
-    contrast = (2 * cov + K2**2) / (var_x + var_y + K2**2)
-    luminance = (2 * mu_x * mu_y + K1**2) / (mu_x * mu_x + mu_y * mu_y + K1**2)
-    return (luminance * contrast).mean(dim=(2, 3)), contrast.mean(dim=(2, 3))
-
-
-def _blur(x_BCHW: Tensor) -> Tensor:
-    """Gaussian mean wherever the whole window lies inside the image (no padding), as two one-dimensional passes."""
-    channels, height, width = x_BCHW.shape[1:]
-    rows, columns = _window(height, x_BCHW), _window(width, x_BCHW)
-    x_BCHW = F.conv2d(x_BCHW, rows.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-    return F.conv2d(x_BCHW, columns.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-
-
-def _window(side: int, like: Tensor) -> Tensor:
-    length = min(WINDOW, side)
-    offsets = torch.arange(length, dtype=like.dtype, device=like.device) - (length - 1) / 2
-    weights = torch.exp(-(offsets**2) / (2 * SIGMA**2))
-    return weights / weights.sum()

@@ -10,20 +10,19 @@ One number means little unless it is said how it was taken. Here:
 
 Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity". The differentiable
 relative for training is `smalti.losses.ms_ssim`.
-
-torchmetrics is imported where it is called: it takes half as long as torch itself and, through scipy, changes the
-process's warning filters, neither of which `import smalti.metrics` should do.
 """
 
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from smalti.ops.pixels import to_uint8
+from smalti.ops.structural_similarity import WINDOW, structural_similarity
 
-SSIM_WINDOW = 11
+SSIM_WINDOW = WINDOW
 """Images with a side below this have no SSIM."""
 
 Image = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
@@ -37,10 +36,8 @@ def psnr(reconstruction: Image, image: Image) -> Float[Tensor, " b"]:
         reconstruction: (B, C, H, W), float in [-1, 1] (clamped) or uint8.
         image: same shape, either dtype.
     """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
     a, b = _rounded(reconstruction).double(), _rounded(image).double()
-    return peak_signal_noise_ratio(a, b, data_range=255.0, dim=(1, 2, 3), reduction="none")
+    return (2 * math.log(255) - (a - b).square().mean(dim=(1, 2, 3)).log()) * (10 / math.log(10))
 
 
 def ssim(reconstruction: Image, image: Image) -> Float[Tensor, " b"]:
@@ -49,15 +46,12 @@ def ssim(reconstruction: Image, image: Image) -> Float[Tensor, " b"]:
     Raises:
         ValueError: the images are lower or narrower than the window of 11 pixels.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
     height, width = image.shape[2:]
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"image: got {height} x {width}, SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW}")
-    a, b = _rounded(reconstruction).float(), _rounded(image).float()
-    similarity = structural_similarity_index_measure(a, b, data_range=255.0, reduction="none")
-    assert isinstance(similarity, Tensor)  # a tuple only where the full map is asked for
-    return similarity
+    borders = [SSIM_WINDOW // 2] * 4
+    a, b = (F.pad(_rounded(x).double() / 255, borders, mode="reflect") for x in (reconstruction, image))
+    return structural_similarity(a, b)[0].mean(dim=1).float()
 
 
 def mean_color(image: Image) -> UInt8[Tensor, "b c h w"]:
@@ -82,7 +76,7 @@ class ImageQuality:
             ValueError: a reconstruction has a value that is not finite; rounding would hide it.
         """
         if image.shape[0] == 0:
-            return  # torchmetrics would raise
+            return
         if not torch.isfinite(reconstruction).all():
             raise ValueError("reconstruction: got NaN or infinite values, expected [-1, 1]")
         self._psnr += psnr(reconstruction, image).tolist()

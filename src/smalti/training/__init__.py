@@ -27,7 +27,13 @@ from smalti.training.optimization import (
 )
 from smalti.training.prior_loop import PriorStep, train_prior_steps, validation_nats
 from smalti.training.progress import Bar, Lines, Reporter, Silent, console_reporter
-from smalti.training.randomness import own_random_numbers, random_state, restore_random_state, seed_everything
+from smalti.training.randomness import (
+    begin_random_numbers,
+    own_random_numbers,
+    random_state,
+    restore_random_state,
+    seed_everything,
+)
 from smalti.training.record import RunRecord, measure, read_log
 from smalti.training.run_folder import ResumePoint, RunFolder, read_settings
 from smalti.training.runtime import (
@@ -70,6 +76,7 @@ __all__ = [
     "TrainingState",
     "Verdict",
     "any_process",
+    "begin_random_numbers",
     "best_checkpoint",
     "build_optimizer",
     "check_whole",

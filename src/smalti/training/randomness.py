@@ -5,12 +5,14 @@ augmentation need none of them: they are functions of the seed and the batch num
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+from smalti.ops.processes import process_rank
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:
@@ -39,6 +41,22 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def begin_random_numbers(seed: int, states: Sequence[dict[str, Any]], device: torch.device) -> None:
+    """Before the first step: the numbers of a checkpoint go on; else the first process goes on with those that it
+    draws already, and each other has its own.
+
+    Args:
+        seed: that of the run.
+        states: of a checkpoint, by rank; empty at the beginning.
+        device: of the run.
+    """
+    rank = process_rank()
+    if rank < len(states):
+        restore_random_state(states[rank], device)
+    elif rank > 0:
+        seed_everything(seed, rank)
 
 
 @contextmanager

@@ -78,6 +78,10 @@ class TrainingState(Generic[Model]):
     def skip(self, config: OptimizationConfig, error: NonFiniteLossError) -> "SkippedStep":
         """Leave everything as it was before the step and count it, or raise where the config says stop."""
         self.optimizer.zero_grad(set_to_none=True)
+        # The scaler keeps its scale and forgets that it may have unscaled these gradients; the zero makes the scale
+        # where no loss was scaled yet.
+        self.scaler.scale(torch.zeros((), device=next(self.model.parameters()).device))
+        self.scaler.update(self.scaler.get_scale())
         self.averaged.undo_forward(self.model)
         if config.on_non_finite == "stop":
             raise error
