@@ -9,9 +9,9 @@
     fashion-mnist                  from Debian's package; fashion-mnist:test its test split
     folder/with/idx/files          a folder with MNIST's four files; folder:test its test split
 
-After the name comes :split where there are splits, and after that ?options for tables, joined by &: image=, label= and
-caption= name columns; config= and streaming=true are for the hub. A folder that happens to be called `embedded` is
-reached as `./embedded`, or as a `Path`.
+A folder whose sub-folders or files are called train, test, val has splits. After the name comes :split where there are
+splits, and after that ?options for tables, joined by &: image=, label= and caption= name columns; config= and
+streaming=true are for the hub. A folder that happens to be called `embedded` is reached as `./embedded`, or as a `Path`.
 """
 
 import glob
