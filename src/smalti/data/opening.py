@@ -11,7 +11,8 @@
 
 A folder whose sub-folders or files are called train, test, val has splits. After the name comes :split where there are
 splits, and after that ?options for tables, joined by &: image=, label= and caption= name columns; config= and
-streaming=true are for the hub. A folder that happens to be called `embedded` is reached as `./embedded`, or as a `Path`.
+streaming=true are for the hub. A folder that happens to be called `embedded` is reached as `./embedded`, or
+as a `Path`.
 """
 
 import glob
