@@ -62,6 +62,7 @@ def test_five_commands(
     out = capsys.readouterr().out
     assert "23 images" in out  # one of 24 is corrupt
     assert "cats/0.png" in out
+    assert "3 images of class 'rockets' (#2)" in out
     assert load_prior(prior).class_names == ("cats", "dogs", "rockets")
     expected = (64, 64, channels) if size == "64" else (96, 64, channels)
     pictures = sorted(path for path in samples.glob("*.png") if path.name != "grid.png")
@@ -88,7 +89,7 @@ def _refuse(prior: Path, tok: Path, tokens: Path, folder: Path, capsys: pytest.C
     """What does not fit ends in one line: a class that is not there, scales beyond, tokens of another tokenizer."""
     capsys.readouterr()
     for words, message in (
-        (["sample", prior, "--class", "7", "--out", folder / "x"], "class: got 7, expected 0 to 2 or one of cats"),
+        (["sample", prior, "--class", "7", "--out", folder / "x"], "class: got '7', expected #0 to #2 or one of cats"),
         (["sample", prior, "--class", "cows", "--out", folder / "x"], "class: got 'cows'"),
         (["sample", prior, "--scales", "2", "--out", folder / "x"], "image: goes with --scales or --box"),
         (["sample", tok, "--out", folder / "x"], "is of type 'SimpleVQVAE'"),

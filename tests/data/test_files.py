@@ -31,18 +31,47 @@ def test_recursion_order_suffixes_and_hidden_names(tmp_path):
     assert keys(ImageFiles(tmp_path)) == expected
 
 
-def test_labels_are_the_sorted_sub_folders_even_the_empty_ones(tmp_path):
+def test_labels_are_the_sorted_sub_folders_with_an_image(tmp_path):
     for name in ["dog/1.png", "cat/1.png", "cat/sub/2.png", "root.png"]:
         write(tmp_path / name)
-    (tmp_path / "bird").mkdir()
+    for name in ("bird", "__MACOSX", "lost+found", "dog/empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "__MACOSX" / "._1.png").touch()
+    (tmp_path / "bird" / "notes.txt").touch()
     source = ImageFiles(tmp_path)
-    assert source.class_names == ("bird", "cat", "dog")
+    assert source.class_names == ("cat", "dog")
     assert [(source.key(i), source.label(i)) for i in range(4)] == [
-        ("cat/1.png", 1),
-        ("cat/sub/2.png", 1),
-        ("dog/1.png", 2),
+        ("cat/1.png", 0),
+        ("cat/sub/2.png", 0),
+        ("dog/1.png", 1),
         ("root.png", None),
     ]
+
+
+def test_folders_that_are_called_as_splits_are_splits(tmp_path):
+    for name in ["train/cat/1.png", "train/dog/2.png", "val/dog/3.png", "val/newt/4.png", "Test/5.png"]:
+        write(tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    for split, found in (
+        ("", ["cat/1.png", "dog/2.png"]),
+        ("train", ["cat/1.png", "dog/2.png"]),
+        ("val", ["dog/3.png", "newt/4.png"]),
+        ("validation", ["dog/3.png", "newt/4.png"]),
+        ("test", ["5.png"]),
+    ):
+        source = ImageFiles(tmp_path, split=split)
+        assert keys(source) == found
+        assert source.class_names == ("cat", "dog", "newt")  # one class has one number in all splits
+        for i, key in enumerate(found):
+            name = key.partition("/")[0]
+            assert source.label(i) == (None if name == key else source.class_names.index(name))
+        assert source.load(0).shape == (3, 4, 3)
+    with pytest.raises(
+        ValueError, match="no files of split 'all' by their names; splits here: test, train, validation"
+    ):
+        ImageFiles(tmp_path, split="all")
+    write(tmp_path / "car" / "6.png")  # now "train" is a class like "car"
+    assert ImageFiles(tmp_path).class_names == ("Test", "car", "train", "val")
 
 
 def test_each_key_carries_its_own_pixels(tmp_path):
@@ -122,9 +151,12 @@ def test_refusals_say_what_is_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent: no such file or folder"):
         ImageFiles(tmp_path / "absent")
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"no image in this folder or below it \(PNG, JPEG, WebP, BMP, TIFF\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"no image in this folder or below it \(PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG XL\)",
+    ):
         ImageFiles(tmp_path)
-    with pytest.raises(ValueError, match=r"a\.txt: not named as an image \(\.bmp"):
+    with pytest.raises(ValueError, match=r"a\.txt: not named as an image \(\.avif"):
         ImageFiles(tmp_path / "a.txt")
     write(tmp_path / "a.png")
     with pytest.raises(ValueError, match="channels: 4"):

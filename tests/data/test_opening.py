@@ -88,10 +88,8 @@ def test_a_folder_may_be_called_like_a_name_or_contain_a_colon(tmp_path, monkeyp
     [
         ("embedded:valid", "embedded:valid: no split 'valid', there are train and test"),
         ("fashion-mnist:all", "fashion-mnist:all: no split 'all'"),
-        (
-            "photos:test",
-            "photos:test: only embedded, fashion-mnist, shards, hf:// and folders with IDX files have splits",
-        ),
+        ("photos:test", "photos: no files of split 'test' by their names; splits here: none"),
+        ("photos/x.png:test", "photos/x.png:test: files that are named themselves have no split, only folders have"),
     ],
 )
 def test_unknown_splits(tmp_path, monkeypatch, data, message):
@@ -99,6 +97,13 @@ def test_unknown_splits(tmp_path, monkeypatch, data, message):
     write_picture(Path("photos") / "x.png")
     with pytest.raises(ValueError, match=message):
         open_images(data)
+
+
+def test_a_folder_in_imagenets_layout(tmp_path):
+    for name in ("train/cat/a.png", "train/dog/b.png", "val/cat/c.png"):
+        write_picture(tmp_path / name)
+    for data, first in ((tmp_path, "cat/a.png"), (f"{tmp_path}:train", "cat/a.png"), (f"{tmp_path}:val", "cat/c.png")):
+        assert (open_images(data).key(0), open_images(data).class_names) == (first, ("cat", "dog"))
 
 
 def test_every_source_survives_the_way_into_a_worker(tmp_path):

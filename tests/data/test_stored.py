@@ -5,7 +5,9 @@ written by WebDataset's own library, the tables by pyarrow and `datasets`.
 """
 
 import json
+import os
 import pickle
+import tarfile
 from itertools import islice
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from smalti.data import (
 )
 from smalti.data import hub as hub_module
 from smalti.data import parquet as parquet_module
+from smalti.data.tar import expand_braces
 
 AUGMENT = TransformConfig(size=8, crop="random", zoom=2.0, flip=True)
 KINDS = ("tar", "parquet", "arrow", "disk", "hub", "stream")
@@ -213,13 +216,65 @@ def test_damaged_tar_files(tmp_path, monkeypatch):
     tar_of(shard, [{"__key__": "0", "txt": b"x"}])
     with pytest.raises(ValueError, match=r"s\.tar: no image in this shard"):
         open_images("s.tar")
-    tar_of(shard, [{"__key__": "0", "png": png(), "cls": b"cat"}, {"__key__": "1", "png": png(), "txt": b"\xff"}])
-    source = open_images("s.tar")
-    assert list(ordered_batches(source, AUGMENT, 2, indices=[0, 1])) == []
-    assert all("its label or caption cannot be understood" in reason for reason in source.unreadable.values())
     Path("s-0.tar").write_bytes(whole)
     with pytest.raises(FileNotFoundError, match=r"s-1\.tar: no such file"):
         open_images("s-{0..1}.tar")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_label_or_caption_costs_the_label_or_caption(tmp_path, monkeypatch, workers):
+    monkeypatch.chdir(tmp_path)
+    samples = [{"cls": b"3"}, {"cls": b"cat", "txt": b"fine"}, {"cls": b"4", "txt": b"\xff"}, {"json": b"{"}]
+    tar_of(Path("s.tar"), [{"__key__": str(i), "png": png(i)} | sample for i, sample in enumerate(samples)])
+    source = open_images("s.tar")
+    (batch,) = ordered_batches(source, AUGMENT, 4, workers)
+    assert batch.labels == (3, None, 4, None)
+    assert batch.captions == (None, "fine", None, None)
+    assert list(source.notes) == ["s/1", "s/2", "s/3"]
+    assert source.unreadable == {}
+    assert source.unreadable_summary().startswith("without label or caption 3 of 4 images: s/1 (its label cannot be")
+
+
+def test_names_in_cls_are_classes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    samples = [{"cls": b"dog\n"}, {}, {"cls": b"cat"}, {"cls": b"7"}, {"cls": b""}]
+    tar_of(Path("s.tar"), [{"__key__": str(i), "png": png(i)} | sample for i, sample in enumerate(samples)])
+    source = open_images("s.tar")
+    assert source.class_names == ("7", "cat", "dog")
+    assert [source.label(i) for i in range(5)] == [2, None, 1, 0, None]
+
+
+def test_no_picture_in_a_tar_is_lost(tmp_path, monkeypatch):
+    """Dots in names, links, and members of equal name, as `tar` itself unpacks them (equal names apart)."""
+    monkeypatch.chdir(tmp_path)
+    for value, name in enumerate(["a/x.v1.png", "a/x.v2.png", "a/y.png", "a/y.seg.png", "a/z.png", ".hidden.png"]):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(png(value))
+    Path("a/x.v2.txt").write_text("the second")
+    os.link("a/y.png", "a/zz.png")
+    Path("a/symbolic.png").symlink_to("../a/z.png")
+    Path("a/broken.png").symlink_to("elsewhere.png")
+    with tarfile.open("s.tar", "w") as archive:
+        archive.add("a/symbolic.png")  # before what it points to
+        for name in ("a/x.v1.png", "a/x.v2.png", "a/x.v2.txt", "a/y.png", "a/y.seg.png", "a/z.png", "a/zz.png"):
+            archive.add(name)
+        archive.add("a/broken.png")
+        archive.add(".hidden.png")
+        Path("a/y.png").write_bytes(png(9))
+        archive.add("a/y.png")
+    source = open_images("s.tar")
+    found = {source.key(i): i for i in range(len(source))}
+    values = {"s/a/symbolic": 4, "s/a/x.v1": 0, "s/a/x.v2": 1, "s/a/y": 2, "s/a/z": 4, "s/a/zz": 2, "s/a/y#2": 9}
+    assert set(found) == {*values, "s/a/broken"}
+    assert {key: int(source.load(found[key])[0, 0, 0]) for key in values} == values
+    assert source.caption(found["s/a/x.v2"]) == "the second"
+    with pytest.raises(ValueError, match="s/a/broken: is a link to what is not in the shard"):
+        source.load(found["s/a/broken"])
+
+
+def test_braces_count_down_too():
+    assert expand_braces("x-{3..1}.tar") == ["x-3.tar", "x-2.tar", "x-1.tar"]
+    assert expand_braces("x-{09..11}.tar") == ["x-09.tar", "x-10.tar", "x-11.tar"]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -241,7 +296,7 @@ def test_columns_are_found_or_named_or_refused(tmp_path, monkeypatch):
     assert known("t.parquet?label=n") == (1, None, "five")  # -1 stands for no label
     for options, message in (
         ("image=width", r"image: 'width', must be one of jpg, thumbnail"),
-        ("label=text", r"label: 'text', must be one of cls, width, n"),
+        ("label=jpg", r"label: 'jpg', must be one of cls, width, text, alt, n"),
         ("caption=jpg", r"caption: 'jpg', must be one of text, alt"),
         ("picture=jpg", r"option 'picture', must be one of image, label, caption"),
     ):
@@ -253,6 +308,44 @@ def test_columns_are_found_or_named_or_refused(tmp_path, monkeypatch):
     parquet.write_table(pa.table({"a": [1]}), "none.parquet")
     with pytest.raises(ValueError, match="no column holds picture files"):
         open_images("none.parquet")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "names", "labels"),
+    [
+        (["dog", "cat", None, "", "dog"], pa.string(), ("cat", "dog"), [1, 0, None, None, 1]),
+        (["dog", "cat", None, "cat", "dog"], pa.dictionary(pa.int8(), pa.string()), ("cat", "dog"), [1, 0, None, 0, 1]),
+        ([True, False, None, True, True], pa.bool_(), ("false", "true"), [1, 0, None, 1, 1]),
+        ([3.0, 0.0, None, float("nan"), -1.0], pa.float64(), (), [3, 0, None, None, None]),
+        ([3, 0, None, 2, -1], pa.dictionary(pa.int8(), pa.int64()), (), [3, 0, None, 2, None]),
+    ],
+)
+def test_label_columns_of_every_type(tmp_path, monkeypatch, values, kind, names, labels):
+    monkeypatch.chdir(tmp_path)
+    table = pa.table({"image": [png(i) for i in range(5)], "label": pa.array(values, kind)})
+    parquet.write_table(table, "t.parquet", row_group_size=2)
+    dataset = datasets.Dataset.from_parquet("t.parquet", cache_dir=str(tmp_path / "cache"))
+    for source in (open_images("t.parquet"), HubImages(dataset, "set")):
+        assert source.class_names == names
+        assert [source.label(i) for i in range(5)] == labels
+
+
+def test_a_class_has_one_number_in_all_splits_of_a_folder(tmp_path):
+    for split, kinds in (("train", ["cat", "newt"]), ("val", ["dog", "newt"])):
+        table = pa.table({"image": [b"\x89PNG"] * 2, "label": kinds})
+        parquet.write_table(table, tmp_path / f"{split}-0.parquet")
+    for data, labels in ((tmp_path, [0, 2]), (f"{tmp_path}:val", [1, 2])):
+        source = open_images(data)
+        assert source.class_names == ("cat", "dog", "newt")
+        assert [source.label(i) for i in range(2)] == labels
+
+
+def test_a_stream_has_numbers_as_labels_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset = datasets.Dataset.from_dict({"image": [png()], "label": ["cat"]}).to_iterable_dataset()
+    assert HubStream(dataset, "set").label(0) is None
+    with pytest.raises(ValueError, match="label: 'label' holds names"):
+        HubStream(dataset, "set", columns={"label": "label"})
 
 
 def test_a_row_without_a_picture_is_skipped_and_named(tmp_path):

@@ -1,6 +1,7 @@
-"""`smalti sample PRIOR --class 3 -n 16 --out samples/`: images from a trained prior."""
+"""`smalti sample PRIOR --class cat -n 16 --out samples/`: images from a trained prior."""
 
 import sys
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import Progress
@@ -19,13 +20,33 @@ ALIASES = {
 }
 
 
+CLASS = ("--class", "--label")
+
+
 def run(arguments: list[str]) -> int:
     """Parse, sample, print; returns the exit code."""
+    arguments, label = _take_class(arguments)
     config = parse_config(SampleConfig, arguments, prog="smalti sample", positionals=("prior",), aliases=ALIASES)
+    config = config if label is None else replace(config, label=label)
     console = Console(file=sys.stderr)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("images", total=config.count)
         result = sample(config, lambda done, total: progress.update(task, completed=done, total=total))
     height, width = result.image_size
-    print(f"{result.out}: {result.images} images of {width} x {height}, and grid.png")
+    of = "" if result.label is None else f" of class {result.classes[0]!r} (#{result.label})"
+    print(f"{result.out}: {result.images} images{of}, {width} x {height}, and grid.png")
     return 0
+
+
+def _take_class(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Take --class out as it was typed: the parser would make a number of "007", and nothing of "#2"."""
+    rest: list[str] = []
+    label: str | None = None
+    left = list(arguments)
+    while left:
+        option, given, value = left.pop(0).partition("=")
+        if option in CLASS and (given or left) and (value or left[:1]) not in ("null", ["null"]):
+            label = value if given else left.pop(0)
+        else:
+            rest.append(option + given + value)
+    return rest, label

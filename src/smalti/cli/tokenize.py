@@ -12,7 +12,7 @@ from smalti.cli.parsing import parse_config
 from smalti.jobs.tokenize import TokenizeConfig, TokenizeResult, tokenize
 
 LISTED = 10
-"""Unreadable images that the summary for people names."""
+"""Images with something wrong that the summary for people names."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ def summary(result: TokenizeResult) -> str:
     lines = [
         f"{result.out}: {result.images} images, {result.rows} rows{each}, {result.made} of {result.shards} shards now"
     ]
-    if result.unreadable:
-        named = [f"  {key}: {reason}" for key, reason in list(result.unreadable.items())[:LISTED]]
-        lines += [f"{len(result.unreadable)} images could not be read:", *named]
-        lines += [f"  and {len(result.unreadable) - LISTED} more"] * (len(result.unreadable) > LISTED)
+    for what, record in (("could not be read", result.unreadable), ("lost their label or caption", result.notes)):
+        if record:
+            lines += [f"{len(record)} images {what}:"]
+            lines += [f"  {key}: {reason}" for key, reason in list(record.items())[:LISTED]]
+            lines += [f"  and {len(record) - LISTED} more"] * (len(record) > LISTED)
     if result.batch_mismatch:
         lines.append(f"{result.batch_mismatch:.2e} of the tokens depend on the batch that an image was encoded in")
     return "\n".join([*lines, f"train on it: smalti train-prior {result.out} --out prior"])

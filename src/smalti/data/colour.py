@@ -17,6 +17,7 @@ channels=1 from colour                  luma of ITU-R BT.601: (299 R + 587 G + 1
 
 from functools import lru_cache
 from io import BufferedIOBase, BytesIO
+from typing import IO, cast
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
@@ -91,7 +92,7 @@ def key_out(image: PngImageFile, file: BufferedIOBase) -> Image.Image:
     image.load()
     if raw == "RGB;16B":
         file.seek(0)
-        low = PngImageFile(file)
+        low = PngImageFile(cast(IO[bytes], file))
         low.tile = [low.tile[0]._replace(args="RGB;16L")]  # takes the second byte of each pair, here the low one
         equal = (np.asarray(image) == key >> 8) & (np.asarray(low) == (key & 255))
     elif image.mode == "RGB":

@@ -5,7 +5,9 @@ library keeps what Arrow cannot say: that a struct is an image and that an integ
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,26 +30,41 @@ class Columns:
 
     Attributes:
         image: bytes of a picture file, or a struct with them in the field "bytes" or else the file's name in "path".
-        label: integers, or None if there is no such column.
+        label: numbers, or names of classes: strings and Booleans, also dictionary-encoded; None if there is no such
+            column.
         caption: strings, or None if there is no such column.
         class_names: the names behind the labels, where the table has them.
+        by_name: the label column holds names; `class_names` are then those that occur, sorted, see `with_names`.
     """
 
     image: str
     label: str | None = None
     caption: str | None = None
     class_names: tuple[str, ...] = ()
+    by_name: bool = False
+
+    def with_names(self, values: Iterable[Any]) -> "Columns":
+        """With the class names that these values of the label column give, as the sub-folders of a folder would."""
+        return replace(self, class_names=tuple(sorted({_name(value) for value in values} - {""})))
 
     @property
     def names(self) -> list[str]:
         """The columns to read."""
         return [name for name in (self.image, self.label, self.caption) if name is not None]
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.class_names)}
+
+    def _label(self, value: Any) -> int | None:
+        if self.by_name:
+            return self._numbers.get(_name(value))
+        return int(value) if value is not None and value >= 0 and value == int(value) else None
+
     def encoded(self, row: dict[str, Any]) -> Encoded:
-        """One row of the table. A negative label stands for none, as in the `datasets` library."""
-        label = -1 if self.label is None else row[self.label]
+        """One row of the table. A negative number or an empty name stands for no label."""
         known: dict[str, Any] = {
-            "label": label if label is not None and label >= 0 else None,
+            "label": None if self.label is None else self._label(row[self.label]),
             "caption": None if self.caption is None else row[self.caption],
         }
         cell = row[self.image]
@@ -60,6 +77,11 @@ class Columns:
         if data is None:
             return Encoded(problem="there is no picture in this row", **known)
         return Encoded(data, **known)
+
+
+def _name(value: Any) -> str:
+    """A class by its name: a string as it is, a Boolean as "false" or "true", nothing as ""."""
+    return "" if value is None else value if isinstance(value, str) else str(value).lower()
 
 
 def choose_columns(
@@ -88,20 +110,23 @@ def choose_columns(
         return _is_binary(kind) and feature.get("_type", "Image") in ("Image", "Value")
 
     images = [field.name for field in schema if is_image(field)]
-    numbers = [field.name for field in schema if types.is_integer(field.type)]
-    texts = [field.name for field in schema if types.is_string(field.type) or types.is_large_string(field.type)]
+    kinds = {f.name: f.type.value_type if types.is_dictionary(f.type) else f.type for f in schema}
+    numbers = [name for name, kind in kinds.items() if types.is_integer(kind) or types.is_floating(kind)]
+    texts = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
+    named = [*texts, *(name for name, kind in kinds.items() if types.is_boolean(kind))]
+    labels = [field.name for field in schema if field.name in {*numbers, *named}]
     classes = [name for name in numbers if features.get(name, {}).get("_type") == "ClassLabel"]
     image = image or _only(images) or _usual(images, IMAGE_NAMES)
     if image is None:
         found = f"several columns could be it: {', '.join(images)}" if images else "no column holds picture files"
         raise ValueError(f"{where}: image column: {found}; name it (columns are {', '.join(schema.names)})")
-    label = label or _only(classes) or _usual(numbers, LABEL_NAMES)
+    label = label or _only(classes) or _usual(labels, LABEL_NAMES)
     caption = caption or _usual(texts, CAPTION_NAMES)
-    for role, name, allowed in (("image", image, images), ("label", label, numbers), ("caption", caption, texts)):
+    for role, name, allowed in (("image", image, images), ("label", label, labels), ("caption", caption, texts)):
         if name is not None and name not in allowed:
             raise ValueError(f"{where}: {role}: {name!r}, must be one of {', '.join(allowed) or 'no column here'}")
     class_names = features.get(label, {}).get("names") or () if label else ()
-    return Columns(image, label, caption, tuple(class_names))
+    return Columns(image, label, caption, tuple(class_names), label in named)
 
 
 def _features(schema: "pyarrow.Schema") -> dict[str, dict[str, Any]]:

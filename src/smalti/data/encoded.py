@@ -26,12 +26,14 @@ class Encoded:
         label: index into `class_names`, or None.
         caption: text, or None.
         problem: why the picture cannot be used; "" if there is nothing to say against it.
+        note: what is wrong with its label or caption, which is then None; "" if nothing is.
     """
 
     data: bytes = b""
     label: int | None = None
     caption: str | None = None
     problem: str = ""
+    note: str = ""
 
 
 class EncodedSource(ImageSource):
@@ -71,6 +73,8 @@ class EncodedSource(ImageSource):
         encoded, key = self._fetched(index), self.key(index)
         if encoded.problem:
             raise UnreadableImageError(key, encoded.problem)
+        if encoded.note:
+            self.notes[key] = encoded.note
         return decode_picture(encoded.data, key, self.channels, self.max_pixels, enough)
 
     def _fetched(self, index: int) -> Encoded:

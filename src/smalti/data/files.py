@@ -1,7 +1,8 @@
 """Picture files as a source: a folder searched recursively, or one single file.
 
 In the manner of torchvision's `ImageFolder`, the sub-folders of the root are classes; unlike it, they may be absent or
-nested, and a file that cannot be read is reported instead of ending the job.
+nested, one without an image is no class, those of ImageNet's layout (train/, val/, test/) are splits, and a file that
+cannot be read is reported instead of ending the job.
 """
 
 import os
@@ -11,28 +12,32 @@ from PIL import Image
 
 from smalti.data.decode import DEFAULT_MAX_PIXELS, FORMATS, IMAGE_SUFFIXES, check_decoding, load_picture
 from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError
+from smalti.data.splits import SPLIT_WORDS, choose_split
 
 __all__ = ["ImageFiles"]
 
 
 class ImageFiles(ImageSource):
-    """All PNG, JPEG, WebP, BMP and TIFF files under a folder, sorted by relative path; or one file.
+    """All picture files (`FORMATS`) under a folder, sorted by relative path; or one file.
 
     Files are found by their suffix in any case, and names that begin with a dot are left out, folders included. Links
     to folders are followed, except back into a folder that the search came through. The class of an image is the
-    position of the root's sub-folder it lies in among all of them, sorted by name; an image beside those has none.
+    position of the root's sub-folder it lies in among all those with an image, sorted by name; an image beside them has
+    none. Where all sub-folders with an image are called as splits (`splits.py`), the root is the one of them that is
+    asked for, and the classes are those of all of them together.
 
     Args:
         path: a folder, or one image file.
         channels: 3 for RGB, 1 for grey.
         max_pixels: pictures of more pixels are reported as unreadable.
+        split: "train", "test" or "validation" of a folder with splits; "" is "train" there.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: there is a folder without an image, or a file that is not named as one.
+        ValueError: there is a folder without an image, or a file that is not named as one; no such split.
     """
 
-    def __init__(self, path: str | Path, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS):
+    def __init__(self, path: str | Path, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS, split: str = ""):
         super().__init__()
         check_decoding(channels, max_pixels)
         self.root = Path(path)
@@ -41,14 +46,15 @@ class ImageFiles(ImageSource):
         if not self.root.exists():
             raise FileNotFoundError(f"{self.root}: no such file or folder")
         if self.root.is_dir():
-            found, folders = _search(self.root)
+            found = _search(self.root)
             if not found:
                 raise ValueError(f"{self.root}: no image in this folder or below it ({FORMATS})")
-            self.class_names = tuple(folders)
+            found, self.class_names = _split_and_classes(str(path), found, split)
         elif _is_image_name(self.root.name):
             found = [(_printable(self.root.name), self.root)]
         else:
             raise ValueError(f"{self.root}: not named as an image ({', '.join(IMAGE_SUFFIXES)})")
+        self._labels = {name: label for label, name in enumerate(self.class_names)}
         self._keys = [key for key, _ in found]
         self._paths = [str(path) for _, path in found]
 
@@ -60,7 +66,7 @@ class ImageFiles(ImageSource):
 
     def label(self, index: int) -> int | None:
         top, slash, _ = self._keys[index].partition("/")
-        return self.class_names.index(top) if slash else None
+        return self._labels[top] if slash else None
 
     def _read(self, index: int, enough: int | None) -> Image.Image:
         try:
@@ -73,10 +79,24 @@ class ImageFiles(ImageSource):
             raise UnreadableImageError(self.key(index), f"cannot be opened ({error.strerror})") from error
 
 
-def _search(root: Path) -> tuple[list[tuple[str, Path]], list[str]]:
-    """All (key, path) below `root` sorted by key, and the sorted names of its immediate sub-folders."""
+def _split_and_classes(
+    data: str, found: list[tuple[str, Path]], split: str
+) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
+    """Those (key, path) that belong to a split, with keys relative to its folder, and the names of all classes."""
+    of_splits: dict[str, list[tuple[str, Path]]] = {}
+    for key, path in found:
+        top, slash, below = key.partition("/")
+        word = SPLIT_WORDS.get(top.lower(), "") if slash else ""
+        of_splits.setdefault(word, []).append((below if word else key, path))
+    wanted = choose_split(data, of_splits, split)
+    parts = [part for word, part in of_splits.items() if word] if wanted else [found]
+    classes = {key.partition("/")[0] for part in parts for key, _ in part if "/" in key}
+    return sorted(of_splits[wanted]) if wanted else found, tuple(sorted(classes))
+
+
+def _search(root: Path) -> list[tuple[str, Path]]:
+    """All (key, path) below `root`, sorted by key."""
     found: list[tuple[str, Path]] = []
-    top_folders: list[str] = []
     pending: list[tuple[str, Path, frozenset[str]]] = [("", root, frozenset())]
     while pending:
         prefix, folder, came_through = pending.pop()
@@ -90,11 +110,9 @@ def _search(root: Path) -> tuple[list[tuple[str, Path]], list[str]]:
                     continue
                 if entry.is_dir():
                     pending.append((f"{key}/", Path(entry.path), came_through | {here}))
-                    if not prefix:
-                        top_folders.append(key)
                 elif _is_image_name(entry.name) and (entry.is_file() or _is_broken_link(entry)):
                     found.append((key, Path(entry.path)))
-    return sorted(found), sorted(top_folders)
+    return sorted(found)
 
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:

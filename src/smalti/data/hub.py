@@ -6,6 +6,7 @@ sequence, and going back to an earlier image, or resuming in the middle, reads (
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ class HubImages(EncodedSource):
         if not len(dataset):
             raise ValueError(f"{name}: the data set has no row")
         self.columns = _columns(dataset, name, columns)
+        if self.columns.by_name:
+            self.columns = self.columns.with_names(dataset.unique(self.columns.label))
         self.class_names = self.columns.class_names
         self._dataset = _encoded(dataset, self.columns)
         self._split = str(dataset.split or "train")
@@ -66,6 +69,7 @@ class HubStream(EncodedSource):
     """A `datasets.IterableDataset`: nothing is kept on disk. Keys are split/row.
 
     The number of images is what the data set says of itself; one that says nothing is read through once to count.
+    Labels are numbers: a column of names is left out, for which classes there are shows only at the end of the stream.
 
     Args:
         dataset: with a column of images.
@@ -90,6 +94,12 @@ class HubStream(EncodedSource):
         dataset = dataset if dataset.features is not None else dataset._resolve_features()
         self.name = name
         self.columns = _columns(dataset, name, columns)
+        if self.columns.by_name and columns and "label" in columns:
+            raise ValueError(
+                f"{name}: label: {self.columns.label!r} holds names, which a stream would have to know first"
+            )
+        if self.columns.by_name:
+            self.columns = replace(self.columns, label=None, by_name=False)
         self.class_names = self.columns.class_names
         self._dataset = _encoded(dataset, self.columns)
         self._split = str(dataset.split or "train")

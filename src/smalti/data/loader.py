@@ -84,10 +84,11 @@ class _ReadImage:
 
 @dataclass
 class _ReadBatch:
-    """The images of a batch that could be read, and why the others could not."""
+    """The images of a batch that could be read, why the others could not, and what was wrong with labels."""
 
     images: list[_ReadImage] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     vanished: str = ""
 
 
@@ -196,6 +197,8 @@ class _Reader(Dataset[_ReadBatch]):
             return
         pixels = self.transform.apply(picture, augmentation_stream(self.seed, order.position)).numpy()
         known = self.source.key(index), self.source.label(index), self.source.caption(index)
+        if note := self.source.notes.get(known[0]):
+            batch.notes[known[0]] = note
         batch.images.append(_ReadImage(pixels, *known))
 
 
@@ -294,6 +297,7 @@ def _ignore_interrupts(worker: int) -> None:
 def _one_size(read: Iterator[_ReadBatch], source: ImageSource) -> Iterator[Batch]:
     for batch in read:
         source.unreadable.update(batch.failures)
+        source.notes.update(batch.notes)
         if not batch.images:
             raise ValueError(_nothing_readable(source))
         shapes = sorted({read.image.shape[1:] for read in batch.images})
@@ -309,6 +313,7 @@ def _runs_of_one_size(read: Iterator[_ReadBatch], source: ImageSource, may_be_em
     nothing_yet = True
     for batch in read:
         source.unreadable.update(batch.failures)
+        source.notes.update(batch.notes)
         skipped.extend(batch.failures)
         for _, run in groupby(batch.images, key=lambda read: read.image.shape):
             yield _batch(list(run), tuple(skipped))

@@ -9,9 +9,10 @@
     fashion-mnist                  from Debian's package; fashion-mnist:test its test split
     folder/with/idx/files          a folder with MNIST's four files; folder:test its test split
 
-After the name comes :split where there are splits, and after that ?options for tables, joined by &: image=, label= and
-caption= name columns; config= and streaming=true are for the hub. A folder that happens to be called `embedded` is
-reached as `./embedded`, or as a `Path`.
+A folder whose sub-folders or files are called train, test, val has splits. After the name comes :split where there are
+splits, and after that ?options for tables, joined by &: image=, label= and caption= name columns; config= and
+streaming=true are for the hub. A folder that happens to be called `embedded` is reached as `./embedded`, or
+as a `Path`.
 """
 
 import glob
@@ -27,15 +28,13 @@ from smalti.data.hub import open_arrow, open_hub
 from smalti.data.idx import FASHION_MNIST_CLASSES, FASHION_MNIST_FOLDER, IdxImages, is_idx_folder
 from smalti.data.parquet import ParquetImages
 from smalti.data.source import ImageSource
+from smalti.data.splits import SPLIT_WORDS, choose_split
 from smalti.data.tar import TarImages, expand_braces
 
 __all__ = ["open_images"]
 
 HUB = "hf://"
 SPLITS = ("train", "test")
-SPLIT_WORDS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
-"""Words in the names of shards, or of the folders they lie in, and the split that they mean."""
-
 SHARD_SUFFIXES = (".tar", ".parquet", ".arrow")
 COLUMN_OPTIONS = ("image", "label", "caption")
 HUB_OPTIONS = (*COLUMN_OPTIONS, "config", "streaming")
@@ -73,14 +72,15 @@ def open_images(data: str | Path, *, channels: int = 3, max_pixels: int = DEFAUL
         paths = _of_split(text, name, shards, split)
         if kind == ".arrow":
             return open_arrow(paths, split, channels, max_pixels, columns)
-        return ParquetImages(paths, channels, max_pixels, columns)
+        return ParquetImages(paths, channels, max_pixels, columns, classes_of=shards)
     if options:
         raise ValueError(f"{text}: only Parquet, Arrow and {HUB} have options after '?'")
     if kind == ".tar":
         return TarImages(_of_split(text, name, shards, split), channels, max_pixels)
-    if split in SPLITS and Path(name).exists():
-        raise ValueError(f"{text}: only embedded, fashion-mnist, shards, {HUB} and folders with IDX files have splits")
-    return ImageFiles(text, channels, max_pixels)
+    if split and Path(name).is_file():
+        raise ValueError(f"{text}: files that are named themselves have no split, only folders have")
+    known = Path(name).is_dir()
+    return ImageFiles(name if known else text, channels, max_pixels, split if known else "")
 
 
 def _take_apart(text: str) -> tuple[str, str, dict[str, str]]:
@@ -162,13 +162,8 @@ def _of_split(data: str, root: str, paths: list[str], split: str) -> list[str]:
     for path in paths:
         words = re.split(r"[^a-z]+", os.path.relpath(path, root).lower())
         named.setdefault(next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), ""), []).append(path)
-    if "" in named and not split:
-        return paths
-    wanted = SPLIT_WORDS.get(split or "train", split)
-    if wanted not in named:
-        there = ", ".join(sorted(filter(None, named))) or "none"
-        raise ValueError(f"{data}: no files of split {wanted!r} by their names; splits here: {there}")
-    return named[wanted]
+    wanted = choose_split(data, named, split)
+    return named[wanted] if wanted else paths
 
 
 def _known_split(data: str, split: str) -> str:

@@ -36,6 +36,7 @@ class ParquetImages(EncodedSource):
         channels: 3 for RGB, 1 for grey.
         max_pixels: pictures of more pixels are reported as unreadable.
         columns: names of the columns for "image", "label" and "caption"; what is not named is found, see `columns.py`.
+        classes_of: files whose classes count, too, where labels are names: those of the other splits.
 
     Raises:
         MissingPackageError: pyarrow is not installed.
@@ -49,6 +50,7 @@ class ParquetImages(EncodedSource):
         channels: int = 3,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         columns: dict[str, str] | None = None,
+        classes_of: Sequence[str | Path] = (),
     ):
         super().__init__(channels, max_pixels)
         self._files = [str(path) for path in files]
@@ -60,6 +62,11 @@ class ParquetImages(EncodedSource):
             if file.schema_arrow.names != opened[0].schema_arrow.names:
                 raise ValueError(f"{path}: columns differ from those of {self._files[0]}")
         self.columns = choose_columns(opened[0].schema_arrow, self._files[0], **(columns or {}))
+        if self.columns.by_name:
+            all_files = {*self._files, *map(str, classes_of)}
+            self.columns = self.columns.with_names(
+                name for path in all_files for name in _values(path, self.columns.label)
+            )
         self.class_names = self.columns.class_names
         self._groups = [(number, group) for number, file in enumerate(opened) for group in range(file.num_row_groups)]
         sizes = [opened[number].metadata.row_group(group).num_rows for number, group in self._groups]
@@ -105,6 +112,13 @@ class ParquetImages(EncodedSource):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_kept": OrderedDict()}
+
+
+def _values(path: str, column: str | None) -> set[Any]:
+    """What occurs in a column of a file, a row group in memory at a time."""
+    file = _open(path)
+    groups = (file.read_row_group(n, columns=[column], use_threads=False) for n in range(file.num_row_groups))
+    return {value for group in groups for value in group[column].unique().to_pylist()}
 
 
 def _open(path: str) -> "pyarrow.parquet.ParquetFile":

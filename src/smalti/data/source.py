@@ -74,6 +74,7 @@ class ImageSource(ABC):
         blocks: how images lie together; None where any image can be read at the same cost.
         unreadable: key -> reason for every picture that failed so far, in the order of failing. Batches made by
             `training_batches` and `ordered_batches` add to it, whether or not they were read in worker processes.
+        notes: key -> what was wrong with the label or caption of a picture that could be read, filled likewise.
         class_names: the names behind the labels; empty where there are none.
     """
 
@@ -81,6 +82,7 @@ class ImageSource(ABC):
 
     def __init__(self) -> None:
         self.unreadable: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
         self.class_names: tuple[str, ...] = ()
 
     @abstractmethod
@@ -128,13 +130,16 @@ class ImageSource(ABC):
             raise
 
     def unreadable_summary(self) -> str:
-        """One line for the end of a job: how many images were skipped and which, or "" if none was."""
-        if not self.unreadable:
-            return ""
-        named = [f"{key} ({reason})" for key, reason in list(self.unreadable.items())[:NAMED_AT_MOST]]
-        rest = len(self.unreadable) - len(named)
-        more = f", and {rest} more" if rest else ""
-        return f"skipped {len(self.unreadable)} of {len(self)} images: {', '.join(named)}{more}"
+        """One line for the end of a job: what was skipped, labels and captions included, or "" if nothing was."""
+        records = {"skipped": self.unreadable, "without label or caption": self.notes}
+        return "; ".join(f"{what} {_named(record, len(self))}" for what, record in records.items() if record)
+
+
+def _named(record: dict[str, str], images: int) -> str:
+    named = [f"{key} ({reason})" for key, reason in list(record.items())[:NAMED_AT_MOST]]
+    rest = len(record) - len(named)
+    more = f", and {rest} more" if rest else ""
+    return f"{len(record)} of {images} images: {', '.join(named)}{more}"
 
 
 def to_array(picture: Image.Image) -> UInt8[np.ndarray, "h w c"]:
@@ -162,7 +167,7 @@ class CachedSource(ImageSource):
         super().__init__()
         self.source = source
         self.max_bytes = max_bytes
-        self.unreadable = source.unreadable  # one record, seen from both
+        self.unreadable, self.notes = source.unreadable, source.notes  # one record, seen from both
         self.class_names = source.class_names
         self.blocks = source.blocks
         self._kept: dict[int, _Kept] = {}

@@ -10,10 +10,13 @@ import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from io import FileIO
 from itertools import product
 from pathlib import Path
+from posixpath import basename, dirname, normpath
+from typing import Any
 
 import numpy as np
 
@@ -28,15 +31,23 @@ CAPTION_FIELDS = ("caption", "text")
 
 MEMBER = np.dtype([("offset", np.int64), ("size", np.int64)])
 SAMPLE = np.dtype([("shard", np.int32), ("image", MEMBER), ("cls", MEMBER), ("txt", MEMBER), ("json", MEMBER)])
-"""Where the files of a sample lie; size -1 stands for a file that is not there."""
+"""Where the files of a sample lie."""
+MISSING, DANGLING = -1, -2
+"""Sizes that stand for a file that is not there, and for a link to one that is not."""
 
 
 class TarImages(EncodedSource):
     """All samples with an image in uncompressed tar files, in the order of the shards and of the images in them.
 
-    A sample's image is its first member of an image's extension. Its label is the number in `.cls`, its caption the
-    text of `.txt` or else the field "caption" or "text" of `.json`. A key is shard/sample, the shard as a path relative
-    to the folder that all shards share, without ".tar". Samples without an image are left out.
+    A sample's image is its first member of an image's extension. Its label is the number in `.cls`, or the class that
+    `.cls` names where the first one holds no number; its caption is the text of `.txt` or else the field "caption" or
+    "text" of `.json`. One that cannot be understood costs the label or caption alone, see `notes`. A key is
+    shard/sample, the shard as a path relative to the folder that all shards share, without ".tar". Samples without an
+    image are left out.
+
+    A picture with several dots in its name, `photo.v2.jpg`, is a sample `photo.v2` of its own unless there is a picture
+    `photo.jpg`, whose further file it then is, as in WebDataset. Links within a shard stand for what they point to. The
+    second member of a name begins a second sample, `photo#2`.
 
     Args:
         shards: the tar files.
@@ -64,6 +75,8 @@ class TarImages(EncodedSource):
         if not samples:
             raise ValueError(f"{self._shards[0]}: no image in this shard" + " and the others" * (len(self._shards) > 1))
         self._samples = np.array(samples, SAMPLE)
+        self.class_names = self._names_in_cls()
+        self._labels = {name: label for label, name in enumerate(self.class_names)}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -73,18 +86,41 @@ class TarImages(EncodedSource):
 
     def fetch(self, index: int) -> Encoded:
         sample = self._samples[index]
+        image, label, text, fields = self._members(sample, "image", "cls", "txt", "json")
+        if sample["image"]["size"] == DANGLING:
+            return Encoded(problem="is a link to what is not in the shard")
+        if image is None or len(image) < sample["image"]["size"]:
+            return Encoded(problem="the shard ends before the picture does")
+        known: dict[str, Any] = {}
+        notes = []
+        for name, value in (("label", lambda: self._label(label)), ("caption", lambda: _caption(text, fields))):
+            try:
+                known[name] = value()
+            except ValueError as error:
+                notes.append(f"its {name} cannot be understood: {' '.join(str(error).split())[:120]}")
+        return Encoded(image, note="; ".join(notes), **known)
+
+    def _members(self, sample: np.void, *kinds: str) -> list[bytes | None]:
         path = self._shards[sample["shard"]]
         try:
             with Path(path).open("rb", buffering=0) as shard:
-                image, label, text, fields = (_member(shard, sample[kind]) for kind in ("image", "cls", "txt", "json"))
+                return [_member(shard, sample[kind]) for kind in kinds]
         except OSError as error:
             raise SourceVanishedError(f"{path}: cannot be read any more ({error.strerror})") from error
-        if image is None or len(image) < sample["image"]["size"]:
-            return Encoded(problem="the shard ends before the picture does")
-        try:
-            return Encoded(image, None if label is None else int(label), _caption(text, fields))
-        except ValueError as error:
-            return Encoded(problem=f"its label or caption cannot be understood ({error})")
+
+    def _label(self, content: bytes | None) -> int | None:
+        if content is None or not self.class_names:
+            return None if content is None else int(content)
+        return self._labels.get(content.decode("utf-8").strip())
+
+    def _names_in_cls(self) -> tuple[str, ...]:
+        """The classes that `.cls` files name; none where they hold numbers, as the first of them says."""
+        labelled = (sample for sample in self._samples if sample["cls"]["size"] >= 0)
+        first = next(labelled, None)
+        if first is None or _is_number(self._members(first, "cls")[0] or b""):
+            return ()
+        contents = {self._members(sample, "cls")[0] or b"" for sample in (first, *labelled)}
+        return tuple(sorted({content.decode("utf-8", "replace").strip() for content in contents} - {""}))
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -100,29 +136,63 @@ def _alternatives(inside: str) -> list[str]:
     if span is None:
         return inside.split(",")
     first, last = span.groups()
-    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    step = 1 if int(first) <= int(last) else -1
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + step, step)]
 
 
 def _list(shard: str) -> dict[str, list[tuple[int, int]]]:
     """Sample -> (offset, size) of image, cls, txt and json, for each sample with an image, in the order of images."""
+    members = _listed(shard)
+    named = [_sample(name, first=True) for name, _ in members]
+    plain = {key for key, kind in named if f".{kind}" in IMAGE_SUFFIXES}
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     order: list[str] = []
+    times: Counter[str] = Counter()
+    for (name, place), (key, kind) in zip(members, named, strict=True):
+        key, kind = (key, kind) if key in plain else _sample(name, first=False)
+        times[name] += 1
+        key = key if times[name] == 1 else f"{key}#{times[name]}"
+        if f".{kind}" in IMAGE_SUFFIXES:
+            kind = "image"
+            if kind not in samples.get(key, {}):
+                order.append(key)
+        samples.setdefault(key, {}).setdefault(kind, place)
+    return {key: [samples[key].get(kind, (0, MISSING)) for kind in ("image", "cls", "txt", "json")] for key in order}
+
+
+def _listed(shard: str) -> list[tuple[str, tuple[int, int]]]:
+    """Name and (offset, size) of each file in a shard, in order; links stand for the file that they point to."""
+    listed: list[tuple[str, tuple[int, int] | str]] = []
+    places: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                folder, slash, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                if not member.isfile() or not stem:
-                    continue
-                key, kind = folder + slash + stem, extension.lower()
-                if f".{kind}" in IMAGE_SUFFIXES:
-                    kind = "image"
-                    if kind not in samples.get(key, {}):
-                        order.append(key)
-                samples.setdefault(key, {}).setdefault(kind, (member.offset_data, member.size))
+                if member.isfile() or member.islnk():  # a hard link points to what stands before it
+                    own = (member.offset_data, member.size)
+                    place = own if member.isfile() else places.get(normpath(member.linkname), (0, DANGLING))
+                    places[normpath(member.name)] = place
+                    listed.append((member.name, place))
+                elif member.issym():  # to whatever is there in the end
+                    listed.append((member.name, normpath(f"{dirname(member.name)}/{member.linkname}")))
     except tarfile.TarError as error:
         raise ValueError(f"{shard}: cannot be read as an uncompressed tar file ({error})") from error
-    return {key: [samples[key].get(kind, (0, -1)) for kind in ("image", "cls", "txt", "json")] for key in order}
+    found = ((name, places.get(place, (0, DANGLING)) if isinstance(place, str) else place) for name, place in listed)
+    return [(name, place) for name, place in found if not basename(name).startswith(".")]
+
+
+def _sample(name: str, first: bool) -> tuple[str, str]:
+    """The sample that a file belongs to, and what it is of it: split at the first dot of its name, or at the last."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, kind = file.partition(".") if first or "." not in file else file.rpartition(".")
+    return folder + slash + stem, kind.lower()
+
+
+def _is_number(content: bytes) -> bool:
+    try:
+        int(content)
+    except ValueError:
+        return False
+    return True
 
 
 def _member(shard: FileIO, member: np.void) -> bytes | None:

@@ -84,6 +84,8 @@ class ViewBatch:
     """Those that could be read."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Key -> reason for the others."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Key -> what was wrong with the label or caption of an image that could be read."""
     vanished: str = ""
     """Why nothing can be read any more."""
 
@@ -105,6 +107,7 @@ def view_batches(
     batches = (tuple(Position(0, index) for index in indices) for indices in pieces)
     for batch in read_batches(_ViewReader(source, config), batches, workers):
         source.unreadable.update(batch.unreadable)
+        source.notes.update(batch.notes)
         yield batch
 
 
@@ -131,6 +134,8 @@ class _ViewReader(Dataset[ViewBatch]):
             return
         index = order.position.index
         known = self.source.label(index), self.source.caption(index)
+        if note := self.source.notes.get(self.source.key(index)):
+            batch.notes[self.source.key(index)] = note
         generator = augmentation_stream(self.config.seed, order.position)
         assert generator is not None, "positions of views have an epoch"
         views = list(_views(picture, self.config, generator))

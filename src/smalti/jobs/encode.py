@@ -37,7 +37,7 @@ class EncodeConfig:
     run: str
     """Folder of a trained tokenizer (config.json, model.safetensors), or its name on the hub."""
     images: tuple[str, ...]
-    """Image files: PNG, JPEG, WebP, BMP, TIFF."""
+    """Image files: PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF."""
     out: Path
     """The token file to write."""
     coding: Coding = "packed"

@@ -20,7 +20,7 @@ class ReconstructConfig:
     run: str
     """Folder of a trained tokenizer (config.json, model.safetensors), or its name on the hub."""
     image: str
-    """Image file: PNG, JPEG, WebP, BMP, TIFF."""
+    """Image file: PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF."""
     out: Path
     """The image to write, of the same size and of the format that its suffix names."""
     force: bool = False

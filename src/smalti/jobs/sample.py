@@ -10,9 +10,11 @@ first scales (the prior invents the details).
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
@@ -50,7 +52,8 @@ class SampleConfig:
     out: Path
     """Folder for the images."""
     label: int | str | None = None
-    """Class of the images: its name or number; none: an even mixture of all."""
+    """Class of the images: its name, or "#2" for number 2, as is 2 where no class is called so; none: an even mixture
+    of all."""
     count: int = 16
     """Number of images."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -96,6 +99,8 @@ class SampleResult:
     """Their height and width."""
     classes: tuple[str, ...]
     """Class of each image, by name where there are names; "" without."""
+    label: int | None
+    """Number of the class that was asked for, if one was."""
 
 
 def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = None) -> SampleResult:
@@ -130,7 +135,8 @@ def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = 
                 on_images(sum(map(len, sequences)), config.count)
         classes = tuple(names[n] if n < len(names) else str(n) if prior.num_classes else "" for n in labels_N.tolist())
         _write(folder, torch.cat(sequences), prior, tokenizer, classes, config)
-    return SampleResult(config.out, config.count, prior.layout.image_size, classes)
+    asked = None if config.label is None else int(labels_N[0])
+    return SampleResult(config.out, config.count, prior.layout.image_size, classes, asked)
 
 
 def prior_and_tokenizer(folder: str | Path) -> tuple[Prior, Tokenizer, tuple[str, ...]]:
@@ -158,12 +164,20 @@ def _labels(config: SampleConfig, prior: Prior, names: tuple[str, ...]) -> Int64
     label, count = config.label, prior.num_classes
     if label is None:
         return torch.arange(config.count) % count if count else torch.zeros(config.count, dtype=torch.int64)
-    if isinstance(label, str) and label in names:
-        label = names.index(label)
-    if not isinstance(label, int) or not 0 <= label < count:
-        known = f"0 to {count - 1}" + (f" or one of {', '.join(names[:20])}" if names else "")
+    number = label if isinstance(label, int) else _number_of(label, names)
+    if number is None or not 0 <= number < count:
+        known = f"#0 to #{count - 1}" + (f" or one of {', '.join(names[:20])}" if names else "")
         raise ValueError(f"class: got {label!r}, " + (f"expected {known}" if count else "this prior has no classes"))
-    return torch.full((config.count,), label)
+    return torch.full((config.count,), number)
+
+
+def _number_of(label: str, names: tuple[str, ...]) -> int | None:
+    """The class of this name, however its accents are encoded; without one, the number that `label` spells."""
+    if label in names:
+        return names.index(label)
+    same = [number for number, name in enumerate(names) if normalize("NFC", name) == normalize("NFC", label)]
+    spelled = re.fullmatch(r"#?([0-9]{1,9})", label)
+    return same[0] if same else int(spelled[1]) if spelled else None
 
 
 def _kept(

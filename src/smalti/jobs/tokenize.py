@@ -96,6 +96,8 @@ class TokenizeResult:
     """Shards made by this run; the others were there."""
     unreadable: dict[str, str]
     """Images that could not be read."""
+    notes: dict[str, str]
+    """What was wrong with labels and captions of images that this process tokenized."""
     batch_mismatch: float | None
     """See `TokenManifest.batch_mismatch`."""
 
@@ -131,7 +133,7 @@ def tokenize(config: TokenizeConfig, on_images: Callable[[int, int], None] | Non
         done = _finish(storage, plan, source)
     else:
         missing = []
-    return _result(config, done, len(missing))
+    return _result(config, done, len(missing), source)
 
 
 # ---- the whole set --------------------------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ def _finish(storage: Storage, plan: Plan, source: ImageSource) -> TokenManifest:
     return manifest
 
 
-def _result(config: TokenizeConfig, manifest: TokenManifest, made: int) -> TokenizeResult:
+def _result(config: TokenizeConfig, manifest: TokenManifest, made: int, source: ImageSource) -> TokenizeResult:
     tokens = None if manifest.grids is None else sum(math.prod(grid) for grid in manifest.grids)
     return TokenizeResult(
         out=config.out,
@@ -253,5 +255,6 @@ def _result(config: TokenizeConfig, manifest: TokenManifest, made: int) -> Token
         shards=len(manifest.shards),
         made=made,
         unreadable=manifest.unreadable,
+        notes=source.notes,
         batch_mismatch=manifest.batch_mismatch,
     )
