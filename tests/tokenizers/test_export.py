@@ -35,7 +35,8 @@ class Decoding(Encoding):
 def tokenizer_of(name):
     torch.manual_seed(0)
     quantizer = quantizer_from_config(CASES[name])
-    return spread(SimpleVQVAE(quantizer.num_embeddings, quantizer.embedding_dim, 8, quantizer=quantizer))
+    size = {"hidden_dim": 8, "num_stages": 1, "num_res_blocks": 0, "norm": "none"}
+    return spread(SimpleVQVAE(quantizer.num_embeddings, quantizer.embedding_dim, quantizer=quantizer, **size))
 
 def spread(tokenizer):
     for module in tokenizer.quantizer.modules():
@@ -56,20 +57,21 @@ ANY = torch.export.Dim.AUTO
 
 def check(tokenizer, what):
     program = torch.export.export(
-        Encoding(tokenizer), (picture(2, 3, 32, 32),), dynamic_shapes={"image": {0: ANY, 2: ANY, 3: ANY}}
+        Encoding(tokenizer), (picture(2, 3, 16, 16),), dynamic_shapes={"image": {0: ANY, 2: ANY, 3: ANY}}
     ).module()
-    for size in ((2, 3, 32, 32), (3, 3, 48, 40), (1, 3, 27, 30)):
+    for size in ((2, 3, 16, 16), (1, 3, 27, 30)):
         image = picture(*size, seed=1)
         same(program(image), tokenizer.encode(image).indices, (what, size))
-    indices = tokenizer.encode(image).indices
-    decoding = torch.export.export(Decoding(tokenizer), indices).module()
-    assert torch.equal(decoding(*indices), Decoding(tokenizer)(*indices)), what
+    return image
 
 for name in NAMES:
-    check(tokenizer_of(name), name)
-check(spread(VQGAN({"widths": [32, 32]}, VectorQuantizer(24, 8))), "VQGAN")
-titok = TiTok(VectorQuantizer(24, 8), {"width": 32, "layers": 1, "num_heads": 1}, image_size=32, num_latent_tokens=4)
-image = picture(2, 3, 32, 32)
+    tokenizer = tokenizer_of(name)
+    indices = tokenizer.encode(check(tokenizer, name)).indices
+    decoding = torch.export.export(Decoding(tokenizer), indices).module()
+    assert torch.equal(decoding(*indices), Decoding(tokenizer)(*indices)), name
+check(spread(VQGAN({"widths": [32, 32], "num_res_blocks": 1}, VectorQuantizer(24, 8))), "VQGAN")
+titok = TiTok(VectorQuantizer(24, 8), {"width": 32, "layers": 1, "num_heads": 1}, image_size=16, num_latent_tokens=4)
+image = picture(2, 3, 16, 16)
 program = torch.export.export(Encoding(spread(titok)), (image,), dynamic_shapes={"image": {0: ANY}}).module()
 same(program(image[:1]), titok.encode(image[:1]).indices, "TiTok")
 """
@@ -78,8 +80,8 @@ TRACED = """
 warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes become constants: a trace is for one size
 for name in CASES:
     tokenizer = tokenizer_of(name)
-    trace = torch.jit.trace(Encoding(tokenizer), (picture(2, 3, 32, 32),), check_trace=False)
-    image = picture(2, 3, 32, 32, seed=1)
+    trace = torch.jit.trace(Encoding(tokenizer), (picture(2, 3, 16, 16),), check_trace=False)
+    image = picture(2, 3, 16, 16, seed=1)
     same(trace(image), tokenizer.encode(image).indices, name)
 """
 
@@ -93,20 +95,20 @@ def run(path, *inputs):
 
 ANY_SIZE = {"image": {0: "batch", 2: "height", 3: "width"}}
 for name, shapes in (("vector", ANY_SIZE), ("lfq", None), ("multi-scale", None)):
-    tokenizer, image = tokenizer_of(name), picture(2, 3, 32, 32)
+    tokenizer, image = tokenizer_of(name), picture(2, 3, 16, 16)
     torch.onnx.export(
         Encoding(tokenizer), (image,), f"{FOLDER}/e.onnx", dynamo=True, dynamic_shapes=shapes, verbose=False
     )
-    for size in ((2, 3, 32, 32), (1, 3, 45, 30)) if shapes else ((2, 3, 32, 32),):
+    for size in ((2, 3, 16, 16), (1, 3, 23, 30)) if shapes else ((2, 3, 16, 16),):
         image = picture(*size, seed=1)
         same(run(f"{FOLDER}/e.onnx", image), tokenizer.encode(image).indices, (name, size))
-    indices = tokenizer.encode(picture(2, 3, 32, 32)).indices
-    torch.onnx.export(Decoding(tokenizer), indices, f"{FOLDER}/d.onnx", dynamo=True, verbose=False)
-    (decoded,) = run(f"{FOLDER}/d.onnx", *indices)
-    torch.testing.assert_close(torch.as_tensor(decoded), Decoding(tokenizer)(*indices), rtol=1e-4, atol=1e-4)
+indices = tokenizer.encode(image).indices
+torch.onnx.export(Decoding(tokenizer), indices, f"{FOLDER}/d.onnx", dynamo=True, verbose=False)
+(decoded,) = run(f"{FOLDER}/d.onnx", *indices)
+torch.testing.assert_close(torch.as_tensor(decoded), Decoding(tokenizer)(*indices), rtol=1e-4, atol=1e-4)
 
 warnings.simplefilter("ignore")  # the older exporter is deprecated, and traces
-tokenizer, image = tokenizer_of("residual"), picture(2, 3, 32, 32)
+tokenizer, image = tokenizer_of("residual"), picture(2, 3, 16, 16)
 torch.onnx.export(Encoding(tokenizer), (image,), f"{FOLDER}/t.onnx", dynamo=False)
 same(run(f"{FOLDER}/t.onnx", image), tokenizer.encode(image).indices, "older exporter")
 """
@@ -124,8 +126,7 @@ def run(program: str, **values: object) -> None:
 
 
 def test_exported_encoders_serve_images_of_any_size() -> None:
-    names = ["vector", "gumbel", "fsq", "lfq", "residual of grouped", "projected residual", "multi-scale"]
-    run(EXPORTED, NAMES=names)
+    run(EXPORTED, NAMES=["gumbel", "lfq", "residual of grouped", "multi-scale"])
 
 
 def test_a_trace_searches() -> None:
