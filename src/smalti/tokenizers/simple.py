@@ -57,8 +57,7 @@ class SimpleVQVAE(Tokenizer):
             norm: "group", "batch" or "none".
             image_channels: channels of the images, 3 for colour, 1 for grey.
             patch_nums: sides of the token maps, coarse to fine, for a multi-scale (VAR) tokenizer; None: one map.
-            num_codebooks: 1: all scales share one codebook, as VAR's own code wants; None: each has its own; see
-                `MultiScaleQuantizer`.
+            num_codebooks: of several scales; 1: they share one, as VAR's own code wants; None: each has its own.
             quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must agree with it.
         """
         super().__init__()
@@ -67,12 +66,12 @@ class SimpleVQVAE(Tokenizer):
             raise ValueError(f"num_stages: got {num_stages}, expected 1 to {MOST_STAGES}")
         if not 0 <= num_res_blocks <= MOST_BLOCKS:
             raise ValueError(f"num_res_blocks: got {num_res_blocks}, expected 0 to {MOST_BLOCKS}")
-        if num_codebooks is not None and patch_nums is None:
-            raise ValueError("num_codebooks: belongs to several scales: give patch_nums, or both to your own quantizer")
         if quantizer is None:
             quantizer = default_quantizer(vocab_size, embedding_dim, patch_nums, num_codebooks)
-        elif patch_nums is not None:
-            raise ValueError("patch_nums: belongs to the default quantizer; give it to your own quantizer instead")
+        elif patch_nums is not None or num_codebooks is not None:
+            raise ValueError(
+                "patch_nums, num_codebooks: belong to the default quantizer, expected none beside your own"
+            )
         if (quantizer.num_embeddings, quantizer.embedding_dim) != (vocab_size, embedding_dim):
             raise ValueError(
                 f"quantizer: has {quantizer.num_embeddings} codes of dimension {quantizer.embedding_dim}, but "
@@ -82,8 +81,7 @@ class SimpleVQVAE(Tokenizer):
         self.encoder = ConvEncoder(*network)
         self.quantizer = quantizer
         self.decoder = ConvDecoder(*network)
-        self.stride = 2**num_stages
-        self.image_channels = image_channels
+        self.stride, self.image_channels = 2**num_stages, image_channels
         self._network = {
             "hidden_dim": hidden_dim,
             "num_stages": num_stages,
@@ -114,6 +112,8 @@ def default_quantizer(
         vocab_size, embedding_dim, beta=1.0, decay=0.9, init=KMeansInit(), revival=DeadCodeRevival()
     )
     if patch_nums is None:
+        if num_codebooks is not None:
+            raise ValueError(f"num_codebooks: got {num_codebooks}, expected none without several scales (patch_nums)")
         return codebook
     count = len(patch_nums) if num_codebooks is None else num_codebooks
     return MultiScaleQuantizer(vocab_size, embedding_dim, patch_nums, 1.0, num_codebooks=count, quantizer=codebook)

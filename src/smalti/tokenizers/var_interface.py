@@ -98,7 +98,7 @@ class VARQuantizer(nn.Module):
         """Of a latent (B, C, H, W) the indices (B, l_k) of all scales, or with `to_fhat` f_hat after each scale."""
         grids = None if v_patch_nums is None else as_grids(v_patch_nums)
         indices = self._quantizer.encode(f_BChw, grids)
-        return self._quantizer.decode_progressive(indices) if to_fhat else numbered(indices)
+        return self._quantizer.decode_progressive(indices) if to_fhat else numbered(tuple(indices))
 
     def idxBl_to_var_input(self, gt_ms_idx_Bl: Sequence[Int64[Tensor, "b _"]]) -> Float[Tensor, "b l c"]:
         """Teacher-forcing input (B, L - l_1, C) of the indices (B, l_k) of all scales.
