@@ -35,6 +35,16 @@ DEFAULT_CACHE_BYTES = 2**28
 """Decoded images that each process of a training stream keeps in memory."""
 
 
+MOST_WORKERS = 1024
+"""More processes that read are a slip of the hand, and would bring the machine down."""
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of processes that read images, below 0 or beyond `MOST_WORKERS`."""
+    if not 0 <= workers <= MOST_WORKERS:
+        raise ValueError(f"workers: got {workers}, expected 0 to {MOST_WORKERS}")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images of one size, with what is known about them.
