@@ -59,19 +59,11 @@ CASES = {
     "sample": Command(("prior", "-o", "OUT", "-n", "1", "--precision=fp32"), "SampleConfig", "sample"),
     "eval-samples": Command(("photos", "photos", "--judges=[]"), "EvalSamplesCommand", "evaluate_samples"),
     "import": Command(("model.pt", "OUT"), "ImportConfig", "import_checkpoint"),
-    "demo": Command(("-o", "OUT"), "DemoConfig", "demo"),
+    "demo": Command(("-o", "OUT", "--optimization.steps=1"), "DemoConfig", "demo"),
 }
 
-ENDLESS = {
-    "optimization.steps": "as many steps as were asked for",
-    "optimization.accumulate": "",
-    "log_every": "",
-    "sample_every": "",
-    "checkpoint_every": "",
-    "count": "as many images as were asked for",
-    "crops": "as many crops as were asked for",
-    "optimization.warmup_steps": "",
-}
+ENDLESS = ("steps", "count", "crops")
+"""Fields that say how much work is to be done: huge ones are accepted, and done until somebody stops it."""
 
 
 def test_every_command_is_swept():
@@ -104,8 +96,8 @@ def call(world, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(case: str, option: str, value: str) -> tuple[int, str]:
-        shutil.rmtree(tmp_path, ignore_errors=True)
-        tmp_path.mkdir()
+        for path in tmp_path.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         there = [
             word.replace("OUT", str(tmp_path / "out")) if word.startswith("OUT") else str(world / word)
             if (world / word).exists() else word
@@ -130,10 +122,10 @@ def owner(config: type, option: str) -> tuple[type, str]:
 
 
 def sweep() -> dict[str, list[tuple[str, str]]]:
-    """Case → options and values. What several commands share is swept once, in the one with the fewest options."""
+    """Case → options and values. What commands share is swept once, in the one with the fewest options; the demo last."""
     seen: set[object] = set()
     chosen: dict[str, list[tuple[str, str]]] = {}
-    for case in sorted(CASES, key=lambda case: len(option_types(config_of(case)))):
+    for case in sorted(CASES, key=lambda case: (case == "demo", len(option_types(config_of(case))))):
         chosen[case] = []
         for option, hint in option_types(config_of(case)).items():
             if (place := owner(config_of(case), option)) not in seen:
@@ -173,5 +165,5 @@ def test_extreme_numbers_that_are_accepted_do_no_harm(case, call):
     wrong = []
     for option, value in SWEEP[case]:
         if value in NUMBERS and option.rpartition(".")[2] not in ENDLESS:
-            wrong += faults(case, option, value, *call(case, option, value), (0, COLLAPSED))
+            wrong += faults(case, option, value, *call(case, option, value), (0,))
     assert wrong == []
