@@ -122,7 +122,7 @@ def owner(config: type, option: str) -> tuple[type, str]:
 
 
 def sweep() -> dict[str, list[tuple[str, str]]]:
-    """Case → options and values. What commands share is swept once, in the one with the fewest options; the demo last."""
+    """Case → options and values. What commands share is swept once, where there are fewest options; the demo last."""
     seen: set[object] = set()
     chosen: dict[str, list[tuple[str, str]]] = {}
     for case in sorted(CASES, key=lambda case: (case == "demo", len(option_types(config_of(case))))):

@@ -1,5 +1,6 @@
 """What a day of use does to whole commands: each runs in a process of its own, as people start it."""
 
+import multiprocessing
 import os
 import random
 import resource
@@ -17,10 +18,12 @@ from smalti.data import open_images
 from smalti.formats import read_token_file
 from smalti.formats.storage import Storage
 from smalti.formats.token_set import verify
+from smalti.jobs.tokenize import TokenizeConfig, tokenize
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import list_checkpoints
 from smalti.zoo import load
 
+KILLED_RUNS = Path(__file__).parents[1] / "jobs" / "killed_runs.py"
 TRAINING = (
     *("--model=simple", "--model_args={hidden_dim: 4, vocab_size: 8, embedding_dim: 4}", "--input.size=8"),
     *("--input.zoom=1", "--loss_weights={l1: 1}", "--precision=fp32", "--optimization.batch_size=2"),
@@ -73,39 +76,39 @@ def wait_for_step(out: Path, process: subprocess.Popen, after: int = 0) -> int:
 
 
 def test_twenty_kills_of_training(photos, tmp_path):
-    """Each is killed at a random moment after its first new checkpoint; every checkpoint loads; the end is whole."""
-    out, moment, step = tmp_path / "run", random.Random(0), 0
-    for death in range(20):
-        process = start(*train(photos, out, 10_000, *["--resume"] * (death > 0)))
-        step = wait_for_step(out, process, step)
-        time.sleep(moment.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
-        for path in (out, *list_checkpoints(out / "checkpoints")):
-            load(path)
-    last = int(list_checkpoints(out / "checkpoints")[-1].name)
-    code, said, err = finish(*train(photos, out, last + 2, "--resume"))
-    assert code == 0, err
-    assert f"trained {last + 2} steps" in said
-    assert not [path for path in out.rglob("*") if ".tmp" in path.name]
+    """As in `make test`, three times as often: every checkpoint loads, the end has the bits of an undisturbed run."""
+    command = [sys.executable, "-W", "ignore", KILLED_RUNS, photos, tmp_path, "20", "150"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("killed after step") >= 15
+    assert load(tmp_path / "killed").fingerprint == load(tmp_path / "whole").fingerprint
 
 
 def test_twenty_kills_of_tokenizing(run, photos, tmp_path):
-    words = ("tokenize", run, photos, "--size=8", "--shard_images=16", "-o")
-    assert finish(*words, tmp_path / "whole")[0] == 0
-    out, moment = tmp_path / "tokens", random.Random(0)
+    """Whatever stays after each death is enough to go on; the end has the bytes of an undisturbed run."""
+    context, moment = multiprocessing.get_context("forkserver"), random.Random(0)
+    context.set_forkserver_preload([tokenize.__module__])
+    whole, out = (
+        TokenizeConfig(str(run), str(photos), str(tmp_path / name), size=8, shard_images=16)
+        for name in ("whole", "out")
+    )
+    tokenize(whole)
+    killed = 0
     for _ in range(20):
-        process = start(*words, out)
-        while process.poll() is None and not out.exists():
-            time.sleep(0.005)
-        time.sleep(moment.uniform(0, 0.2))
+        process = context.Process(target=tokenize, args=(out,))
+        process.start()
+        while process.is_alive() and not Path(out.out).exists():
+            time.sleep(0.001)
+        process.join(moment.uniform(0, 0.05))
         process.kill()
-        process.communicate()
-    assert finish(*words, out)[0] == 0
-    assert verify(Storage(str(out))) == []
-    for path in (tmp_path / "whole").rglob("*"):
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+    assert killed >= 10
+    tokenize(out)
+    assert verify(Storage(out.out)) == []
+    for path in Path(whole.out).rglob("*"):
         if path.is_file():
-            assert (out / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes(), path
+            assert (Path(out.out) / path.relative_to(whole.out)).read_bytes() == path.read_bytes(), path
 
 
 def test_two_runs_on_one_folder(photos, tmp_path):
