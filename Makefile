@@ -21,6 +21,10 @@ demo: setup  ## train a tokenizer on embedded photographs (two minutes), leave a
 test: setup  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -n auto --dist worksteal
 
+test-harm: setup  ## kill, starve and damage it for half an hour: tests/harm
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt nanobind
+	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m pytest --quiet -rs -s tests/harm
+
 check: setup  ## ruff and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +62,4 @@ bench-prior: setup  ## train a generator on Fashion-MNIST and judge it, write be
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior clean
+.PHONY: help setup demo test test-harm check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior clean

@@ -36,6 +36,9 @@ DYNAMIC_IMPORTS = {
 }
 """The only modules that may import by name, each with its reason."""
 
+BROAD_EXCEPTIONS = {"cli/__init__.py": "the last place that can say any fault in words instead of a traceback"}
+"""The only modules that may catch every exception, each with its reason."""
+
 LONGER_THAN_400_LINES: dict[str, str] = {}
 LONGER_THAN_60_LINES: dict[str, str] = {}
 KERNEL = "a GPU kernel takes every pointer, stride and size by itself"
@@ -334,7 +337,7 @@ def test_habits(name: str) -> None:
         if isinstance(node, ast.ExceptHandler):
             caught = [] if node.type is None else [ast.unparse(t) for t in getattr(node.type, "elts", [node.type])]
             assert caught, where
-            assert {"Exception", "BaseException"}.isdisjoint(caught), where
+            assert {"Exception", "BaseException"}.isdisjoint(caught) or name in BROAD_EXCEPTIONS, where
         if isinstance(node, ast.Call):
             function = ast.unparse(node.func)
             assert function not in {"eval", "exec", "pickle.load", "pickle.loads"}, where

@@ -246,6 +246,33 @@ def test_what_is_no_yaml_is_one_line(recipe, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1", "gb18030"])
+def test_a_recipe_in_another_encoding_is_named(encoding, tmp_path):
+    (tmp_path / "notes.yaml").write_bytes(
+        "run: Größe 猫".replace("猫" if encoding == "latin-1" else "", "").encode(encoding)
+    )
+    with pytest.raises(ValueError, match=r"^--config: .*notes\.yaml is not text in UTF-8 \(.*\)$"):
+        parse(*BASE, "--config", str(tmp_path / "notes.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--inner.lr=.nan", "--inner.lr: got nan"),
+        ("--inner.betas=[.nan, 1]", "--inner.betas: got nan"),
+        ("--table.l1=.nan", "--table.l1: got nan"),
+        ("--extra={a: {b: [1, .nan]}}", "--extra.a.b: got nan"),
+        ("--size=9999999999999999999999", "--size: got 9999999999999999999999"),
+        ("--extra.a=-9999999999999999999999", "--extra.a: got -9999999999999999999999"),
+        ("--extra=" + "[" * 3000, "--extra|options"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_in_any_depth(option, named):
+    with pytest.raises(ValueError, match=rf"^{named}") as caught:
+        parse(*BASE, option)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), (*BASE, "--help"), ("--inner.steps", "3", "-h")])
 def test_help_shows_every_field_with_its_sentence(arguments, capsys):
     with pytest.raises(SystemExit) as end:

@@ -186,7 +186,7 @@ def test_every_extreme_of_the_drawn_numbers_stays_inside():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"size": 0}, "size: 0, must be at least 1 pixel"),
+        ({"size": 0}, "size: got 0, expected sides of 1 to 65536 pixels"),
         ({"size": (8, -1)}, r"size: \(8, -1\)"),
         ({"size": 8, "zoom": 0.5, "crop": "random"}, "zoom: 0.5, must be finite and at least 1"),
         ({"size": 8, "zoom": float("nan"), "crop": "random"}, "zoom: nan"),

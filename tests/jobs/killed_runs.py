@@ -1,6 +1,6 @@
 """Train, be killed at a random moment, go on, again and again; run as a script by its test.
 
-    python killed_runs.py PHOTOS OUT
+    python killed_runs.py PHOTOS OUT [DEATHS STEPS]
 
 Prints a line for each death and leaves OUT/killed, and OUT/whole, which nobody killed. Children are forked, so that one
 start of Python and torch serves all; the parent itself never trains.
@@ -24,7 +24,7 @@ from smalti.training import (
 )
 from smalti.zoo import load
 
-DEATHS = 6
+DEATHS, STEPS = map(int, sys.argv[3:]) if sys.argv[3:] else (6, 40)
 
 
 def config(photos: str, out: Path) -> TrainConfig:
@@ -34,7 +34,7 @@ def config(photos: str, out: Path) -> TrainConfig:
         model="simple",
         model_args={"hidden_dim": 4, "vocab_size": 8, "embedding_dim": 4},
         input=TransformConfig(size=8, crop="random"),
-        optimization=OptimizationConfig(steps=40, batch_size=2, warmup_steps=1),
+        optimization=OptimizationConfig(steps=STEPS, batch_size=2, warmup_steps=1),
         precision="fp32",
         log_every=1,
         sample_every=3,

@@ -10,12 +10,13 @@ import re
 import typing
 from argparse import ArgumentError
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonargparse
 
 from smalti.cli import nearest
-from smalti.formats.arguments import type_name
+from smalti.formats.arguments import LARGEST, type_name
 from smalti.formats.recipe import write_list, write_recipe
 
 Config = TypeVar("Config")
@@ -61,10 +62,14 @@ def parse_config(
     named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
     recipes = [option for option in options if option.startswith("--config=")]
     others = [option for option in options if not option.startswith("--config=")]
+    for option in recipes:
+        _check_text(option.partition("=")[2])
     try:  # recipes first: the command line wins over them, wherever --config stands
         values = parser.parse_args(recipes + named + others).as_dict()
     except ArgumentError as error:
         raise ValueError(_shorten(str(error.message), types, positionals)) from error
+    except RecursionError as error:
+        raise ValueError("options: nested too deeply") from error
     for name, value in given.items():  # lists of words as they were typed, whatever YAML makes of odd characters
         if isinstance(value, list) and typing.get_args(types[name])[0] is str:
             values[name] = typing.get_origin(types[name])(value)
@@ -188,8 +193,32 @@ def _build(config_class: type[Config], values: Any, prefix: str) -> Config:
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         hint, value = hints[field.name], values[field.name]
         nested = dataclasses.is_dataclass(hint)
+        _check_numbers(f"{prefix}{field.name}", value)
         arguments[field.name] = _build(hint, value, f"{prefix}{field.name}.") if nested else value
     return config_class(**arguments)
+
+
+def _check_text(recipe: str) -> None:
+    """Refuse a recipe that is no UTF-8, by name; whether it is there and is YAML, jsonargparse says."""
+    try:
+        if Path(recipe).is_file():
+            Path(recipe).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--config: {recipe} is not text in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    """Refuse what no option means and YAML can write: NaN, and whole numbers of over 64 bits; in any depth."""
+    if isinstance(value, Mapping):
+        for key, member in value.items():
+            _check_numbers(f"{name}.{key}", member)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            _check_numbers(name, member)
+    elif isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"--{name}: got nan, expected a number")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"--{name}: got {value}, expected a whole number of at most 64 bits")
 
 
 def _shorten(message: str, types: dict[str, Any], positionals: tuple[str, ...]) -> str:

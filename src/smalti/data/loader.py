@@ -40,6 +40,16 @@ SAFE_PATH = "PYTHONSAFEPATH"
 """Environment variable of Python: a new process leaves the current directory out of its path."""
 
 
+MOST_WORKERS = 1024
+"""More processes that read are a slip of the hand, and would bring the machine down."""
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of processes that read images, below 0 or beyond `MOST_WORKERS`."""
+    if not 0 <= workers <= MOST_WORKERS:
+        raise ValueError(f"workers: got {workers}, expected 0 to {MOST_WORKERS}")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images of one size, with what is known about them.

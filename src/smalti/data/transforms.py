@@ -31,6 +31,9 @@ JPEG_REDUCING_GAP = 2.0
 crop needs: on photographs 56 dB or more from the exact crop.
 """
 
+MOST_PIXELS = 2**16
+"""Longest side of a crop; longer ones are a slip of the hand that no memory holds."""
+
 
 @dataclass(frozen=True)
 class TransformConfig:
@@ -47,8 +50,8 @@ class TransformConfig:
     """Mirror left and right with probability one half."""
 
     def __post_init__(self) -> None:
-        if self.size is not None and min(self.height_width) < 1:
-            raise ValueError(f"size: {self.size}, must be at least 1 pixel")
+        if self.size is not None and not all(1 <= side <= MOST_PIXELS for side in self.height_width):
+            raise ValueError(f"size: got {self.size}, expected sides of 1 to {MOST_PIXELS} pixels")
         if self.crop not in ("random", "center"):
             raise ValueError(f"crop: {self.crop!r}, must be random or center")
         if not 1.0 <= self.zoom < math.inf:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from smalti.data.loader import Order, ordered_picture, read_batches
 from smalti.data.order import Position, augmentation_stream
 from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError, to_array
-from smalti.data.transforms import cover_and_crop
+from smalti.data.transforms import MOST_PIXELS, cover_and_crop
 
 __all__ = ["View", "ViewBatch", "ViewedImage", "ViewsConfig", "view_batches"]
 
@@ -38,8 +38,8 @@ class ViewsConfig:
     """Decides where random crops lie."""
 
     def __post_init__(self) -> None:
-        if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"size: got {self.size}, expected at least 1 pixel")
+        if self.size is not None and not all(1 <= side <= MOST_PIXELS for side in self.size):
+            raise ValueError(f"size: got {self.size}, expected sides of 1 to {MOST_PIXELS} pixels")
         if self.crops < 1:
             raise ValueError(f"crops: got {self.crops}, expected at least 1")
         if not self.zoom >= 1:

@@ -30,7 +30,8 @@ def check_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any
     Raises:
         ValueError: a wrong type, a number that is not finite, or a whole number of over 64 bits.
     """
-    hints = typing.get_type_hints(constructor.__init__ if isinstance(constructor, type) else constructor)
+    called = constructor.__init__ if isinstance(constructor, type) else constructor  # type: ignore[misc]
+    hints = typing.get_type_hints(called)
     for name, value in arguments.items():
         if name in hints and not _fits(value, hints[name]):
             raise ValueError(f"{name}: got {value!r}, expected {type_name(hints[name])}")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from smalti.blocks import FIDInception
-from smalti.data import ImageSource, open_images
+from smalti.data import ImageSource, TransformConfig, open_images
 from smalti.jobs.judges import Judges, open_judges
 from smalti.jobs.measure import Judgment, Originals, compared, warnings_about
 from smalti.jobs.preparation import JudgingConfig, prepared_images
@@ -53,8 +53,8 @@ class EvaluateSamplesConfig(JudgingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.size, str) and min(_pair(self.size)) < 1:
-            raise ValueError(f"size: got {self.size}, expected sides of at least 1")
+        if not isinstance(self.size, str):
+            TransformConfig(size=_pair(self.size))  # refuses sides that no picture has
 
 
 @dataclass(frozen=True)

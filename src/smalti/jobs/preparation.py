@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from smalti.data import ImageSource, TransformConfig, ordered_batches
+from smalti.data.loader import check_workers
 from smalti.ops.pixels import to_uint8
 from smalti.tokenizers import Tokenizer
 from smalti.training import read_settings
@@ -43,8 +44,7 @@ class JudgingConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size: got {self.batch_size}, expected at least 1")
-        if self.workers < 0:
-            raise ValueError(f"workers: got {self.workers}, expected at least 0")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ class MeasureConfig(JudgingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.size, str) and min(_pair(self.size)) < 1:
-            raise ValueError(f"size: got {self.size}, expected sides of at least 1")
+        if not isinstance(self.size, str):
+            TransformConfig(size=_pair(self.size))  # refuses sides that no picture has
 
 
 def open_tokenizer(name: str) -> Tokenizer:

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 
 from smalti.data import ImageSource, open_images
+from smalti.data.loader import check_workers
 from smalti.data.views import ViewsConfig
 from smalti.formats.storage import Storage
 from smalti.formats.token_set import MANIFEST, Shard, TokenManifest, read_manifest, write_manifest
@@ -72,8 +73,7 @@ class TokenizeConfig:
         for name in ("shard_images", "batch_size", "ray_workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if self.workers < 0:
-            raise ValueError(f"workers: got {self.workers}, expected at least 0")
+        check_workers(self.workers)
         if self.shard_images % CPU_BATCH:
             raise ValueError(f"shard_images: got {self.shard_images}, expected a multiple of {CPU_BATCH}")
 

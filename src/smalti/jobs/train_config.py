@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from smalti.data import TransformConfig
+from smalti.data.loader import check_workers
 from smalti.losses import check_weights
 from smalti.training import AdversarialConfig, OptimizationConfig, Precision
 
@@ -71,9 +72,9 @@ class TrainConfig:
         for name in ("log_every", "sample_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        for name in ("seed", "workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 0")
+        if self.seed < 0:
+            raise ValueError(f"seed: got {self.seed}, expected at least 0")
+        check_workers(self.workers)
         if self.precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"precision: got {self.precision!r}, expected auto, fp32, bf16 or fp16")
         if self.channels_last not in ("auto", True, False):

@@ -20,6 +20,7 @@ from smalti.quantizers import Quantizer
 from smalti.quantizers.base import positive
 from smalti.tokenizers.base import IdxBl, Tokenizer
 from smalti.tokenizers.tokens import Tokens
+from smalti.tokenizers.vqgan import growing
 
 
 @final
@@ -72,8 +73,6 @@ class TiTok(Tokenizer):
             if pixels is None
             else CodeHead(decoder.width, num_pixel_codes, pixels, image_channels)
         )
-        if len(image_range) != 2 or not image_range[0] < image_range[1]:
-            raise ValueError(f"image_range: got {tuple(image_range)}, expected two growing numbers such as (-1, 1)")
         dim = quantizer.embedding_dim
         self.encoder = TiTokEncoder(
             encoder, image_size, image_channels, num_latent_tokens, dim, interleaved=pixels is not None
@@ -82,7 +81,7 @@ class TiTok(Tokenizer):
         self.decoder = TiTokDecoder(decoder, image_size, num_latent_tokens, dim, head)
         self.stride, self.image_channels = image_size, image_channels
         self.num_latent_tokens = num_latent_tokens
-        self.image_range = (float(image_range[0]), float(image_range[1]))
+        self.image_range = growing(image_range)
         self._sizes = {
             "encoder": asdict(encoder),
             "decoder": asdict(decoder),

@@ -59,14 +59,12 @@ class VQGAN(Tokenizer):
         decoder = encoder.mirrored() if decoder is None else PyramidConfig.of(decoder)
         if encoder.stride != decoder.stride:
             raise ValueError(f"decoder: enlarges by {decoder.stride}, but the encoder reduces by {encoder.stride}")
-        if len(image_range) != 2 or not image_range[0] < image_range[1]:
-            raise ValueError(f"image_range: got {tuple(image_range)}, expected two growing numbers such as (-1, 1)")
         positive(image_channels=image_channels)
         self.encoder = PyramidEncoder(encoder, image_channels, quantizer.embedding_dim)
         self.quantizer = quantizer
         self.decoder = NoDecoder() if encoder_only else PyramidDecoder(decoder, image_channels, quantizer.embedding_dim)
         self.stride, self.image_channels = encoder.stride, image_channels
-        self.image_range = (float(image_range[0]), float(image_range[1]))
+        self.image_range = growing(image_range)
         self.unit_codes = unit_codes
         self._sizes = {
             "encoder": to_plain(encoder),
@@ -93,3 +91,10 @@ class NoDecoder(nn.Module):
     def forward(self, z_q: Float[Tensor, "b d h w"]) -> Tensor:
         """Refuse."""
         raise ValueError("decode: this checkpoint has no decoder, it can only encode")
+
+
+def growing(image_range: Sequence[float]) -> tuple[float, float]:
+    """A range of values, refused where it is none."""
+    if len(image_range) != 2 or not image_range[0] < image_range[1]:
+        raise ValueError(f"image_range: got {tuple(image_range)}, expected two growing numbers such as (-1, 1)")
+    return float(image_range[0]), float(image_range[1])

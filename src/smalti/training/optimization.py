@@ -14,6 +14,9 @@ from torch import nn
 
 from smalti.quantizers.tables import CodeTransform
 
+MOST_IMAGES = 2**20
+"""Largest batch; a larger one is a slip of the hand that no memory holds."""
+
 
 @dataclass(frozen=True)
 class OptimizationConfig:
@@ -49,6 +52,7 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate"):
             expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        expect(self.batch_size <= MOST_IMAGES, "batch_size", self.batch_size, f"at most {MOST_IMAGES}")
         expect(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
         expect(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
         expect(self.decay_steps is None or self.decay_steps >= 0, "decay_steps", self.decay_steps, "null or at least 0")
