@@ -74,7 +74,7 @@ class Prior(SavedModel):
             labels_B: class of each image, 0 to `num_classes` (no class).
             config: how to draw.
             given_BL: tokens of other images, for continuing and editing.
-            keep_BL: which of them to keep; the others are drawn.
+            keep_BL: which of them to keep; the others are drawn. Either both or none.
             generator: source of randomness, on the device of the model.
         """
 
@@ -139,6 +139,15 @@ class Prior(SavedModel):
 def cross_entropy(logits_BLV: Float[Tensor, "b l v"], tokens_BL: Int64[Tensor, "b l"]) -> Float[Tensor, ""]:
     """Mean negative log-likelihood in nats a token, in fp32."""
     return F.cross_entropy(logits_BLV.flatten(0, 1).float(), tokens_BL.flatten())
+
+
+def check_given(given_BL: Tensor | None, keep_BL: Tensor | None) -> None:
+    """Refuse one without the other: neither says anything alone."""
+    if (given_BL is None) != (keep_BL is None):
+        alone, missing = ("given_BL", "keep_BL") if keep_BL is None else ("keep_BL", "given_BL")
+        raise ValueError(f"{missing}: got None, expected it together with {alone}")
+    if given_BL is not None and keep_BL is not None and given_BL.shape != keep_BL.shape:
+        raise ValueError(f"keep_BL: got shape {tuple(keep_BL.shape)}, expected {tuple(given_BL.shape)} as given_BL")
 
 
 def kept(drawn: Tensor, given_BL: Tensor | None, keep_BL: Tensor | None, span: slice) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from smalti.ops.linear import linear
 from smalti.priors.adaptive_block import AdaptiveBlock, modulated
-from smalti.priors.base import Prior, as_settings, cross_entropy, kept
+from smalti.priors.base import Prior, as_settings, check_given, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, draw, guided
@@ -162,6 +162,7 @@ class NextScaleTransformer(Prior):
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b l"]:
         """See `Prior.sample`: one pass a scale; guidance grows from 0 at the first scale to its full strength."""
+        check_given(given_BL, keep_BL)
         self._check(given_BL, labels_B)
         config = config or SamplingConfig()
         layout, grids = self.layout, tuple((grid[0], grid[1]) for grid in self.layout.grids)

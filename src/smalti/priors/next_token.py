@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from smalti.priors.base import Prior, as_settings, cross_entropy, kept
+from smalti.priors.base import Prior, as_settings, check_given, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.llama_block import LlamaBlock
@@ -139,6 +139,7 @@ class NextTokenTransformer(Prior):
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b l"]:
         """See `Prior.sample`: one pass a token; kept tokens are read like drawn ones."""
+        check_given(given_BL, keep_BL)
         self._check(given_BL, labels_B)
         config = config or SamplingConfig()
         doubled_B = self._doubled(labels_B, config.guidance)
