@@ -146,8 +146,6 @@ def check_given(given_BL: Tensor | None, keep_BL: Tensor | None) -> None:
     if (given_BL is None) != (keep_BL is None):
         alone, missing = ("given_BL", "keep_BL") if keep_BL is None else ("keep_BL", "given_BL")
         raise ValueError(f"{missing}: got None, expected it together with {alone}")
-    if given_BL is not None and keep_BL is not None and given_BL.shape != keep_BL.shape:
-        raise ValueError(f"keep_BL: got shape {tuple(keep_BL.shape)}, expected {tuple(given_BL.shape)} as given_BL")
 
 
 def kept(drawn: Tensor, given_BL: Tensor | None, keep_BL: Tensor | None, span: slice) -> Tensor:
