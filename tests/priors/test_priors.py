@@ -110,6 +110,17 @@ def test_kept_tokens_stay_and_the_rest_is_drawn_for_them(prior: Prior) -> None:
             sample(**alone)
 
 
+def test_built_on_the_meta_device_and_loaded_it_is_the_same(prior: Prior) -> None:
+    """What is not saved follows from the settings, whatever the memory held."""
+    tokens, labels = sequences(prior)
+    other = copy.deepcopy(prior).to("meta").to_empty(device="cpu")
+    assert other.load_state_dict(prior.state_dict()) == ([], [])
+    other.eval(), prior.eval()
+    assert torch.equal(other.loss(tokens, labels), prior.loss(tokens, labels))
+    draws = [each.sample(labels, GREEDY, generator=torch.Generator().manual_seed(0)) for each in (other, prior)]
+    assert torch.equal(*draws)
+
+
 def test_saved_and_loaded_it_is_the_same(prior: Prior, tmp_path: Path) -> None:
     prior.save_pretrained(tmp_path)
     loaded = type(prior).from_pretrained(tmp_path)

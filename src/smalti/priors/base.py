@@ -100,6 +100,17 @@ class Prior(SavedModel):
         for parameter in self.parameters(recurse=False):
             parameter.data = parameter.data.to(dtype)
 
+    def constants(self) -> dict[str, Tensor]:
+        """Buffers that follow from layout and settings, by name; they are not saved."""
+        return {}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Prior":
+        """Make the constants anew: `to_empty`, after building on the meta device, leaves them as the memory was."""
+        super()._apply(fn, recurse)
+        for name, constant in self.constants().items():
+            setattr(self, name, constant.to(getattr(self, name)))
+        return self
+
     def _check(self, tokens_BL: Tensor | None, labels_B: Tensor) -> None:
         """Refuse sequences of another layout and labels that are no class."""
         if labels_B.numel():

@@ -115,10 +115,14 @@ class NextScaleTransformer(Prior):
         )
         self.head_modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, layout.vocab_size)
-        level_L = torch.repeat_interleave(torch.arange(len(layout.grids)), torch.tensor(layout.scale_lengths))
-        self.register_buffer("levels", level_L, persistent=False)
-        self.register_buffer("level_mask", level_L[:, None] >= level_L[None, :], persistent=False)
+        for name, constant in self.constants().items():
+            self.register_buffer(name, constant, persistent=False)
         self._initialise()
+
+    def constants(self) -> dict[str, Tensor]:
+        """See `Prior.constants`: the scale of each token, and which tokens may look at which."""
+        level_L = torch.repeat_interleave(torch.arange(len(self.layout.grids)), torch.tensor(self.layout.scale_lengths))
+        return {"levels": level_L, "level_mask": level_L[:, None] >= level_L[None, :]}
 
     def config(self) -> dict[str, Any]:
         """See `SavedModel.config`."""
