@@ -139,3 +139,18 @@ def test_mistakes_are_one_line_and_code_2(run, photos, tmp_path, call, complaint
     assert printed.err.count("\n") == 1
     assert complaint in printed.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["encode", "reconstruct", "eval", "tokenize"])
+def test_a_network_that_gives_nan_ends_in_one_line(verb, tmp_path, photos, capsys):
+    tokenizer = SimpleVQVAE(8, 4, 8)
+    next(tokenizer.encoder.parameters()).data.fill_(torch.nan)
+    tokenizer.save_pretrained(tmp_path / "run")
+    image, out = str(photos / "flat.png"), str(tmp_path / "out.png")
+    arguments = {"eval": ["--data", image], "tokenize": [image, "-o", str(tmp_path / "set")]}.get(
+        verb, [image, "-o", out]
+    )
+    assert main([verb, str(tmp_path / "run"), *arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith(f"smalti {verb}: error: z: got non-finite values")
+    assert not (tmp_path / "out.png").exists()

@@ -120,6 +120,20 @@ def test_kept_tokens_stay_and_the_rest_is_drawn_for_them(prior: Prior) -> None:
     assert torch.equal(sample(given_BL=tokens, keep_BL=keep)[keep], tokens[keep])
     assert torch.equal(sample(given_BL=tokens, keep_BL=torch.ones_like(keep)), tokens)
     assert torch.equal(sample(given_BL=tokens, keep_BL=torch.zeros_like(keep)), sample())
+    for alone in ({"given_BL": tokens}, {"keep_BL": keep}):
+        with pytest.raises(ValueError, match="got None, expected it together with"):
+            sample(**alone)
+
+
+def test_built_on_the_meta_device_and_loaded_it_is_the_same(prior: Prior) -> None:
+    """What is not saved follows from the settings, whatever the memory held."""
+    tokens, labels = sequences(prior)
+    other = copy.deepcopy(prior).to("meta").to_empty(device="cpu")
+    assert other.load_state_dict(prior.state_dict()) == ([], [])
+    other.eval(), prior.eval()
+    assert torch.equal(other.loss(tokens, labels), prior.loss(tokens, labels))
+    draws = [each.sample(labels, GREEDY, generator=torch.Generator().manual_seed(0)) for each in (other, prior)]
+    assert torch.equal(*draws)
 
 
 def test_saved_and_loaded_it_is_the_same(prior: Prior, tmp_path: Path) -> None:

@@ -304,6 +304,26 @@ def test_freeze_holds_everything_fixed(make: Callable[[], Quantizer]) -> None:
 
 
 @EVERY
+def test_unfreezing_goes_on_where_freezing_stopped(make: Callable[[], Quantizer]) -> None:
+    thawed = spread(make())
+    never = copy.deepcopy(thawed)
+    thawed.freeze()
+    thawed.freeze()
+    thawed(torch.randn(3, 6, 4, 4))
+    thawed = copy.deepcopy(thawed)
+    thawed.unfreeze()
+    z = torch.randn(3, 6, 4, 4, requires_grad=True)
+    for quantizer in (thawed, never):
+        torch.manual_seed(1)
+        quantizer(z).loss.backward()
+    assert_same_state(thawed, never)
+    for a, b in zip(thawed.parameters(), never.parameters(), strict=True):
+        assert a.requires_grad == b.requires_grad
+        assert (a.grad is None) == (b.grad is None)
+        assert a.grad is None or torch.equal(a.grad, b.grad)
+
+
+@EVERY
 def test_freezing_survives_a_copy_and_train_mode(make: Callable[[], Quantizer]) -> None:
     quantizer = make()
     quantizer.freeze()

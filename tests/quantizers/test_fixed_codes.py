@@ -55,6 +55,19 @@ def test_all_1000_codes_of_8_5_5_5_come_from_half_precision(dtype: torch.dtype):
     assert torch.equal(output.indices, fsq(z.float()).indices)
 
 
+def test_noise_dropout_leaves_a_share_unrounded_within_a_step():
+    fsq = FiniteScalarQuantizer([5, 4], symmetric=True, noise_dropout=0.3)
+    z = torch.randn(5000, 2)
+    output, u = fsq(z), fsq.project(z)
+    rounded = output.quantized == fsq.decode(output.indices)
+    assert abs(rounded.float().mean() - 0.7) < 0.02
+    off = ((output.quantized - u).abs() * torch.tensor([2.0, 1.5]))[~rounded]
+    assert off.max() <= 0.5 + 1e-5
+    assert abs(off.mean() - 0.25) < 0.01  # uniform
+    assert torch.equal(fsq.eval()(z).quantized, fsq.decode(output.indices))
+    assert fsq.config()["noise_dropout"] == 0.3
+
+
 def test_fsq_gradient_is_that_of_the_bound():
     z = torch.randn(40, 3, dtype=torch.float32, requires_grad=True)
     g = torch.randn(40, 3)
@@ -152,6 +165,7 @@ def test_long_fsq_indices_keep_every_digit():
     [
         (lambda: FiniteScalarQuantizer([]), "levels"),
         (lambda: FiniteScalarQuantizer([5, 1]), "levels"),
+        (lambda: FiniteScalarQuantizer([5, 5], noise_dropout=1.5), "noise_dropout"),
         (lambda: FiniteScalarQuantizer([8] * 21), "int64"),
         (lambda: LookupFreeQuantizer(63), "62"),
         (lambda: LookupFreeQuantizer(0), "embedding_dim"),

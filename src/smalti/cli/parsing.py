@@ -6,6 +6,7 @@ give any of them. This module adds what a person expects of a command: positiona
 """
 
 import dataclasses
+import math
 import re
 import typing
 from argparse import ArgumentError

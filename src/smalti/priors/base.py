@@ -75,7 +75,7 @@ class Prior(SavedModel):
             labels_B: class of each image, 0 to `num_classes` (no class).
             config: how to draw.
             given_BL: tokens of other images, for continuing and editing.
-            keep_BL: which of them to keep; the others are drawn.
+            keep_BL: which of them to keep; the others are drawn. Either both or none.
             generator: source of randomness, on the device of the model.
         """
 
@@ -100,6 +100,17 @@ class Prior(SavedModel):
                 child.to(dtype)
         for parameter in self.parameters(recurse=False):
             parameter.data = parameter.data.to(dtype)
+
+    def constants(self) -> dict[str, Tensor]:
+        """Buffers that follow from layout and settings, by name; they are not saved."""
+        return {}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Prior":
+        """Make the constants anew: `to_empty`, after building on the meta device, leaves them as the memory was."""
+        super()._apply(fn, recurse)
+        for name, constant in self.constants().items():
+            setattr(self, name, constant.to(getattr(self, name)))
+        return self
 
     def _check(self, tokens_BL: Tensor | None, labels_B: Tensor) -> None:
         """Refuse sequences of another layout and labels that are no class."""
@@ -140,6 +151,13 @@ class Prior(SavedModel):
 def cross_entropy(logits_BLV: Float[Tensor, "b l v"], tokens_BL: Int64[Tensor, "b l"]) -> Float[Tensor, ""]:
     """Mean negative log-likelihood in nats a token, in fp32."""
     return F.cross_entropy(logits_BLV.flatten(0, 1).float(), tokens_BL.flatten())
+
+
+def check_given(given_BL: Tensor | None, keep_BL: Tensor | None) -> None:
+    """Refuse one without the other: neither says anything alone."""
+    if (given_BL is None) != (keep_BL is None):
+        alone, missing = ("given_BL", "keep_BL") if keep_BL is None else ("keep_BL", "given_BL")
+        raise ValueError(f"{missing}: got None, expected it together with {alone}")
 
 
 def kept(drawn: Tensor, given_BL: Tensor | None, keep_BL: Tensor | None, span: slice) -> Tensor:

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import TransformerBlock, ViTConfig, check_sizes
-from smalti.priors.base import Prior, as_settings
+from smalti.priors.base import Prior, as_settings, check_given
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 
@@ -148,6 +148,7 @@ class MaskedTransformer(Prior):
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b l"]:
         """See `Prior.sample`: each pass draws all hidden tokens and hides the least sure ones again."""
+        check_given(given_BL, keep_BL)
         self._check(given_BL, labels_B)
         config, steps = config or SamplingConfig(), self.settings.sampling_steps
         doubled_B = self._doubled(labels_B, config.guidance)

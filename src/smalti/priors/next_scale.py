@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from smalti.blocks.transformer import check_sizes
 from smalti.ops.linear import linear
 from smalti.priors.adaptive_block import AdaptiveBlock, modulated
-from smalti.priors.base import Prior, as_settings, cross_entropy, kept
+from smalti.priors.base import Prior, as_settings, check_given, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
@@ -120,11 +120,17 @@ class NextScaleTransformer(Prior):
         )
         self.head_modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, layout.codes_per_position * layout.vocab_size)
-        levels, positions = torch.arange(len(layout.grids)), torch.tensor(layout.scale_positions)
-        level_L = torch.repeat_interleave(levels, positions, output_size=len(self.positions))
-        self.register_buffer("levels", level_L, persistent=False)
-        self.register_buffer("level_mask", level_L[:, None] >= level_L[None, :], persistent=False)
+        for name, constant in self.constants().items():
+            self.register_buffer(name, constant, persistent=False)
         self._initialise()
+
+    def constants(self) -> dict[str, Tensor]:
+        """See `Prior.constants`: the scale of each position, and which positions may look at which."""
+        positions = self.layout.scale_positions
+        level_L = torch.repeat_interleave(
+            torch.arange(len(positions)), torch.tensor(positions), output_size=sum(positions)
+        )
+        return {"levels": level_L, "level_mask": level_L[:, None] >= level_L[None, :]}
 
     def config(self) -> dict[str, Any]:
         """See `SavedModel.config`."""
@@ -168,6 +174,7 @@ class NextScaleTransformer(Prior):
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b l"]:
         """See `Prior.sample`: one pass a scale; guidance grows from 0 at the first scale to its full strength."""
+        check_given(given_BL, keep_BL)
         self._check(given_BL, labels_B)
         config = config or SamplingConfig()
         layout, grids = self.layout, tuple((grid[0], grid[1]) for grid in self.layout.grids)

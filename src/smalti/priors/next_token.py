@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import check_sizes
-from smalti.priors.base import Prior, as_settings, cross_entropy, kept
+from smalti.priors.base import Prior, as_settings, check_given, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.llama_block import LlamaBlock
@@ -103,13 +103,17 @@ class NextTokenTransformer(Prior):
         )
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
         self.head = nn.Linear(config.width, layout.vocab_size, bias=False)
-        height, width = layout.grids[0][:2]
-        table = rotary_table((height, width), config.width // heads, codes=codes, base=config.rope_base)
-        self.register_buffer("rotary", table, persistent=False)
+        self.register_buffer("rotary", self.constants()["rotary"], persistent=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(self.head.weight)
+
+    def constants(self) -> dict[str, Tensor]:
+        """See `Prior.constants`: the angles of all positions."""
+        height, width = self.layout.grids[0][:2]
+        head_dim, codes = self.settings.width // self.settings.num_heads, self.layout.codes_per_position
+        return {"rotary": rotary_table((height, width), head_dim, codes=codes, base=self.settings.rope_base)}
 
     # ---- training -----------------------------------------------------------------------------------------------
 
@@ -143,6 +147,7 @@ class NextTokenTransformer(Prior):
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b l"]:
         """See `Prior.sample`: one pass a token; kept tokens are read like drawn ones."""
+        check_given(given_BL, keep_BL)
         self._check(given_BL, labels_B)
         config = config or SamplingConfig()
         doubled_B = self._doubled(labels_B, config.guidance)

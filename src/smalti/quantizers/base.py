@@ -69,6 +69,8 @@ class Quantizer(nn.Module, ABC):
     """Shape of the index of one vector: () for one code, (Q,) for Q levels or groups."""
     frozen: bool = False
     """Whether the codebook is held fixed."""
+    held: Sequence[nn.Parameter] = ()
+    """What `freeze()` took the gradient from."""
 
     @abstractmethod
     def forward(
@@ -136,9 +138,18 @@ class Quantizer(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, Quantizer):
                 module.frozen = True
+                module.held = [*module.held, *(p for p in module.parameters() if p.requires_grad)]
         self.requires_grad_(False)
         for parameter in self.parameters():
             parameter.grad = None  # or the next optimizer step would still move it
+
+    def unfreeze(self) -> None:
+        """Undo `freeze()`: the codebook moves again, and what had a gradient before has one again."""
+        for parameter in self.held:
+            parameter.requires_grad_(True)
+        for module in self.modules():
+            if isinstance(module, Quantizer):
+                module.frozen, module.held = False, []
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Quantizer":
         """Keep fp32 when the model around is cast: `model.to(torch.bfloat16)` must not round codes or counts."""

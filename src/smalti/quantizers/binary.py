@@ -67,7 +67,7 @@ class BinaryQuantizer(RowQuantizer):
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Bits as ± amplitude."""
-        return (self.indices_to_bits(indices_N) * 2.0 - 1.0) * self.amplitude
+        return (self.indices_to_bits(indices_N).float() * 2.0 - 1.0) * self.amplitude
 
     def indices_to_bits(self, indices: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape d"]:
         """Bits of indices, least significant first: bit d belongs to component d of the latent."""

@@ -27,7 +27,7 @@ class FiniteScalarQuantizer(RowQuantizer):
     >>> quantized, loss, indices = fsq(torch.randn(1, 4, 8, 8))  # (1, 4, 8, 8), 0, (1, 8, 8)
     """
 
-    def __init__(self, levels: Sequence[int], *, symmetric: bool = False):
+    def __init__(self, levels: Sequence[int], *, symmetric: bool = False, noise_dropout: float = 0.0):
         """
         Args:
             levels: number of values of each component, at least 2 each. Their count is `embedding_dim`, their product
@@ -36,8 +36,12 @@ class FiniteScalarQuantizer(RowQuantizer):
                 (`lookup_free.py` is made for that).
             symmetric: put the values evenly from -1 to 1, also where their number is even. Then 0 is none of them, and
                 2 levels are the signs. False: the paper's grid, in which half the outermost step is missing above.
+            noise_dropout: probability, in training, that a component is not rounded but gets noise as wide as a step
+                instead (Parker et al.), so that the decoder knows what lies between the values. Indices are the same.
         """
         super().__init__()
+        if not 0 <= noise_dropout <= 1:
+            raise ValueError(f"noise_dropout: got {noise_dropout}, expected 0 to 1")
         levels = [int(level) for level in levels]
         if not levels or min(levels) < 2 or max(levels) > 2**24:
             raise ValueError(
@@ -45,7 +49,7 @@ class FiniteScalarQuantizer(RowQuantizer):
             )
         if math.prod(levels) > 2**62:
             raise ValueError(f"levels: got {levels}, whose product does not fit an int64 index")
-        self.levels, self.symmetric = levels, symmetric
+        self.levels, self.symmetric, self.noise_dropout = levels, symmetric, noise_dropout
         self.embedding_dim, self.num_embeddings = len(levels), math.prod(levels)
         self.register_buffer("place", torch.empty(0), persistent=False)  # nothing but the device
 
@@ -82,6 +86,15 @@ class FiniteScalarQuantizer(RowQuantizer):
         indices_N = self.search(u_ND)
         return Rows(indices_N, self.lookup(indices_N), {})
 
+    def estimate(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Straight through, but for what `noise_dropout` leaves unrounded."""
+        rounded_ND = super().estimate(u_ND, codes_ND)
+        if not self.training or self.noise_dropout == 0:
+            return rounded_ND
+        half_width_D, _ = self._grid(u_ND)
+        noisy_ND = u_ND + (torch.rand_like(u_ND) - 0.5) / half_width_D
+        return torch.where(torch.rand_like(u_ND) < self.noise_dropout, noisy_ND, rounded_ND)
+
     def weights(self) -> dict[str, float]:
         """No terms."""
         return {}
@@ -95,8 +108,9 @@ class FiniteScalarQuantizer(RowQuantizer):
         return [1 / (level if self.symmetric else level - 1 + level % 2) for level in self.levels]
 
     def config(self) -> dict[str, Any]:
-        """See `Quantizer.config`; "symmetric" only where it is, so that fingerprints of older models stay."""
-        return {"type": type(self).__name__, "levels": self.levels} | ({"symmetric": True} if self.symmetric else {})
+        """See `Quantizer.config`; options only where they are used, so that fingerprints of older models stay."""
+        options = {"symmetric": self.symmetric, "noise_dropout": self.noise_dropout}
+        return {"type": type(self).__name__, "levels": self.levels} | {k: v for k, v in options.items() if v}
 
     def _grid(self, beside: Tensor) -> tuple[Tensor, Tensor]:
         """Half widths (D,), so that codes are (digit - half width) / half width in [-1, 1]; numbers of levels (D,)."""

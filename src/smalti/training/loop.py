@@ -11,6 +11,7 @@ Legend: B images of a piece, C channels, H x W pixels; a scalar has shape ().
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from smalti.data import Batch
 from smalti.losses import LossResult, LossTable
 from smalti.ops.processes import sum_over_processes
-from smalti.quantizers import QuantizerOutput
+from smalti.quantizers import QuantizerOutput, one_codebook_update
 from smalti.tokenizers import Tokenizer, TokenizerOutput
 from smalti.training.accumulation import Hidden, NonFiniteLossError, Part, accumulate_gradients
 from smalti.training.adversarial import Adversary, Verdict
@@ -117,7 +118,9 @@ def train_steps(
             state.adversary.begin(state.step)
         try:
             # 4. Backward; the straight-through estimator carries the gradient past the codes / 反向:直通估计越过量化
-            outputs, loss = accumulate_gradients(objective, parts, state.step + 1, state.scaler, runtime)
+            # Several pieces are one batch to the codebook, too / 多个小份对码本来说也是同一批
+            with one_codebook_update(state.model) if len(parts) > 1 else nullcontext():
+                outputs, loss = accumulate_gradients(objective, parts, state.step + 1, state.scaler, runtime)
             grad_norm = state.clip_gradients(config, parts)
             pieces = tuple(Piece(part.inputs[0], output) for part, output in zip(parts, outputs, strict=True))
             # 5. The discriminator's own step, on the same images and reconstructions / 判别器在同样的图像上更新一次
