@@ -72,15 +72,12 @@ class SimpleVQVAE(Tokenizer):
             raise ValueError(
                 "patch_nums, num_codebooks: belong to the default quantizer, expected none beside your own"
             )
-        if (quantizer.num_embeddings, quantizer.embedding_dim) != (vocab_size, embedding_dim):
-            raise ValueError(
-                f"quantizer: has {quantizer.num_embeddings} codes of dimension {quantizer.embedding_dim}, but "
-                f"vocab_size is {vocab_size} and embedding_dim {embedding_dim}"
-            )
+        own = (quantizer.num_embeddings, quantizer.embedding_dim)
+        if own != (vocab_size, embedding_dim):
+            sizes = f"vocab_size is {vocab_size} and embedding_dim {embedding_dim}"
+            raise ValueError(f"quantizer: has {own[0]} codes of dimension {own[1]}, but {sizes}")
         network = (image_channels, embedding_dim, hidden_dim, num_stages, num_res_blocks, activation, norm)
-        self.encoder = ConvEncoder(*network)
-        self.quantizer = quantizer
-        self.decoder = ConvDecoder(*network)
+        self.encoder, self.quantizer, self.decoder = ConvEncoder(*network), quantizer, ConvDecoder(*network)
         self.stride, self.image_channels = 2**num_stages, image_channels
         self._network = {
             "hidden_dim": hidden_dim,
