@@ -56,7 +56,10 @@ class SavedModel(nn.Module, PyTorchModelHubMixin, ABC):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained`: config.json (constructor arguments and class name) + model.safetensors."""
-        super()._save_pretrained(save_directory)
+        try:
+            super()._save_pretrained(save_directory)
+        except SafetensorError as error:  # its word for a full disk
+            raise OSError(f"{save_directory}: weights cannot be written ({error})") from error
         text = json.dumps(self._saved_config(), indent=2, sort_keys=True)
         (save_directory / "config.json").write_text(text + "\n", encoding="utf-8")
 
