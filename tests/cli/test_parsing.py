@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -109,6 +110,23 @@ def test_a_list_in_the_middle_leaves_the_last_word_to_the_last_field():
 def test_file_names_are_taken_as_they_are(name):
     config = parse("-o", name, "--", name, name)
     assert (config.run, config.images, config.out) == (name, (name,), name)
+
+
+@dataclass(frozen=True)
+class WithPaths:
+    """Takes paths."""
+
+    out: Path
+    """Where to."""
+    other: Path | None = None
+    """Where else."""
+
+
+@pytest.mark.parametrize("name", ["\udcff.png", "图/\udce7\udc8c\udcab", "a b"])
+def test_paths_are_taken_as_they_are_whatever_their_bytes(name):
+    for arguments in ([name, "--other", name], [f"--out={name}", f"--other={name}"]):
+        parsed = parse_config(WithPaths, arguments, prog="smalti", positionals=("out",))
+        assert parsed == WithPaths(Path(name), Path(name))
 
 
 @settings(max_examples=40)

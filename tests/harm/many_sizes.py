@@ -1,4 +1,4 @@
-"""Encode 2000 images of varying size, print the resident bytes after 200 and after all; run as a script by its test."""
+"""Encode 2000 images of varying size, print the resident bytes after 1000 and all; run as a script by its test."""
 
 import os
 import random
@@ -20,6 +20,6 @@ if __name__ == "__main__":
     for n in range(2000):
         size = moment.randint(1, 200), moment.randint(1, 200)
         model.encode(torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8))
-        if n == 199:
+        if n == 999:
             print(resident())
     print(resident())

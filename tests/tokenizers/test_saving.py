@@ -3,6 +3,8 @@
 import copy
 import json
 import logging
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +213,16 @@ def test_the_fingerprint_knows_the_configuration() -> None:
     a, b = SimpleVQVAE(16, 6, 16, activation="relu"), SimpleVQVAE(16, 6, 16, activation="elu")
     b.load_state_dict(a.state_dict())
     assert a.fingerprint != b.fingerprint
+
+
+def test_weights_that_cannot_be_written_are_an_error_of_the_system(tmp_path):
+    """A limit on a file's size fails like a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(OSError, match="weights cannot be written"):
+            SimpleVQVAE(8, 4, 4).save_pretrained(tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -65,8 +65,11 @@ def parse_config(
     others = [option for option in options if not option.startswith("--config=")]
     for option in recipes:
         _check_text(option.partition("=")[2])
+    typed = recipes + named + others
     try:  # recipes first: the command line wins over them, wherever --config stands
-        values = parser.parse_args(recipes + named + others).as_dict()
+        values = parser.parse_args(
+            [_clean(option) if _is_path(option, types) else option for option in typed]
+        ).as_dict()
     except ArgumentError as error:
         raise ValueError(_shorten(str(error.message), types, positionals)) from error
     except RecursionError as error:
@@ -74,6 +77,9 @@ def parse_config(
     for name, value in given.items():  # lists of words as they were typed, whatever YAML makes of odd characters
         if isinstance(value, list) and typing.get_args(types[name])[0] is str:
             values[name] = typing.get_origin(types[name])(value)
+    for option in typed:  # and paths whose bytes are no UTF-8
+        if _is_path(option, types) and option != _clean(option):
+            values[option[2:].partition("=")[0]] = Path(option.partition("=")[2])
     return _build(config_class, values, "")
 
 
@@ -177,8 +183,18 @@ def _name_positionals(
 
 def _as_yaml(words: list[str]) -> str:
     """A list in one line; YAML's escapes cover all of Unicode, but not the bytes of a file name that is no UTF-8."""
-    clean = [word.encode("utf-8", "replace").decode("utf-8") for word in words]
-    return write_list(clean)
+    return write_list([_clean(word) for word in words])
+
+
+def _clean(text: str) -> str:
+    """Text with question marks for what stands in for bytes that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _is_path(option: str, types: dict[str, Any]) -> bool:
+    """Whether an option, "--name=value", takes a path."""
+    hint = types.get(option[2:].partition("=")[0])
+    return hint is Path or Path in typing.get_args(hint)
 
 
 def _is_sequence(hint: Any) -> bool:

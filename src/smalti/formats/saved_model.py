@@ -57,8 +57,11 @@ class SavedModel(nn.Module, PyTorchModelHubMixin, ABC):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained`: config.json (constructor arguments and class name) + model.safetensors."""
-        with replace_file(save_directory / "model.safetensors", force=True) as temporary:
-            save_model(self, str(temporary))
+        try:
+            with replace_file(save_directory / "model.safetensors", force=True) as temporary:
+                save_model(self, str(temporary))
+        except SafetensorError as error:  # its word for a full disk
+            raise OSError(f"{save_directory}: weights cannot be written ({error})") from error
         text = json.dumps(self._saved_config(), indent=2, sort_keys=True)
         with replace_file(save_directory / "config.json", force=True) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

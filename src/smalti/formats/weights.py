@@ -14,7 +14,7 @@ Looked at, in this order:
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,8 @@ from sysconfig import get_path
 from urllib.request import urlopen
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from smalti.formats.atomic import replace_file
@@ -86,6 +88,18 @@ def find_weights(file: WeightsFile, path: str | Path | None = None, *, download:
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors by name in a PyTorch file, on the CPU. Nothing in the file is run (`weights_only=True`)."""
     return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors and a few words by name as safetensors.
+
+    Raises:
+        OSError: the disk is full, or the folder is not to be written to.
+    """
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=dict(metadata))
+    except SafetensorError as error:  # its word for a full disk
+        raise OSError(f"{path}: cannot be written ({error})") from error
 
 
 def file_sha256(path: str | Path) -> str:

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smalti.formats.atomic import replace_file
+from smalti.formats.weights import save_tensors
 
 FORMAT, VERSION = "smalti convolutional features", "1"
 
@@ -80,7 +80,7 @@ def save_convolutional_features(path: str | Path, convolutions: list[nn.Conv2d],
         tensors[f"{k}.weight"] = convolution.weight.detach().float().contiguous()
         tensors[f"{k}.bias"] = convolution.bias.detach().float().contiguous()
     with replace_file(path, force) as temporary:
-        save_file(tensors, temporary, metadata={"format": FORMAT, "version": VERSION})
+        save_tensors(tensors, temporary, {"format": FORMAT, "version": VERSION})
 
 
 def load_convolutional_features(path: str | Path) -> ConvolutionalFeatures:

@@ -26,10 +26,10 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from smalti.formats.atomic import replace_file
+from smalti.formats.weights import save_tensors
 from smalti.metrics.feature_statistics import FeatureStatistics
 
 FORMAT, VERSION = "smalti feature statistics", "1"
@@ -73,7 +73,7 @@ def write_statistics(path: str | Path, reference: ReferenceStatistics, force: bo
     }
     metadata["sha256"] = _digest(tensors, metadata)
     with replace_file(path, force) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+        save_tensors(tensors, temporary, metadata)
 
 
 def read_statistics(path: str | Path, kind: Kind) -> ReferenceStatistics:
