@@ -165,8 +165,8 @@ def test_a_closed_pipe_is_no_error(run, photos, tmp_path):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
-def test_names_of_any_script_under_the_c_locale(locale, run, photos, tmp_path):
+def test_names_of_any_script_under_the_c_locale(run, photos, tmp_path):
+    locale = {"LC_ALL": "C"}
     folder = tmp_path / "图片 ü"
     folder.mkdir()
     (folder / "猫.png").write_bytes((photos / "00.png").read_bytes())
