@@ -11,7 +11,7 @@ same bits. A network's probabilities could not promise that: they differ in the 
 Legend: K vocabulary, n tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -113,28 +113,40 @@ def split_streams(
     """
     streams: dict[tuple[int, int], list[np.ndarray]] = {}
     for grids, indices in images:
-        start = 0
-        for k, grid in enumerate(grids):
-            length, codes = prod(grid), prod(grid[PLANE:])
-            for q in range(codes):
-                streams.setdefault((k, q), []).append(indices[start + q : start + length : codes])
-            start += length
+        for key, places in _places(grids):
+            streams.setdefault(key, []).append(indices[places])
     return [np.concatenate(streams[key]) for key in sorted(streams)]
 
 
 def stream_lengths(grids: Sequence[Grids]) -> list[int]:
     """Lengths of the streams of images with these grids."""
-    return [len(stream) for stream in split_streams([(g, np.zeros(_tokens(g), np.int64)) for g in grids])]
+    lengths: dict[tuple[int, int], int] = {}
+    for image_grids in grids:
+        for key, places in _places(image_grids):
+            lengths[key] = lengths.get(key, 0) + len(range(places.start, places.stop, places.step))
+    return [lengths[key] for key in sorted(lengths)]
 
 
 def join_streams(streams: Sequence[Int64[np.ndarray, " _"]], grids: Sequence[Grids]) -> list[Int64[np.ndarray, " _"]]:
     """Inverse of `split_streams`."""
-    numbers = iter(range(sum(map(_tokens, grids))))
-    order = split_streams([(g, np.fromiter(numbers, np.int64, _tokens(g))) for g in grids])
-    joined = np.empty(sum(map(_tokens, grids)), np.int64)
-    for places, stream in zip(order, streams, strict=True):
-        joined[places] = stream
-    return np.split(joined, np.cumsum([_tokens(g) for g in grids])[:-1]) if grids else []
+    keys = sorted({key for image_grids in grids for key, _ in _places(image_grids)})
+    left = dict(zip(keys, streams, strict=True))
+    joined = [np.empty(_tokens(image_grids), np.int64) for image_grids in grids]
+    for image_grids, indices in zip(grids, joined, strict=True):
+        for key, places in _places(image_grids):
+            length = len(indices[places])
+            indices[places], left[key] = left[key][:length], left[key][length:]
+    return joined
+
+
+def _places(grids: Grids) -> Iterator[tuple[tuple[int, int], slice]]:
+    """Scale and number of the code, and where such tokens stand in an image with all its scales in a row."""
+    start = 0
+    for k, grid in enumerate(grids):
+        codes = prod(grid[PLANE:])
+        for q in range(codes):
+            yield (k, q), slice(start + q, start + prod(grid), codes)
+        start += prod(grid)
 
 
 def check_indices(indices: Int64[np.ndarray, " n"], vocab_size: int) -> None:
