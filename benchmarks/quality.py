@@ -54,7 +54,7 @@ from smalti.quantizers import (
     SimVQ,
     VectorQuantizer,
 )
-from smalti.tokenizers.simple import default_quantizer
+from smalti.tokenizers.chosen_quantizer import default_quantizer
 from smalti.training import OptimizationConfig, learning_rate
 from smalti.training.runtime import CPU_BF16_FEATURES
 

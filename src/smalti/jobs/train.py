@@ -67,7 +67,7 @@ from smalti.training import (
     take_weights,
     train_steps,
 )
-from smalti.zoo import build, load
+from smalti.zoo import DEFAULT, build, load
 
 __all__ = ["TrainConfig", "TrainResult", "build_model", "plain_settings", "train"]
 
@@ -134,7 +134,7 @@ def build_model(config: TrainConfig) -> tuple[Tokenizer, str]:
     source = read_weights(config.init_from) if config.init_from else None
     if source is not None and config.model == "auto":
         return source, "encoder, quantizer, decoder taken"
-    model = build("multi-scale" if config.model == "auto" else config.model, **config.model_args)
+    model = build(DEFAULT if config.model == "auto" else config.model, **config.model_args)
     return model, "" if source is None else "; ".join(map(str, take_weights(model, source)))
 
 
@@ -348,7 +348,7 @@ def _introduction(config: TrainConfig, runtime: Runtime, state: TrainingState, s
     how += [f"{process_count()} processes"] * (process_count() > 1)
     how += ["channels last"] * runtime.channels_last + ["compiled"] * runtime.compile
     begin = f"going on after step {step}" if step else "training"
-    name = config.model if config.model != "auto" else config.init_from or "multi-scale"
+    name = config.model if config.model != "auto" else config.init_from or DEFAULT
     return (
         f"{begin}: {name}, {weights:.1f} M weights, {model.vocab_size} codes, stride {model.stride}; "
         f"{len(source)} image{'s' * (len(source) != 1)}; {', '.join(how)}"

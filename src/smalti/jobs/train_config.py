@@ -23,7 +23,7 @@ class TrainConfig:
     out: str
     """The run folder to make."""
     model: str = "auto"
-    """Which model, by its name in smalti.zoo; auto: the one that init_from holds, or multi-scale."""
+    """Which model, by its name in smalti.zoo; auto: the one that init_from holds, or patch-multi-scale."""
     model_args: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the model to change: vocab_size, hidden_dim, patch_nums, ..."""
     init_from: str = ""

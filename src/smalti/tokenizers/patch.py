@@ -1,58 +1,67 @@
 """PatchVQVAE: a tokenizer whose network never runs at the image's own resolution, fast enough to train on a CPU.
 
-It differs from `simple.py` and `vqgan.py` in its encoder and decoder alone (`blocks/patch.py`). The tokenizers for
-photographs that come with the package, `photo-f8` and `photo-pyramid`, are of this class.
+It differs from `simple.py` and `vqgan.py` in its encoder and decoder alone (`blocks/patch.py`). The default model of
+`smalti train` is of this class, and so are the models for photographs, `photo-f8` and `photo-pyramid`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from smalti.blocks.config import from_plain, to_plain
 from smalti.blocks.patch import PatchConfig, PatchDecoder, PatchEncoder
 from smalti.quantizers import Quantizer
+from smalti.quantizers.base import positive
 from smalti.tokenizers.base import Tokenizer
+from smalti.tokenizers.chosen_quantizer import chosen_quantizer
 
 
 @final
 class PatchVQVAE(Tokenizer):
     """Patch encoder, any quantizer, patch decoder.
 
-    >>> from smalti.quantizers import VectorQuantizer
-    >>> model = PatchVQVAE({"widths": [32, 64], "blocks": [1, 1]}, VectorQuantizer(512, 16))
+    >>> model = PatchVQVAE(vocab_size=512, embedding_dim=16, encoder={"widths": [32, 64], "blocks": [1, 1]})
     >>> reconstruction, vq_loss, indices = model(torch.randn(1, 3, 64, 64))  # (1, 3, 64, 64), (), (1, 8, 8)
     """
 
     def __init__(
         self,
-        encoder: Mapping[str, Any] | PatchConfig,
-        quantizer: Quantizer,
+        vocab_size: int = 8192,
+        embedding_dim: int = 16,
+        encoder: Mapping[str, Any] | PatchConfig | None = None,
         decoder: Mapping[str, Any] | PatchConfig | None = None,
         *,
         image_channels: int = 3,
+        patch_nums: Sequence[int] | None = None,
+        num_codebooks: int | None = None,
+        quantizer: Quantizer | None = None,
     ):
         """
         Args:
-            encoder: sizes of the encoder, see `PatchConfig`.
-            quantizer: any quantizer; its embedding_dim is the latent's channels.
+            vocab_size: number of codes.
+            embedding_dim: channels of the latent, components of a code.
+            encoder: sizes of the encoder; None: the defaults of `PatchConfig`.
             decoder: sizes of the decoder; None: those of the encoder.
-            image_channels: channels of the images.
+            image_channels: channels of the images, 3 for colour, 1 for grey.
+            patch_nums: sides of the token maps, coarse to fine, for a multi-scale (VAR) tokenizer; None: one map.
+            num_codebooks: of several scales; 1: they share one, as VAR's own code wants; None: each has its own.
+            quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must agree with it.
 
         Raises:
-            ValueError: encoder and decoder of different strides, sizes below 1.
+            ValueError: encoder and decoder of different strides, sizes below 1; see also `chosen_quantizer`.
         """
         super().__init__()
-        encoder = from_plain(PatchConfig, encoder)
+        positive(image_channels=image_channels)
+        encoder = from_plain(PatchConfig, encoder or {})
         decoder = encoder if decoder is None else from_plain(PatchConfig, decoder)
         if encoder.stride != decoder.stride:
             raise ValueError(f"decoder: got stride {decoder.stride}, expected the encoder's {encoder.stride}")
-        if image_channels < 1:
-            raise ValueError(f"image_channels: got {image_channels}, expected at least 1")
-        self.encoder = PatchEncoder(encoder, image_channels, quantizer.embedding_dim)
-        self.quantizer = quantizer
-        self.decoder = PatchDecoder(decoder, image_channels, quantizer.embedding_dim)
+        self.encoder = PatchEncoder(encoder, image_channels, embedding_dim)
+        self.quantizer = chosen_quantizer(vocab_size, embedding_dim, patch_nums, num_codebooks, quantizer)
+        self.decoder = PatchDecoder(decoder, image_channels, embedding_dim)
         self.stride, self.image_channels = encoder.stride, image_channels
         self._sizes = {"encoder": to_plain(encoder), "decoder": to_plain(decoder), "image_channels": image_channels}
 
     def config(self) -> dict[str, Any]:
         """See `Tokenizer.config`."""
-        return {**self._sizes, "quantizer": self.quantizer.config()}
+        sizes = {"vocab_size": self.vocab_size, "embedding_dim": self.quantizer.embedding_dim}
+        return {**sizes, **self._sizes, "quantizer": self.quantizer.config()}

@@ -9,15 +9,10 @@ from typing import Any, final
 
 from smalti.blocks import ConvDecoder, ConvEncoder
 from smalti.blocks.transformer import MOST_BLOCKS
-from smalti.quantizers import (
-    DeadCodeRevival,
-    EMAVectorQuantizer,
-    KMeansInit,
-    MultiScaleQuantizer,
-    Quantizer,
-)
+from smalti.quantizers import Quantizer
 from smalti.quantizers.base import positive
 from smalti.tokenizers.base import Tokenizer
+from smalti.tokenizers.chosen_quantizer import chosen_quantizer
 
 MOST_STAGES = 16
 """More of them would make one latent cell of more pixels than any image has."""
@@ -66,16 +61,7 @@ class SimpleVQVAE(Tokenizer):
             raise ValueError(f"num_stages: got {num_stages}, expected 1 to {MOST_STAGES}")
         if not 0 <= num_res_blocks <= MOST_BLOCKS:
             raise ValueError(f"num_res_blocks: got {num_res_blocks}, expected 0 to {MOST_BLOCKS}")
-        if quantizer is None:
-            quantizer = default_quantizer(vocab_size, embedding_dim, patch_nums, num_codebooks)
-        elif patch_nums is not None or num_codebooks is not None:
-            raise ValueError(
-                "patch_nums, num_codebooks: belong to the default quantizer, expected none beside your own"
-            )
-        own = (quantizer.num_embeddings, quantizer.embedding_dim)
-        if own != (vocab_size, embedding_dim):
-            sizes = f"vocab_size is {vocab_size} and embedding_dim {embedding_dim}"
-            raise ValueError(f"quantizer: has {own[0]} codes of dimension {own[1]}, but {sizes}")
+        quantizer = chosen_quantizer(vocab_size, embedding_dim, patch_nums, num_codebooks, quantizer)
         network = (image_channels, embedding_dim, hidden_dim, num_stages, num_res_blocks, activation, norm)
         self.encoder, self.quantizer, self.decoder = ConvEncoder(*network), quantizer, ConvDecoder(*network)
         self.stride, self.image_channels = 2**num_stages, image_channels
@@ -96,21 +82,3 @@ class SimpleVQVAE(Tokenizer):
             **self._network,
             "quantizer": self.quantizer.config(),
         }
-
-
-def default_quantizer(
-    vocab_size: int, embedding_dim: int, patch_nums: Sequence[int] | None, num_codebooks: int | None = None
-) -> Quantizer:
-    """A codebook that follows its vectors by a short moving average, starts at the data and revives dead codes.
-
-    Strong commitment, and in a pyramid a codebook for each scale: what `benchmarks/quality.py` found to learn best.
-    """
-    codebook = EMAVectorQuantizer(
-        vocab_size, embedding_dim, beta=1.0, decay=0.9, init=KMeansInit(), revival=DeadCodeRevival()
-    )
-    if patch_nums is None:
-        if num_codebooks is not None:
-            raise ValueError(f"num_codebooks: got {num_codebooks}, expected none without several scales (patch_nums)")
-        return codebook
-    count = len(patch_nums) if num_codebooks is None else num_codebooks
-    return MultiScaleQuantizer(vocab_size, embedding_dim, patch_nums, 1.0, num_codebooks=count, quantizer=codebook)

@@ -5,12 +5,13 @@ load("runs/photos")                  a trained one, from a folder or the Hugging
 load_published("vq_ds16_c2i.pt")     somebody else's, from its publisher's checkpoint
 """
 
-from smalti.zoo.models import MODELS, TOKENIZERS, build, load
+from smalti.zoo.models import DEFAULT, MODELS, TOKENIZERS, build, load
 from smalti.zoo.priors import PRIORS, build_prior, load_prior
 from smalti.zoo.published import FAMILIES, is_published, load_published, read_published
 from smalti.zoo.published_priors import PRIOR_FAMILIES, load_published_prior
 
 __all__ = [
+    "DEFAULT",
     "FAMILIES",
     "MODELS",
     "PRIORS",

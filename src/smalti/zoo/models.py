@@ -48,6 +48,9 @@ VIT_B = {"width": 768, "layers": 12, "num_heads": 12}
 VIT_L = {"width": 1024, "layers": 24, "num_heads": 16}
 """TiTok's three sizes of vision transformers."""
 
+DEFAULT = "patch-multi-scale"
+"""The model that `smalti train` takes where none is named."""
+
 MODELS: dict[str, dict[str, Any]] = {
     "simple": {"type": "SimpleVQVAE", "vocab_size": 512, "embedding_dim": 64, "hidden_dim": 128},
     "simple-f8": {"type": "SimpleVQVAE", "vocab_size": 1024, "embedding_dim": 64, "hidden_dim": 192, "num_stages": 3},
@@ -59,16 +62,28 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_stages": 3,
         "patch_nums": [1, 2, 3, 4, 6, 8],
     },
+    "patch-multi-scale": {
+        "type": "PatchVQVAE",
+        "vocab_size": 512,
+        "embedding_dim": 32,
+        "encoder": {"widths": [64, 128], "blocks": [1, 2]},
+        "decoder": {"widths": [64, 128], "blocks": [1, 3]},
+        "patch_nums": [1, 2, 3, 4, 6, 8],
+    },
     "photo-f8": {
         "type": "PatchVQVAE",
         "encoder": {"widths": [64, 192], "blocks": [1, 3]},
         "decoder": {"widths": [64, 224], "blocks": [2, 7]},
+        "vocab_size": 8192,
+        "embedding_dim": 16,
         "quantizer": {**PHOTO_CODEBOOK, "num_embeddings": 8192, "embedding_dim": 16},
     },
     "photo-pyramid": {
         "type": "PatchVQVAE",
         "encoder": {"widths": [64, 192, 256], "blocks": [1, 2, 2]},
         "decoder": {"widths": [64, 192, 256], "blocks": [2, 3, 4]},
+        "vocab_size": 4096,
+        "embedding_dim": 32,
         "quantizer": {
             "type": "MultiScaleQuantizer",
             "num_embeddings": 4096,
