@@ -3,10 +3,11 @@
 import subprocess
 import sys
 from importlib.metadata import files
+from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from smalti.data import embedded
 from smalti.data.embedded import EMBEDDED_SPLITS, EmbeddedPhotographs, MissingPackageError
@@ -31,7 +32,12 @@ def test_every_photograph_is_the_file_of_its_distribution(split):
     source = EmbeddedPhotographs(split)
     shipped = {str(f): f for name in ("scikit-image", "scikit-learn") for f in files(name) or []}
     for index in range(len(source)):
-        expected = np.asarray(Image.open(str(shipped[source.key(index)].locate())))
+        picture = Image.open(str(shipped[source.key(index)].locate()))
+        if source.key(index).endswith("rocket.jpg"):  # the only one whose profile is not sRGB
+            profile, srgb = BytesIO(picture.info["icc_profile"]), ImageCms.createProfile("sRGB")
+            intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+            picture = ImageCms.profileToProfile(picture, profile, srgb, intent, flags=flags)
+        expected = np.asarray(picture)
         if expected.ndim == 2:
             expected = np.stack([expected] * 3, axis=2)
         np.testing.assert_array_equal(source.load(index), expected)

@@ -187,7 +187,7 @@ def test_every_extreme_of_the_drawn_numbers_stays_inside():
     ("fields", "message"),
     [
         ({"size": 0}, "size: got 0, expected sides of 1 to 65536 pixels"),
-        ({"size": (8, -1)}, r"size: \(8, -1\)"),
+        ({"size": (8, -1)}, r"size: got \(8, -1\)"),
         ({"size": 8, "zoom": 0.5, "crop": "random"}, "zoom: 0.5, must be finite and at least 1"),
         ({"size": 8, "zoom": float("nan"), "crop": "random"}, "zoom: nan"),
         ({"size": 8, "zoom": 2.0}, "zoom: 2.0, must be 1 unless crop is random and a size is given"),

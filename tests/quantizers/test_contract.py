@@ -372,8 +372,6 @@ def test_bad_indices_are_refused_with_the_value(
 @pytest.mark.parametrize(
     "shapes",
     [
-        [(2, 1, 1), (2, 4, 4)],  # a scale is missing
-        [(2, 1, 1), (2, 2, 2), (2, 3, 3), (2, 4, 4)],  # one too many
         [],
         [(2, 1), (2, 4), (2, 16)],  # flat
         [(2, 1, 1), (1, 2, 2), (2, 4, 4)],  # another batch size
@@ -388,10 +386,18 @@ def test_wrong_shapes_of_scales_are_refused(shapes: list[tuple[int, ...]], reade
         getattr(quantizer, reader)(tuple(torch.zeros(shape, dtype=torch.int64) for shape in shapes))
 
 
-def test_a_single_map_for_many_scales_and_many_for_one_are_refused() -> None:
+@pytest.mark.parametrize("sides", [(1, 4), (1, 2, 3, 4), (4,)], ids=str)
+@pytest.mark.parametrize("reader", ["decode", "decode_progressive", "var_input"])
+def test_another_number_of_scales_needs_one_codebook_for_all(sides: tuple[int, ...], reader: str) -> None:
+    maps = tuple(torch.zeros(2, side, side, dtype=torch.int64) for side in sides)
+    own = MultiScaleQuantizer(16, 4, (1, 2, 4), num_codebooks=3)
+    with pytest.raises(ValueError, match=f"indices: got {len(sides)} scales, expected 3"):
+        getattr(own, reader)(maps)
+    getattr(MultiScaleQuantizer(16, 4, (1, 2, 4)), reader)(maps)
+
+
+def test_many_maps_for_one_scale_are_refused() -> None:
     one = torch.zeros(2, 4, 4, dtype=torch.int64)
-    with pytest.raises(ValueError, match="1 scales"):
-        MAKERS["multi-scale"]().decode(one)
     with pytest.raises(ValueError, match="tuple"):
         MAKERS["vector"]().decode((one, one))
 

@@ -263,7 +263,10 @@ def test_usage_is_kept_per_scale_and_level():
         (lambda: ResidualQuantizer([VectorQuantizer(8, 3)], quantizer_dropout=1.5), "quantizer_dropout"),
         (lambda: ProjectedQuantizer(0, VectorQuantizer(8, 3)), "embedding_dim"),
         (lambda: MultiScaleQuantizer(9, 3, (1, 2), quantizer=VectorQuantizer(8, 3)), "8 codes"),
-        (lambda: quantizer_from_config({"type": "SimVQ", "num_embeddings": 8, "revival": None}), "'revival'"),
+        (
+            lambda: quantizer_from_config({"type": "SimVQ", "num_embeddings": 8, "embedding_dim": 4, "revival": None}),
+            "'revival'",
+        ),
         (lambda: quantizer_from_config({"type": "Residual"}), "expected a mapping with a type among"),
         (lambda: EMAVectorQuantizer(8, 3, swap_beta=True), "swap_beta"),
     ],

@@ -39,6 +39,8 @@ def test_every_row_is_a_valid_configuration(name):
     assert model.config()["quantizer"]["num_embeddings"] == model.vocab_size
     if name.endswith(("f8", "f16")):
         assert model.stride == int(name.rpartition("-f")[2])
+    elif MODELS[name]["type"] == "PatchVQVAE":
+        assert model.quantizer.patch_nums[-1] * model.stride in (64, 256)
     else:
         assert model.latent_grid((256, 256)) == (1, int("".join(c for c in name if c.isdigit())))
 

@@ -9,7 +9,6 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from smalti.data.decode import IMAGE_SUFFIXES
 from smalti.formats.atomic import replace_file
 
 __all__ = ["save_image"]
@@ -65,6 +64,7 @@ def _pillow_format(target: str | Path | BufferedIOBase, format: str | None) -> s
     if not isinstance(target, str | Path):
         return "PNG"
     suffix = Path(target).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        raise ValueError(f"{target}: suffix {suffix!r}, must be one of {', '.join(IMAGE_SUFFIXES)}")
+    if suffix[1:] not in PILLOW_FORMATS:
+        allowed = ", ".join(f".{name}" for name in PILLOW_FORMATS)
+        raise ValueError(f"{target}: suffix {suffix!r}, must be one of {allowed}")
     return PILLOW_FORMATS[suffix[1:]]

@@ -19,7 +19,7 @@ from smalti.jobs.judges import Judges, open_judges
 from smalti.jobs.measure import Judgment, Originals, compared, warnings_about
 from smalti.jobs.preparation import JudgingConfig, prepared_images
 from smalti.jobs.repeat import command_line
-from smalti.jobs.sample import GRID
+from smalti.jobs.sample import GRID, GROWTH
 from smalti.metrics import (
     FeatureAccumulator,
     FeatureStatistics,
@@ -202,7 +202,7 @@ def _protocol(config: EvaluateSamplesConfig, source: ImageSource) -> Protocol:
 
 def _drawn(source: ImageSource) -> list[int]:
     """All images but the picture of all samples that `smalti sample` puts beside them."""
-    return [index for index in range(len(source)) if source.key(index) != GRID]
+    return [index for index in range(len(source)) if source.key(index) not in (GRID, GROWTH)]
 
 
 def _reference(

@@ -35,7 +35,7 @@ __all__ = ["SampleConfig", "SampleResult", "prior_and_tokenizer", "sample", "to_
 
 TOKENIZER = "tokenizer"
 """Folder in that of a prior: the tokenizer whose tokens it models."""
-GRID = "grid.png"
+GRID, GROWTH = "grid.png", "growth.gif"
 """The picture of all samples, beside them."""
 GROWING = 16
 """Images that the animation shows at most."""
@@ -215,7 +215,7 @@ def _write(
     save_image(folder / GRID, grid)
     growing = tokenizer.progressive(to_tokens(sequences[:GROWING].to(device), prior.layout))
     if len(growing) > 1:
-        _write_gif(folder / "growth.gif", [_grid(frame.cpu()) for frame in growing])
+        _write_gif(folder / GROWTH, [_grid(frame.cpu()) for frame in growing])
     if config.report:
         _write_report(folder / "report.html", images, grid, classes, config)
 

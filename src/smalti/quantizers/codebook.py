@@ -8,7 +8,7 @@ Legend: N vectors, K codes, D components.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -153,11 +153,29 @@ class CodebookQuantizer(RowQuantizer):
             return
         if self.kept is not None:
             self.kept.append((u_ND, indices_N))
-        elif vectors := joined_size(u_ND):
-            self.update(u_ND, indices_N, vectors)
+        else:
+            self.learn_together([(u_ND, indices_N)])
 
-    def update(self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int) -> None:
+    @torch.no_grad()
+    def learn_together(self, passes: Sequence[tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]]) -> None:
+        """Learn once from the vectors and indices of several forward passes."""
+        u_ND, indices_N = (
+            torch.cat(tensors) if len(tensors) > 1 else tensors[0] for tensors in zip(*passes, strict=True)
+        )
+        if vectors := joined_size(u_ND):
+            self.update(u_ND, indices_N, vectors, passes[-1][0])
+
+    def update(
+        self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int, last_ND: Float[Tensor, "m d"]
+    ) -> None:
         """Move the statistics of every code towards the batch, and count it.
+
+        Args:
+            u_ND: the vectors of this process.
+            indices_N: what each became.
+            vectors: their number over all processes.
+            last_ND: those of the last forward pass, for whoever draws some: in which order several passes come differs
+                between one process and many.
 
         A vector that is not finite counts nowhere: in an average it would stay for ever. The loss tells of it.
         不是有限数的向量不计入任何统计,否则会永远留在滑动平均里;损失会反映出来。
@@ -205,5 +223,4 @@ def one_codebook_update(model: nn.Module) -> Iterator[None]:
             codebook.kept = None
     for codebook, batches in zip(codebooks, passes, strict=True):
         if batches:
-            vectors, indices = zip(*batches, strict=True)
-            codebook.learn(torch.cat(vectors), torch.cat(indices))
+            codebook.learn_together(batches)

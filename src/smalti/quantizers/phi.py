@@ -22,6 +22,7 @@ class Phi(nn.Module):
         return h_BCHW * (1 - self.ratio) + self.conv(h_BCHW) * self.ratio
 
 
+@torch.compiler.assume_constant_result  # numpy would become part of a graph, which cannot index with its result
 def shared_phi(k: int, num_scales: int, num_phi: int) -> int:
     """Which φ scale `k` uses: the one whose tick lies nearest to k / (num_scales - 1) in [0, 1].
 

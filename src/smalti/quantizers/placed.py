@@ -84,7 +84,9 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
             return weight
         return self.before + (weight - weight.detach())
 
-    def update(self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int) -> None:
+    def update(
+        self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int, last_ND: Float[Tensor, "m d"]
+    ) -> None:
         """Learn from one batch: update the moving averages, then revive the dead, in this order.
 
         The other way round the moving average would overwrite a revived code in the same step.
@@ -93,9 +95,9 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
         if not torch.compiler.is_compiling():
             self.before = self.embedding.weight.detach().clone()
         u_ND = self.project(u_ND)
-        super().update(u_ND, indices_N, vectors)
+        super().update(u_ND, indices_N, vectors, last_ND)
         if self.revival is not None:
-            self._revive(self.revival.dead(self.cluster_size), u_ND)
+            self._revive(self.revival.dead(self.cluster_size), self.project(last_ND))
 
     def start_averages(self, first: Bool[Tensor, ""], vectors: int) -> None:
         """See `CodebookQuantizer.start_averages`; initialisation has counted its own vectors."""

@@ -175,6 +175,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for shard in sorted(set(inside or shards.values())):
         if Path(shard).name != shard:
             raise ValueError(f"checkpoint: {index} names the shard {shard!r}, expected a file beside it")
+        if not (index.parent / shard).is_file():
+            raise ValueError(f"checkpoint: {index} names the shard {shard!r}, which is not there")
         tensors |= _read(index.parent / shard)
     return tensors
 
