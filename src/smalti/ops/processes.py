@@ -8,6 +8,8 @@ in train mode calls them, so an evaluation in one process never waits for anothe
 多个训练进程像一个进程那样学习:所有进程须以相同顺序调用,得到逐位相同的结果;只有训练模式下的学习才会调用。
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64, Shaped
@@ -55,17 +57,25 @@ def joined_size(z_ND: Float[Tensor, "n d"]) -> int:
     return int(sum_over_processes(torch.tensor(z_ND.shape[0], device=z_ND.device)))
 
 
-def sample_vectors(z_ND: Float[Tensor, "n d"], count: int) -> Float[Tensor, "count d"]:
+def sample_vectors(
+    z_ND: Float[Tensor, "n d"], count: int, passes: Sequence[int] | None = None
+) -> Float[Tensor, "count d"]:
     """`count` random rows of the joined batch, distinct as far as there are enough; the same in all processes.
 
     Randomness comes from the global generator of torch in the first process: it draws what one process with the joined
     batch would.
+
+    Args:
+        z_ND: the rows of this process.
+        count: how many to draw.
+        passes: how many of the rows each forward pass brought; None: one pass brought all. All processes have the same
+            number of passes, and the joined batch holds pass after pass, in each process after process.
     """
     if count == 0:
         return z_ND[:0]
     rows = joined_size(z_ND)
     order = [_shared_permutation(rows, z_ND.device) for _ in range(-(-count // rows))]
-    return _take(z_ND, torch.cat(order)[:count])
+    return _take(z_ND, torch.cat(order)[:count], passes or [len(z_ND)])
 
 
 def _shared_permutation(size: int, device: torch.device) -> Int64[Tensor, " size"]:
@@ -78,14 +88,17 @@ def _shared_permutation(size: int, device: torch.device) -> Int64[Tensor, " size
     return order
 
 
-def _take(z_ND: Tensor, positions_M: Tensor) -> Tensor:
+def _take(z_ND: Tensor, positions_M: Tensor, passes: Sequence[int]) -> Tensor:
     """Rows of the joined batch: each process gives those that it has, and zeros for the others."""
     if process_count() == 1:
         return z_ND[positions_M]
-    sizes = torch.zeros(process_count(), dtype=torch.int64, device=z_ND.device)
-    sizes[process_rank()] = z_ND.shape[0]
-    first = int(sum_over_processes(sizes)[: process_rank()].sum())
-    own_M = (positions_M >= first) & (positions_M < first + z_ND.shape[0])
+    rank, own = process_rank(), torch.tensor(passes, device=z_ND.device)
+    sizes = torch.zeros(len(passes), process_count(), dtype=torch.int64, device=z_ND.device)
+    sizes[:, rank] = own
+    sizes = sum_over_processes(sizes)
+    first_P = (sizes.flatten().cumsum(0).reshape(sizes.shape) - sizes)[:, rank]
     rows_MD = z_ND.new_zeros(positions_M.shape[0], z_ND.shape[1])
-    rows_MD[own_M] = z_ND[positions_M[own_M] - first].detach()
+    for first, part_ND in zip(first_P.tolist(), z_ND.split(list(passes)), strict=True):
+        here_M = (positions_M >= first) & (positions_M < first + len(part_ND))
+        rows_MD[here_M] = part_ND[positions_M[here_M] - first].detach()
     return sum_over_processes(rows_MD)

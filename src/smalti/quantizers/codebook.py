@@ -157,16 +157,14 @@ class CodebookQuantizer(RowQuantizer):
             self.learn_together([(u_ND, indices_N)])
 
     @torch.no_grad()
-    def learn_together(self, passes: Sequence[tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]]) -> None:
-        """Learn once from the vectors and indices of several forward passes."""
-        u_ND, indices_N = (
-            torch.cat(tensors) if len(tensors) > 1 else tensors[0] for tensors in zip(*passes, strict=True)
-        )
+    def learn_together(self, passes: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Learn once from the vectors (N, D) and indices (N,) of several forward passes."""
+        u_ND, indices_N = (torch.cat(tensors) for tensors in zip(*passes, strict=True))
         if vectors := joined_size(u_ND):
-            self.update(u_ND, indices_N, vectors, passes[-1][0])
+            self.update(u_ND, indices_N, vectors, [len(part_ND) for part_ND, _ in passes])
 
     def update(
-        self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int, last_ND: Float[Tensor, "m d"]
+        self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int, passes: Sequence[int]
     ) -> None:
         """Move the statistics of every code towards the batch, and count it.
 
@@ -174,8 +172,7 @@ class CodebookQuantizer(RowQuantizer):
             u_ND: the vectors of this process.
             indices_N: what each became.
             vectors: their number over all processes.
-            last_ND: those of the last forward pass, for whoever draws some: in which order several passes come differs
-                between one process and many.
+            passes: how many of `u_ND` each forward pass brought.
 
         A vector that is not finite counts nowhere: in an average it would stay for ever. The loss tells of it.
         不是有限数的向量不计入任何统计,否则会永远留在滑动平均里;损失会反映出来。

@@ -4,6 +4,7 @@ Shared by `vector.py` and `ema.py`; the strategies themselves are described in `
 together with its statistics (`_place`), so that nothing learned before pulls it back.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -85,7 +86,7 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
         return self.before + (weight - weight.detach())
 
     def update(
-        self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int, last_ND: Float[Tensor, "m d"]
+        self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int, passes: Sequence[int]
     ) -> None:
         """Learn from one batch: update the moving averages, then revive the dead, in this order.
 
@@ -95,9 +96,9 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
         if not torch.compiler.is_compiling():
             self.before = self.embedding.weight.detach().clone()
         u_ND = self.project(u_ND)
-        super().update(u_ND, indices_N, vectors, last_ND)
+        super().update(u_ND, indices_N, vectors, passes)
         if self.revival is not None:
-            self._revive(self.revival.dead(self.cluster_size), self.project(last_ND))
+            self._revive(self.revival.dead(self.cluster_size), u_ND, passes)
 
     def start_averages(self, first: Bool[Tensor, ""], vectors: int) -> None:
         """See `CodebookQuantizer.start_averages`; initialisation has counted its own vectors."""
@@ -105,7 +106,7 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
             uniform_K = torch.full_like(self.cluster_size, vectors / self.num_embeddings)
             self._place(first.expand_as(uniform_K), self.table(), uniform_K)
 
-    def _revive(self, dead_K: Tensor, u_ND: Tensor) -> None:
+    def _revive(self, dead_K: Tensor, u_ND: Tensor, passes: Sequence[int]) -> None:
         """Put random vectors of the batch in place of dead codes, with the count of an average code.
 
         No vector serves twice: of more dead codes than vectors the rest waits for the next batch.
@@ -114,7 +115,7 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
             return  # nothing is drawn; a graph cannot look, so it draws in vain
         turn_K = dead_K.cumsum(0) - 1
         count = min(self.num_embeddings, joined_size(u_ND))
-        vectors_KD = sample_vectors(u_ND, count)[turn_K.clamp(0, count - 1)]
+        vectors_KD = sample_vectors(u_ND, count, passes)[turn_K.clamp(0, count - 1)]
         dead_K = dead_K & (turn_K < count) & vectors_KD.isfinite().all(dim=1)
         self._place(dead_K, vectors_KD, self.cluster_size.mean().expand_as(self.cluster_size))
 
