@@ -3,9 +3,9 @@
 The encoder cuts the image into patches and makes each one a vector of pixels (space-to-depth); the decoder ends by
 turning vectors into patches again (Shi et al. 2016, arXiv 1609.05158). Between them are the blocks of ConvNeXt (Liu et
 al. 2022, arXiv 2201.03545): a depthwise convolution mixes neighbours, two linear layers mix channels. On a CPU such a
-block is nearly all matrix products; networks that start at full resolution (`convolutional.py`, `pyramid.py`) spend most
-of their time there. There is no transposed convolution, whose grid shows in flat areas: each layer
-before a rearrangement starts with equal weights for all pixels of a square (Aitken et al. 2017, arXiv 1707.02937).
+block is nearly all matrix products; networks that start at full resolution (`convolutional.py`, `pyramid.py`) spend
+most of their time there. There is no transposed convolution, whose grid shows in flat areas: each layer before a
+rearrangement starts with equal weights for all pixels of a square (Aitken et al. 2017, arXiv 1707.02937).
 
 Features lie in memory as (B, H, W, C), so that a linear layer takes them as they are.
 
