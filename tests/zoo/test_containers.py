@@ -97,7 +97,7 @@ def test_a_damaged_config_is_named(config, tmp_path):
         (b"\xef\xbb\xbf<html>", "a web page"),
         (b"<?xml version='1.0'?><Error>NoSuchKey</Error>", "a web page or XML"),
         (b'{"error": "Repository not found"}', "JSON text"),
-        (gzip.compress(b"weights"), "a gzip archive"),
+        (gzip.compress(b"weights", mtime=0), "a gzip archive"),
         (b"", "empty"),
         (b"Access to this model is restricted.", "neither a readable PyTorch file nor safetensors"),
         (b"Entry not found", "neither a readable PyTorch file nor safetensors"),
