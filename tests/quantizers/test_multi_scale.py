@@ -12,6 +12,7 @@ import torch
 
 from smalti.ops import proportional_grids
 from smalti.quantizers import EMAVectorQuantizer, MultiScaleQuantizer
+from smalti.quantizers.phi import shared_phi
 
 Grids = tuple[tuple[int, int], ...]
 
@@ -236,6 +237,17 @@ def test_commitment_gradient_by_hand() -> None:
     torch.testing.assert_close(z.grad, 2 * (z.detach() - f_hats).mean(0) / z.numel())
     assert vq.quantizers[0].embedding.weight.grad is None
     assert all(parameter.grad is None for parameter in vq.phis.parameters())
+
+
+def test_the_phi_of_a_scale_is_the_one_of_published_checkpoints() -> None:
+    """To the last bit: some scales lie halfway between two ticks, and numpy's rounding decides."""
+    for num_phi in range(1, 9):
+        margin = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
+        ticks = np.linspace(margin, 1 - margin, num_phi)
+        for num_scales in range(1, 25):
+            places = np.arange(num_scales) / max(1, num_scales - 1)
+            expected = np.abs(ticks - places[:, None]).argmin(1).tolist()
+            assert [shared_phi(k, num_scales, num_phi) for k in range(num_scales)] == expected
 
 
 def test_codebook_gradient_of_the_bias_of_a_shared_phi_by_hand() -> None:
