@@ -31,8 +31,8 @@ LEARNED = {"type": "VectorQuantizer", **ALIVE}
 AVERAGED = {"type": "EMAVectorQuantizer", **ALIVE}
 """A codebook that follows its vectors by moving average."""
 
-PHOTO_CODEBOOK = {**AVERAGED, "decay": 0.95}
-"""The codebook of the tokenizers for photographs: an average over 20 batches, since a batch has few vectors a code."""
+PHOTO_CODEBOOK = {**AVERAGED, "init": {"batches": 12}, "decay": 0.9875}
+"""The codebook of the tokenizers for photographs: an average over 80 batches of about 1000 vectors."""
 
 PIXEL_DECODER = {
     "widths": [128, 128, 256, 256, 512],
