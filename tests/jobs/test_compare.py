@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import sys
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from smalti.jobs.compare import CompareConfig, compare
 from smalti.jobs.encode import EncodeConfig, encode
 from smalti.jobs.evaluate import EvaluateConfig, evaluate
 from smalti.jobs.gallery import LABEL_HEIGHT, gallery
-from smalti.metrics import psnr, save_convolutional_features
+from smalti.jobs.preparation import prepared_images
+from smalti.metrics import CURVES, psnr, save_convolutional_features
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training.samples import GAP
 
@@ -72,19 +74,54 @@ def test_bytes_are_those_of_the_files_that_encode_writes(runs, photos, compariso
 
 def test_codecs_stand_at_the_bytes_of_each_tokenizer(runs, photos, comparison):
     names = [row.name for row in comparison.rows[2:]]
-    assert names == [f"{codec} at the bytes of {run}" for run in runs for codec in ("JPEG", "WebP")]
-    row = comparison.rows[5]
+    assert names == [f"{codec} at the bytes of {run}" for run in runs for codec in ("JPEG", "WebP", "AVIF")]
+    row = comparison.rows[6]
     assert row.file_bytes == pytest.approx(comparison.rows[1].file_bytes, rel=0.05)
     assert row.costs is None
-    shown = comparison.picture[:, -GAP - 60 : -GAP, 4:76]  # the first image in the last row
     original = load_image(f"{photos}/photo-0.png")
-    closest = 0
+    column = comparison.picture[:, :, 4:76]  # the first image of every row
+    shown = 0
     for quality in range(101):
         buffer = io.BytesIO()
         Image.fromarray(original).save(buffer, "WEBP", quality=quality)
-        decoded = np.asarray(Image.open(buffer).convert("RGB"))
-        closest += np.array_equal(decoded, shown.permute(1, 2, 0).numpy())
-    assert closest >= 1
+        decoded = torch.from_numpy(np.asarray(Image.open(buffer).convert("RGB")).copy()).permute(2, 0, 1)
+        starts = (column == decoded[:, :1]).all(2).all(0).nonzero().flatten().tolist()
+        shown += sum(torch.equal(column[:, start : start + 60], decoded) for start in starts)
+    assert shown >= 2  # at the bytes of each
+
+
+def test_curves_are_the_codecs_at_rising_qualities(runs, photos, tmp_path, capsys):
+    """Their points against Pillow; the plot has one panel for each measure."""
+    save_convolutional_features(tmp_path / "net", [nn.Conv2d(3, 8, 3)])
+    options = ["--judges", f'["{tmp_path / "net"}"]', "--size", "32", "--codecs", '["jpeg"]', "--pictures", "1"]
+    assert main(["compare", *runs, photos, *options, "--curves", "--out", str(tmp_path / "out")]) == 0
+    told = json.loads((tmp_path / "out" / "compare.json").read_text())
+    rows = told["curves"]["jpeg"]
+    assert [row["name"] for row in rows] == [f"JPEG at quality {quality}" for quality in CURVES["jpeg"]]
+    for row, quality in zip(rows, CURVES["jpeg"], strict=True):
+        sizes = []
+        for image, _ in prepared_images(open_images(photos), (32, 32), CompareConfig(runs, photos)):
+            for pixels in image.permute(0, 2, 3, 1).numpy():
+                buffer = io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True, subsampling="4:2:0")
+                sizes.append(len(buffer.getvalue()))
+        assert row["file_bytes"] == pytest.approx(np.mean(sizes))
+    plot = load_image(tmp_path / "out" / "rate_distortion.png")
+    assert plot.shape[1] == 500 * len(panels(told["rows"][0]))
+    assert plot.std() > 0
+
+
+def panels(row):
+    """PSNR, SSIM, and what each judge says."""
+    numbers = {"distance", "frechet_distance", "kid", "inception_score"}
+    return ["psnr", "ssim", *(key for judge in row["judges"] for key in judge if key in numbers)]
+
+
+def test_a_plot_without_its_library_is_refused_before_the_work(runs, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["compare", *runs, photos, "--curves", "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'smalti[plots]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_codec_at_its_smallest_file_is_one_row(photos, tmp_path):

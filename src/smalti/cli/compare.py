@@ -1,7 +1,7 @@
-"""`smalti compare RUN... DATA`: several tokenizers, and JPEG and WebP at their price, on the same images.
+"""`smalti compare RUN... DATA`: several tokenizers, and image codecs at their price, on the same images.
 
-People get a table, programs get `--json`: one JSON object and nothing else on stdout. `--out FOLDER` keeps that JSON
-and the picture grid.
+People get a table, programs get `--json`: one JSON object and nothing else on stdout. `--out FOLDER` keeps that JSON,
+the picture grid and, with `--curves`, the plot of quality over bytes.
 """
 
 import sys
@@ -18,6 +18,7 @@ from smalti.cli.parsing import parse_config
 from smalti.data import save_image
 from smalti.formats.atomic import replace_folder
 from smalti.jobs.compare import CompareConfig, Comparison, Row, compare
+from smalti.jobs.rate_distortion import plot_rate_distortion, require_matplotlib
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class CompareCommand(CompareConfig):
     json: bool = False
     """Print one JSON object instead of the table; nothing else goes to stdout."""
     out: Path | None = None
-    """Folder to write compare.json and grid.png to: originals, below them a labelled row for each line of the table."""
+    """Folder to write compare.json and grid.png to (originals, below them a labelled row for each line of the table),
+    and with --curves rate_distortion.png."""
     force: bool = False
     """Let --out replace an existing folder."""
 
@@ -35,6 +37,8 @@ class CompareCommand(CompareConfig):
 def run(arguments: list[str]) -> int:
     """Parse, compare, print; returns the exit code."""
     command = parse_config(CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"))
+    if command.curves and command.out is not None:
+        require_matplotlib()
     if command.out is None:
         comparison = with_progress(lambda on_images: compare(command, on_images))
     else:  # an existing folder is refused before the work, not after it
@@ -42,6 +46,8 @@ def run(arguments: list[str]) -> int:
             comparison = with_progress(lambda on_images: compare(command, on_images))
             (folder / "compare.json").write_text(to_json(comparison) + "\n", encoding="utf-8")
             save_image(folder / "grid.png", comparison.picture)
+            if command.curves:
+                plot_rate_distortion(comparison, folder / "rate_distortion.png")
     if command.json:
         print(to_json(comparison))
     else:

@@ -1,4 +1,4 @@
-"""Several tokenizers on the same images, side by side: ours, published ones, and JPEG and WebP at the same price.
+"""Several tokenizers on the same images, side by side: ours, published ones, and image codecs at the same price.
 
 All see the same prepared pixels and the same judges; a judge that any of them was trained with is not admitted. Beside
 estimated bits stand real bytes: those of the token file that `smalti encode` writes for each image by itself.
@@ -31,12 +31,21 @@ from smalti.jobs.measure import (
 )
 from smalti.jobs.preparation import MeasureConfig, open_tokenizer, prepared_images, target_size
 from smalti.jobs.repeat import command_line
-from smalti.metrics import Codec, CodeUsageResult, FeatureStatistics, Protocol, code_near
+from smalti.metrics import (
+    CURVES,
+    TITLES,
+    Codec,
+    CodedImage,
+    CodeUsageResult,
+    FeatureStatistics,
+    Protocol,
+    code_at,
+    code_near,
+    require_codec,
+)
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
-
-TITLES: dict[Codec, str] = {"jpeg": "JPEG", "webp": "WebP"}
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,10 @@ class CompareConfig(MeasureConfig):
     """Tokenizers: folders, names on the hub, or published checkpoints."""
     data: str
     """Images: a folder, one file, or a name such as "embedded:test"."""
-    codecs: tuple[Codec, ...] = ("jpeg", "webp")
-    """Codecs to stand beside the tokenizers, at the bytes of each one's token files."""
+    codecs: tuple[Codec, ...] = ("jpeg", "webp", "avif")
+    """Codecs to stand beside the tokenizers, at the bytes of each one's token files; "jxl" is JPEG XL."""
+    curves: bool = False
+    """Also code every image at several qualities of each codec: quality over bytes."""
     pictures: int = 8
     """Images in the picture grid."""
 
@@ -58,6 +69,8 @@ class CompareConfig(MeasureConfig):
             raise ValueError("runs: got none, expected at least one tokenizer")
         if self.pictures < 1:
             raise ValueError(f"pictures: got {self.pictures}, expected at least 1")
+        for codec in self.codecs:
+            require_codec(codec)
 
 
 @dataclass(frozen=True)
@@ -128,7 +141,9 @@ class Comparison:
     images_sha256: str
     """Hash of the prepared pixels."""
     rows: tuple[Row, ...]
-    """Tokenizers in the order given, then the codecs."""
+    """Tokenizers in the order given, then the codecs at their bytes."""
+    curves: dict[Codec, tuple[Row, ...]]
+    """Codec to its rows at rising qualities; empty where no curves were asked for."""
     left_out: dict[str, str]
     """What could not be measured, and why."""
     warnings: tuple[str, ...]
@@ -154,6 +169,7 @@ class Comparison:
             "protocol": self.protocol.to_dict(),
             "machine": self.machine,
             "rows": [row.to_dict() for row in self.rows],
+            "curves": {codec: [row.to_dict() for row in rows] for codec, rows in self.curves.items()},
             "left_out": self.left_out,
             "warnings": list(self.warnings),
             "unreadable": self.unreadable,
@@ -184,6 +200,11 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
     contenders = [
         Contender(run, tokenizer, judges, config.codecs) for run, tokenizer in zip(config.runs, tokenizers, strict=True)
     ]
+    curves = {
+        codec: [Coded(codec, f"quality {quality}", judges) for quality in CURVES[codec]]
+        for codec in config.codecs
+        if config.curves
+    }
     shown: list[Tensor] = []
     for image, keys in prepared_images(source, size, config):
         image = image.to(device)
@@ -192,11 +213,14 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
         shown += image[:wanted]
         for contender in contenders:
             contender.update(image, keys, wanted)
+        for codec, points in curves.items():
+            for quality, point in zip(CURVES[codec], points, strict=True):
+                point.update(image, [code_at(each, codec, quality) for each in image.cpu()], 0)
         if on_images is not None:
             on_images(originals.images + len(source.unreadable), len(source))
     statistics = originals.statistics()
     rows = [contender.row(originals, statistics) for contender in contenders]
-    coded = _merged([each for contender in contenders for each in contender.coded])
+    coded = _merged(contenders)
     rows += [each.row(originals, statistics) for each in coded]
     pictures = [("originals", shown), *((c.name, c.shown) for c in contenders), *((c.name, c.shown) for c in coded)]
     repeated = replace(config, size="native" if size is None else size)
@@ -206,6 +230,7 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
         images=originals.images,
         images_sha256=originals.sha256,
         rows=tuple(rows),
+        curves={codec: tuple(p.row(originals, statistics) for p in points) for codec, points in curves.items()},
         left_out={**judges.left_out, **originals.left_out(judges)},
         warnings=(
             *(warning for row in rows for warning in warnings_about_quality(row.name, row.quality)),
@@ -219,23 +244,17 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
 
 
 class Coded:
-    """A codec at the bytes of the token files of a tokenizer."""
+    """A codec on all images: at the bytes of a tokenizer's files, or at one quality."""
 
-    def __init__(self, codec: Codec, run: str, judges: Judges) -> None:
+    def __init__(self, codec: Codec, at: str, judges: Judges) -> None:
         self.codec = codec
-        self.runs = [run]
+        self.name = f"{TITLES[codec]} at {at}"
         self.num_bytes: list[int] = []
         self.shown: list[Tensor] = []
         self._pictures = Pictures(judges)
 
-    @property
-    def name(self) -> str:
-        """What to call the row."""
-        return f"{TITLES[self.codec]} at the bytes of {', '.join(self.runs)}"
-
-    def update(self, image: UInt8[Tensor, "b c h w"], num_bytes: list[int], show: int) -> None:
-        """Add a batch (B, C, H, W), each image at its number of bytes."""
-        coded = [code_near(each, self.codec, wanted) for each, wanted in zip(image.cpu(), num_bytes, strict=True)]
+    def update(self, image: UInt8[Tensor, "b c h w"], coded: list[CodedImage], show: int) -> None:
+        """Add a batch (B, C, H, W) and what the codec made of it; the first `show` appear in the picture."""
         decoded = torch.stack([each.image for each in coded]).to(image.device)
         self._pictures.update(to_float(decoded), image)
         self.num_bytes += [each.num_bytes for each in coded]
@@ -258,7 +277,7 @@ class Contender:
 
     def __init__(self, run: str, tokenizer: Tokenizer, judges: Judges, codecs: tuple[Codec, ...]) -> None:
         self.name = run
-        self.coded = [Coded(codec, run, judges) for codec in codecs]
+        self.coded = [Coded(codec, f"the bytes of {run}", judges) for codec in codecs]
         self.shown: list[Tensor] = []
         self._measurement = Measurement(tokenizer, judges)
         self._fingerprint = tokenizer.fingerprint
@@ -274,7 +293,8 @@ class Contender:
         num_bytes = [self._file_bytes(key, tokens[i]) for i, key in enumerate(keys)]
         self._bytes += sum(num_bytes)
         for coded in self.coded:
-            coded.update(image, num_bytes, show)
+            files = [code_near(each, coded.codec, wanted) for each, wanted in zip(image.cpu(), num_bytes, strict=True)]
+            coded.update(image, files, show)
 
     def _file_bytes(self, key: str, tokens: Tokens) -> int:
         """Size of the token file of this image by itself, as `smalti encode` names it."""
@@ -304,13 +324,12 @@ class Contender:
         )
 
 
-def _merged(coded: list[Coded]) -> list[Coded]:
+def _merged(contenders: list[Contender]) -> list[Coded]:
     """Rows of a codec whose files are the same are one row: cheap tokens all lead to a codec's smallest file."""
     merged: dict[tuple[Codec, tuple[int, ...]], Coded] = {}
-    for each in coded:
-        key = (each.codec, tuple(each.num_bytes))
-        if key in merged:
-            merged[key].runs += each.runs
-        else:
-            merged[key] = each
+    for contender in contenders:
+        for coded in contender.coded:
+            first = merged.setdefault((coded.codec, tuple(coded.num_bytes)), coded)
+            if first is not coded:
+                first.name += f", {contender.name}"
     return list(merged.values())

@@ -1,7 +1,7 @@
 """Accumulators over a set of images: `update` with batches of any size, then `compute`; and distances of two sets."""
 
 from smalti.metrics.code_usage import CodeUsage, CodeUsageResult
-from smalti.metrics.codecs import Codec, CodedImage, code_near
+from smalti.metrics.codecs import CURVES, TITLES, Codec, CodedImage, code_at, code_near, require_codec
 from smalti.metrics.feature_extractor import (
     ConvolutionalFeatures,
     FeatureExtractor,
@@ -17,6 +17,8 @@ from smalti.metrics.protocol import PixelHash, Protocol
 from smalti.metrics.statistics_file import ReferenceStatistics, read_statistics, write_statistics
 
 __all__ = [
+    "CURVES",
+    "TITLES",
     "CodeUsage",
     "CodeUsageResult",
     "Codec",
@@ -31,6 +33,7 @@ __all__ = [
     "PixelHash",
     "Protocol",
     "ReferenceStatistics",
+    "code_at",
     "code_near",
     "frechet_distance",
     "inception_score",
@@ -39,6 +42,7 @@ __all__ = [
     "mean_color",
     "psnr",
     "read_statistics",
+    "require_codec",
     "save_convolutional_features",
     "ssim",
     "write_statistics",
