@@ -22,7 +22,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -32,6 +31,7 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import processor
 from torch import nn
 
 from smalti.cli.parsing import parse_config
@@ -341,7 +341,7 @@ def main() -> None:
     options.folder.mkdir(exist_ok=True)
     minutes = make(options.folder, Path("recipes"))
     numbers, picture = judged(options.folder)
-    machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    machine = {"machine": processor(), "cores": os.cpu_count()}
     result = {"date": datetime.date.today().isoformat(), **machine, "minutes": minutes, **numbers}
     options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     options.out.with_suffix(".md").write_text(markdown(result))

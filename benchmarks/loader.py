@@ -12,7 +12,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import tarfile
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import torch
+from machine import processor
 from PIL import Image
 from pyarrow import parquet
 from torch.utils.data import DataLoader, Dataset
@@ -146,7 +146,7 @@ def main():
         rows.sort(key=lambda row: (row["size"], row["workers"]))
         result = {
             "date": datetime.date.today().isoformat(),
-            "machine": platform.processor() or platform.machine(),
+            "machine": processor(),
             "cores": os.cpu_count(),
             "load": os.getloadavg(),
             "photographs": len(list(options.photos.iterdir())),

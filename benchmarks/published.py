@@ -17,7 +17,6 @@ import importlib.metadata
 import io
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from machine import processor
 from taming.modules.diffusionmodules import model as taming_networks
 from taming.modules.vqvae.quantize import VectorQuantizer as TamingQuantizer
 from torch import Tensor, nn
@@ -241,13 +241,6 @@ def table(result: dict) -> str:
                 cells += ["–"] * 3
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def processor() -> str:
-    """The model of the processor."""
-    cpu = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 @torch.no_grad()

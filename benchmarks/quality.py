@@ -36,6 +36,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import vector_quantize_pytorch as peer
+from machine import processor
 from torch import nn
 
 from smalti.data import TransformConfig, open_images
@@ -404,13 +405,6 @@ def main() -> None:
     options.out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     options.out.with_suffix(".md").write_text(markdown(result))
     plot(result, options.out.with_suffix(".png"))
-
-
-def processor() -> str:
-    """The processor's name as the kernel gives it, or the architecture."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].partition(": ")[2] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ on random logits for all tokens of the run.
 
 import argparse
 import datetime
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -27,9 +28,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import processor
 from plain_sampling import PlainGPT, PlainVAR
 from torch import Tensor
-from train import measure_rows, processor
+from train import measure_rows
 
 from smalti.jobs.sample import to_tokens
 from smalti.ops.linear import linear
@@ -254,7 +256,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
-    head = {"date": datetime.date.today().isoformat(), "machine": processor(), "torch": torch.__version__}
+    head = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+    }
     names = [options.only] if options.only else list(ROWS)
     measure_rows(names, lambda row: compare(row, options.rounds), table, head, list(ROWS), options.out)
 

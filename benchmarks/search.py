@@ -15,7 +15,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 
@@ -184,21 +184,13 @@ def machine(device: str) -> dict[str, Any]:
     names = ("torch", "faiss-cpu", "vector-quantize-pytorch") if device == "cpu" else ("torch", "triton")
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": cpu_name() if device == "cpu" else torch.cuda.get_device_name(),
+        "machine": processor() if device == "cpu" else torch.cuda.get_device_name(),
         "cores": os.cpu_count(),
         "threads": THREADS,
         "kernel": native._native.kernels()[0] if device == "cpu" else "triton",
         "load": round(os.getloadavg()[0], 1),
         **{name: version(name) for name in names},
     }
-
-
-def cpu_name() -> str:
-    """Model name and instruction sets: virtual machines often hide the first."""
-    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")]
-    extensions = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {name}" in facts]
-    return " ".join([models[0] if models else platform.processor() or platform.machine(), *extensions])
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

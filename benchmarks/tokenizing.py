@@ -17,7 +17,6 @@ import datetime
 import io
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import torch
+from machine import processor
 from PIL import Image
 from pyarrow import parquet
 from torch.utils.flop_counter import FlopCounterMode
@@ -284,7 +284,7 @@ def main():
         "memory": lambda: memory(options.images),
         "paper": lambda: paper(options.photos),
     }
-    machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    machine = {"machine": processor(), "cores": os.cpu_count()}
     result |= {"date": datetime.date.today().isoformat(), **machine}
     result |= {part: measured[part]() for part in options.parts}
     result = json.loads(json.dumps(result))  # keys as they come back from the file

@@ -21,7 +21,6 @@ import datetime
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import processor
 from torch import Tensor, nn
 
 from smalti.data import Batch
@@ -269,13 +269,6 @@ def table(rows: list[dict], head: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def processor() -> str:
-    """The CPU's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
 def measure_rows(
     names: list[str],
     measure: Callable[[str], dict],
@@ -313,7 +306,11 @@ def main() -> None:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         print(int(status["VmHWM"].split()[0]) / 1024)
         return
-    head = {"date": datetime.date.today().isoformat(), "machine": processor(), "torch": torch.__version__}
+    head = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+    }
     head["peers"] = {name: version(name) for name in ("vector-quantize-pytorch", "diffusers")}
     names = [options.only] if options.only else list(ROWS)
     measure_rows(names, lambda row: compare(row, options.rounds), table, head, list(ROWS), options.out)
