@@ -35,9 +35,8 @@ class TrainConfig:
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
     """How long and how fast to learn."""
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0, "ms_ssim": 0.1})
-    """Weights of l1, l2, log_l2, charbonnier, ms_ssim; of lpips, efficientnet_lite0, hed_vgg16, which need a
-    pretrained network; of adversarial, r1, lecam; and of the quantizer's terms where they should differ from its
-    paper."""
+    """Weights of l1, l2, charbonnier, ms_ssim; of lpips, efficientnet_lite0, hed_vgg16, which need a pretrained
+    network; of adversarial, r1, lecam; and of the quantizer's terms where they should differ from its paper."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     """The discriminator, if loss_weights names adversarial."""
     pretrained: str = ""

@@ -7,7 +7,7 @@ from smalti.losses.gradient_penalty import r1
 from smalti.losses.lecam import LeCam
 from smalti.losses.ms_ssim import ms_ssim
 from smalti.losses.perceptual import LPIPS, FeatureDistance, PerceptualDistance
-from smalti.losses.reconstruction import charbonnier, l1, l2, log_l2
+from smalti.losses.reconstruction import charbonnier, l1, l2
 from smalti.losses.table import (
     ADVERSARIAL_TERMS,
     NETWORK_LOSSES,
@@ -40,7 +40,6 @@ __all__ = [
     "check_weights",
     "l1",
     "l2",
-    "log_l2",
     "ms_ssim",
     "r1",
     "refuse_training_network",

@@ -1,18 +1,14 @@
 """Pixel losses: how far a reconstruction is from its image, pixel by pixel.
 
-All are means, so their size does not depend on the batch, the image size or the channels. They differ in how they
-treat large errors: `l2` squares them (blurry, high PSNR), `l1` does not (sharper edges), `charbonnier` is `l1` with a
-round tip, so its gradient does not jump where the error is zero. `log_l2` weighs images instead of pixels: under `l2`
-an image ten times as hard counts ten times as much, under `log_l2` all count alike, as in a mean of PSNR. For
-structure instead of pixels see `ms_ssim`.
+All three are means over every element, so their size does not depend on the batch, the image size or the channels.
+They differ in how they treat large errors: `l2` squares them (blurry, high PSNR), `l1` does not (sharper edges),
+`charbonnier` is `l1` with a round tip, so its gradient does not jump where the error is zero. For structure instead
+of pixels see `ms_ssim`.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-FLAT = 1e-3
-"""Mean squared error, in units of the range [-1, 1], below which `log_l2` gains little by less: 36 dB."""
 
 CHARBONNIER_EPS = 1e-3
 """Where Charbonnier's loss turns from square to absolute, in units of the range [-1, 1]; as in Lai et al. 2017."""
@@ -26,14 +22,6 @@ def l1(reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"]
 def l2(reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """Mean squared error of two images (B, C, H, W) in [-1, 1], computed in at least fp32."""
     return _difference(reconstruction, image).square().mean()
-
-
-def log_l2(reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """Mean over images of ln(MSE + 0.001) of two images (B, C, H, W) in [-1, 1], computed in at least fp32.
-
-    Up to the 0.001 it is the negative PSNR: 10 / ln 10 = 4.34 dB for each unit. Equal images cost ln 0.001 = -6.9.
-    """
-    return (_difference(reconstruction, image).square().mean(dim=(1, 2, 3)) + FLAT).log().mean()
 
 
 def charbonnier(reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:

@@ -21,10 +21,10 @@ from torch import Tensor
 from smalti.blocks import HEDVGG16, VGG16, EfficientNetLite0, FeatureNetwork
 from smalti.losses.ms_ssim import ms_ssim
 from smalti.losses.perceptual import LPIPS, FeatureDistance, PerceptualDistance
-from smalti.losses.reconstruction import charbonnier, l1, l2, log_l2
+from smalti.losses.reconstruction import charbonnier, l1, l2
 from smalti.quantizers import QuantizerOutput
 
-RECONSTRUCTION_LOSSES = {"l1": l1, "l2": l2, "log_l2": log_l2, "charbonnier": charbonnier, "ms_ssim": ms_ssim}
+RECONSTRUCTION_LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "ms_ssim": ms_ssim}
 """Every loss of a reconstruction against its image that needs no network, by the name it has in a config."""
 
 NETWORK_LOSSES: dict[str, tuple[type[LPIPS] | type[FeatureDistance], type[FeatureNetwork]]] = {
