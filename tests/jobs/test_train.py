@@ -317,6 +317,32 @@ def test_a_run_is_not_replaced_unless_forced(whole, photos, tmp_path):
     assert [line["step"] for line in read_log(config.out)] == [1]
 
 
+class AnotherComes(StopAt):
+    """Starts further trainings in the folder at each step of the first."""
+
+    def __init__(self, *commands):
+        super().__init__(at=0)
+        self.commands, self.refused = commands, []
+
+    def step(self, step):
+        for command in self.commands:
+            with pytest.raises(FileExistsError) as error:
+                train(command)
+            self.refused.append(str(error.value))
+
+
+def test_two_trainings_never_share_a_folder(photos, tmp_path):
+    config = config_for(photos, tmp_path / "run", steps=1)
+    reporter = AnotherComes(replace(config, resume=True), replace(config, force=True))
+    train(config, reporter)
+    assert (
+        reporter.refused
+        == [f"out: process {os.getpid()} trains in {config.out}; wait for its end or choose another name"] * 2
+    )
+    assert len(read_log(config.out)) == 1
+    train(replace(config, resume=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -28,8 +28,9 @@ compiled = pytest.mark.skipif(INTERPRETED, reason="the interpreter does not comp
 def test_the_answers_under_the_interpreter() -> None:
     # numpy warns of infinities that kernels meet on purpose
     options = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-W", "ignore::RuntimeWarning"]
-    # half of the cases take a tenth of the time
+    # fewer than half of the cases take a tenth of the time
     left_out = "large_offset or 9000 or 5000 or (dot or cosine) and (any_scale or 257 or crowded)"
+    left_out += " or crowded and (0.3 or 0.0001) or any_scale and (1e-1 or 1e-30 or 10000000000 or 1e+25)"
     chosen = f"triton and not ({left_out})"
     command = [sys.executable, "-m", "pytest", *options, "tests/ops/test_exact.py", __file__, "-k", chosen]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -81,7 +82,7 @@ def test_what_tf32_cuts_off_does_not_reach_the_exact_answer(monkeypatch: pytest.
 
     monkeypatch.setattr(triton_search, "_search", tensor_core_search)
     codebook = randn(50, 64).repeat(3, 1) + 1e-3 * randn(150, 64, seed=1)
-    z = codebook + 1e-3 * randn(150, 64, seed=2)
+    z = codebook[:60] + 1e-3 * randn(60, 64, seed=2)  # one block
     exact = nearest_code(z, codebook, backend="triton")
     assert_nearest(exact, z, codebook, "euclidean")
     assert not torch.equal(nearest_code(z, codebook, backend="triton", precision="fast"), exact)

@@ -1,9 +1,9 @@
-"""A few training steps of many quantizers, by one process or as one of several; run as a script by its test.
+"""A few training steps of many quantizers, by one process or as one of several; its test runs it by `ranks.py`.
 
-    python learning_together.py RANK WORLD STORE OUT
+    RANK=r WORLD_SIZE=w ... python learning_together.py OUT
 
 A case is a linear encoder and a quantizer behind it, trained by plain SGD under DistributedDataParallel on this
-process's part of every batch. OUT gets, for each case, the losses of every step and all weights and buffers.
+process's part of every batch. OUT/r.pt gets, for each case, the losses of every step and all weights and buffers.
 """
 
 import sys
@@ -124,11 +124,11 @@ def everything(rank: int, world: int) -> dict[str, dict[str, Tensor]]:
 
 
 if __name__ == "__main__":
-    rank, world, store, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     if rank == 0:  # an evaluation in one process waits for nobody
         evaluated = EMAVectorQuantizer(24, 8, **ALIVE).eval()
         assert evaluated(batch(0)).quantized.shape == batch(0).shape
-    torch.save(everything(rank, world), out / f"{rank}.pt")
+    torch.save(everything(rank, dist.get_world_size()), Path(sys.argv[1]) / f"{rank}.pt")
     dist.destroy_process_group()

@@ -1,13 +1,11 @@
 """Two processes learn as one would on the joined batch: equal codebooks to the bit, equal numbers to 1e-5."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from quantizers.learning_together import cases, everything
+from ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("learning_together.py")
 NAMES = [f"{name}, {kind}" for name in cases() for kind in ("even", "uneven")] + ["ema, masked", "lfq, masked"]
@@ -17,17 +15,7 @@ NAMES = [f"{name}, {kind}" for name in cases() for kind in ("even", "uneven")] +
 def together(tmp_path_factory):
     """What each of two processes ends with."""
     out = tmp_path_factory.mktemp("together")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(SCRIPT)]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(out / "store"), str(out)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=110)
-        assert process.returncode == 0, errors
+    run_ranks(SCRIPT, str(out))
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,4 +1,4 @@
-"""A few steps with an adversary, by one process or as one of several; run as a script by its test.
+"""A few steps with an adversary, by one process or as one of several; its test runs it by `ranks.py`.
 
     RANK=r WORLD_SIZE=w ... python playing_together.py OUT
 

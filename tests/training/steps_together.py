@@ -1,6 +1,6 @@
-"""What the training loop does as one process or as one of two; torchrun starts it for its test.
+"""What the training loop does as one process or as one of two; its test runs it by `ranks.py`.
 
-    torchrun --standalone --nproc_per_node 2 steps_together.py OUT
+    RANK=r WORLD_SIZE=w ... python steps_together.py OUT
 
 OUT/RANK.pt gets what each process ended with.
 """

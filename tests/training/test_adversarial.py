@@ -1,16 +1,13 @@
 """The adversarial phase: its schedule, one step against the same written out, and that it does not ruin the model."""
 
 import itertools
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from ranks import run_ranks
 from torch import nn
 from training.playing_together import play
 
@@ -401,16 +398,7 @@ def assert_equal_runs(one, other, apart_from=()):
 
 
 def test_two_processes_play_as_one_on_the_joined_batch(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    script = Path(__file__).with_name("playing_together.py")
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**shared, "RANK": rank, "LOCAL_RANK": rank})
-        for rank in ("0", "1")
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    run_ranks(Path(__file__).with_name("playing_together.py"), str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["numbers"] == second["numbers"], "the adaptive weight too is equal everywhere"
     for part in ("tokenizer", "adversary", "averaged"):

@@ -59,6 +59,20 @@ def everything(state):
     return tensors
 
 
+def test_moments_are_read_and_settings_are_those_of_the_config(tmp_path):
+    """A resumed run has the weight decay and the betas that it asks for, as it has its learning rate."""
+    path = save_checkpoint(tmp_path, state_after(3))
+    config = OptimizationConfig(weight_decay=0.3, betas=(0.5, 0.6))
+    state = start_state(SimpleVQVAE(16, 4, hidden_dim=8), config, RUNTIME)
+    load_checkpoint(path, state)
+    assert [(g["weight_decay"], g["betas"]) for g in state.optimizer.param_groups] == [
+        (0.3, (0.5, 0.6)),
+        (0, (0.5, 0.6)),
+    ]
+    for name, value in everything(state_after(3)).items():
+        assert torch.equal(everything(state)[name], value), name
+
+
 def test_round_trip_is_exact_and_so_is_what_follows(tmp_path):
     state = state_after(5)
     path = save_checkpoint(tmp_path, state, [random_state(CPU)])

@@ -1,12 +1,11 @@
 """The loop in two processes against the loop in one, and what they decide together."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 from training.steps_together import alone
 
 from smalti.training import join_processes
@@ -20,15 +19,7 @@ COMPARED = ("plain", "pieces", "codebook weight 0")
 def together(tmp_path_factory):
     """What each of two processes ends with."""
     out = tmp_path_factory.mktemp("together")
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_ranks(SCRIPT, str(out))
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

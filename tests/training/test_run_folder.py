@@ -72,6 +72,23 @@ def test_a_run_is_replaced_only_by_force(run):
     run.check_new(force=True)
 
 
+def test_a_folder_is_taken_by_one_at_a_time(run):
+    other = RunFolder(run.path)
+    run.take_again(SETTINGS)
+    for take in (lambda: other.take_again(SETTINGS), lambda: other.take_new(force=True)):
+        with pytest.raises(FileExistsError, match=f"process {os.getpid()} trains in"):
+            take()
+    run.close()
+    other.take_new(force=True)
+    other.close()
+    assert not (run.path / ".lock").exists()
+
+
+def test_a_run_that_was_made_meanwhile_is_not_taken_for_a_free_place(run):
+    with pytest.raises(FileExistsError, match=r"--resume .*--force"):
+        RunFolder(run.path).take_new(force=False)
+
+
 def test_what_is_no_run_is_never_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for path in (tmp_path, tmp_path / "thesis.txt"):

@@ -12,6 +12,7 @@ and reports (`on_main`), and an error of one ends them all (`in_all`).
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -114,15 +115,16 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
     Raises:
         ValueError: a bad setting, no usable image; DataError when the images can no longer be read, NonFiniteLossError
             when the loss diverges.
-        FileExistsError: the run folder is not empty, and neither `resume` nor `force` is set.
+        FileExistsError: the run folder is not empty, and neither `resume` nor `force` is set; or another process trains
+            there.
         FileNotFoundError: no data; nothing to resume.
         OSError: the disk is full.
     """
     runtime = _runtime(config)
     reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
-    folder, settings = RunFolder(config.out), plain_settings(config)
-    point = on_main(lambda: _claim(folder, config, settings))
-    with own_random_numbers(config.seed, runtime.device):
+    settings = plain_settings(config)
+    with closing(RunFolder(config.out)) as folder, own_random_numbers(config.seed, runtime.device):
+        point = on_main(lambda: _claim(folder, config, settings))
         run = in_all(lambda: _Run(config, reporter, runtime, folder, point))
         # Up to here nothing was written: a mistake in the settings leaves no trace.
         on_main(lambda: run.open(settings))
@@ -148,7 +150,7 @@ def _runtime(config: TrainConfig) -> Runtime:
 def _claim(folder: RunFolder, config: TrainConfig, settings: dict[str, Any]) -> ResumePoint | None:
     """Refuse a folder that may not be written; where to go on, None at the beginning."""
     if config.resume:
-        return folder.check_resumable(settings)
+        return folder.take_again(settings)
     folder.check_new(config.force)
     return None
 
@@ -183,6 +185,7 @@ class _Run:
         for line in self.folder.set_aside(self.point) if self.point else ():
             self.reporter.note(line)
         if self.point is None:
+            self.folder.take_new(self.config.force)
             self.folder.clear()
         self.folder.tidy()
         self.folder.write_settings(settings)

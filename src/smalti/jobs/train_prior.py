@@ -12,6 +12,7 @@ A part of the images is held out; all views of one image are on the same side. Q
 import math
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,13 +145,14 @@ def train_prior(config: TrainPriorConfig, reporter: Reporter | None = None) -> T
 
     Raises:
         FileNotFoundError: no token data set; nothing to resume.
-        FileExistsError: the folder is not empty, and neither `resume` nor `force` is set.
+        FileExistsError: the folder is not empty, and neither `resume` nor `force` is set; or another process trains
+            there.
         ValueError: a prior that cannot model these tokens; NonFiniteLossError when the loss diverges.
     """
     runtime = _runtime(config)
     reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
-    with own_random_numbers(config.seed, runtime.device):
-        return _Run(config, reporter, runtime).go()
+    with closing(RunFolder(config.out)) as folder, own_random_numbers(config.seed, runtime.device):
+        return _Run(config, reporter, runtime, folder).go()
 
 
 def _runtime(config: TrainPriorConfig) -> Runtime:
@@ -164,9 +166,9 @@ def _runtime(config: TrainPriorConfig) -> Runtime:
 class _Run:
     """A run from its first step, or the one after a checkpoint, to its end."""
 
-    def __init__(self, config: TrainPriorConfig, reporter: Reporter, runtime: Runtime):
-        self.config, self.reporter, self.runtime = config, reporter, runtime
-        self.folder, settings = RunFolder(config.out), plain_settings(config)
+    def __init__(self, config: TrainPriorConfig, reporter: Reporter, runtime: Runtime, folder: RunFolder):
+        self.config, self.reporter, self.runtime, self.folder = config, reporter, runtime, folder
+        settings = plain_settings(config)
         point = on_main(lambda: self._claim(settings))
         checkpoint = point.checkpoint if point else None
         self.piece = piece_size(config.optimization, process_count())
@@ -207,7 +209,7 @@ class _Run:
 
     def _claim(self, settings: Mapping[str, Any]) -> ResumePoint | None:
         if self.config.resume:
-            return self.folder.check_resumable(settings)
+            return self.folder.take_again(settings)
         self.folder.check_new(self.config.force)
         return None
 
@@ -225,6 +227,7 @@ class _Run:
         for line in self.folder.set_aside(point) if point else ():
             self.reporter.note(line)
         if point is None:
+            self.folder.take_new(self.config.force)
             self.folder.clear()
             (self.folder.path / TOKENIZER).mkdir()
             deliver(tokenizer, self.folder.path / TOKENIZER)

@@ -159,7 +159,7 @@ class CodebookQuantizer(RowQuantizer):
     @torch.no_grad()
     def learn_together(self, passes: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Learn once from the vectors (N, D) and indices (N,) of several forward passes."""
-        u_ND, indices_N = (torch.cat(tensors) for tensors in zip(*passes, strict=True))
+        u_ND, indices_N = passes[0] if len(passes) == 1 else map(torch.cat, zip(*passes, strict=True))
         if vectors := joined_size(u_ND):
             self.update(u_ND, indices_N, vectors, [len(part_ND) for part_ND, _ in passes])
 

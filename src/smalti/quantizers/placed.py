@@ -22,7 +22,7 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
     """A codebook that is initialised from the data and whose dead codes are revived."""
 
     before: Float[Tensor, "k d"] | None = None
-    """The table before it last learned other than by gradient: what activation checkpointing must see again."""
+    """The table before the last pass that taught it at once: what activation checkpointing must see again."""
 
     def __init__(
         self,
@@ -80,10 +80,16 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
 
     def weight(self) -> Float[Tensor, "k d"]:
         """See `CodebookQuantizer.weight`; a repeated pass sees the table of the pass that it repeats."""
-        weight = self.embedding.weight
-        if self.before is None or not recomputing():
+        weight, taught = self.embedding.weight, self.training and not self.frozen
+        if self.before is None or not taught or not recomputing():
             return weight
         return self.before + (weight - weight.detach())
+
+    def learn(self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"]) -> None:
+        """See `CodebookQuantizer.learn`; kept vectors change nothing before the backward pass repeats this one."""
+        if not torch.compiler.is_compiling():
+            self.before = self.embedding.weight.detach().clone() if self.kept is None else None
+        super().learn(u_ND, indices_N)
 
     def update(
         self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], vectors: int, passes: Sequence[int]
@@ -93,8 +99,6 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
         The other way round the moving average would overwrite a revived code in the same step.
         先更新滑动平均,再复活死码;顺序颠倒会立即覆盖被复活的码字。
         """
-        if not torch.compiler.is_compiling():
-            self.before = self.embedding.weight.detach().clone()
         u_ND = self.project(u_ND)
         super().update(u_ND, indices_N, vectors, passes)
         if self.revival is not None:

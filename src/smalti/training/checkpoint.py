@@ -31,7 +31,7 @@ from smalti.formats.atomic import remove, replace_file, replace_folder
 from smalti.formats.saved_model import SavedModel
 from smalti.formats.sealed_json import open_sealed, seal
 from smalti.formats.weights import file_sha256
-from smalti.training.optimization import regrouped
+from smalti.training.optimization import load_moments, regrouped
 from smalti.training.state import TrainingState
 
 FORMAT = "smalti checkpoint"
@@ -112,7 +112,8 @@ def deliver(model: SavedModel, folder: Path) -> None:
 def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, Any]]:
     """Read a checkpoint into a state that `start_state` made for the same model.
 
-    Random states are returned, not set: what happens between reading and the first step may draw random numbers.
+    Weight decay and betas stay those that `start_state` was given. Random states are returned, not set: what happens
+    between reading and the first step may draw random numbers.
 
     Returns:
         What `restore_random_state` takes, for each process.
@@ -129,14 +130,14 @@ def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, An
         moments = rest["optimizer"]
         if manifest["version"] in OLD_VERSIONS:
             moments = regrouped(moments, state.model, state.optimizer)
-        state.optimizer.load_state_dict(moments)
+        load_moments(state.optimizer, moments)
         state.scaler.load_state_dict(rest["scaler"])
         for name, module in state.modules.items():
             if name not in rest["modules"]:
                 raise ValueError(f"it was written without {name}; --init-from takes its weights into a new run")
             module.load_state_dict(rest["modules"][name])
         for name, optimizer in state.optimizers.items():
-            optimizer.load_state_dict(rest["optimizers"][name])
+            load_moments(optimizer, rest["optimizers"][name])
     except (SafetensorError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{path}: does not fit this model ({reason})") from error

@@ -144,6 +144,14 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
+def load_moments(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Read the state of an optimizer, but for its settings: a resumed run has those of its own config."""
+    settings = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
 def expect(right: bool, name: str, value: object, allowed: str) -> None:
     """Refuse a setting that is not right, in the words of the house."""
     if not right:

@@ -12,6 +12,7 @@ from typing import Any
 from smalti.formats.atomic import remove, replace_file
 from smalti.formats.recipe import read_recipe, write_recipe
 from smalti.training.checkpoint import deliver, remove_leftovers, save_checkpoint, sort_checkpoints
+from smalti.training.folder_lock import FolderLock
 from smalti.training.state import TrainingState
 
 SETTINGS = "train.yaml"
@@ -49,6 +50,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._lock = FolderLock(self.path)
 
     @property
     def checkpoints(self) -> Path:
@@ -74,6 +76,30 @@ class RunFolder:
             raise FileExistsError(f"out: {self.path} exists and is not a run folder, choose another name")
         if not force:
             raise FileExistsError(f"out: {self.path} holds a run; --resume goes on with it, --force replaces it")
+
+    def take_new(self, force: bool) -> None:
+        """Make the folder and keep other processes out of it until `close`.
+
+        Raises:
+            FileExistsError: another process trains there, or has made a run there since `check_new` was asked.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        self.check_new(force)
+
+    def take_again(self, settings: Mapping[str, Any]) -> ResumePoint:
+        """Keep other processes out of the folder of a run until `close`; where to go on, see `check_resumable`.
+
+        Raises:
+            FileExistsError: another process trains there.
+        """
+        if self.path.is_dir():
+            self._lock.acquire()
+        return self.check_resumable(settings)
+
+    def close(self) -> None:
+        """Let other processes in."""
+        self._lock.release()
 
     def check_resumable(self, settings: Mapping[str, Any]) -> ResumePoint:
         """Where to go on; nothing is changed.
