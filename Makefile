@@ -59,7 +59,10 @@ bench-prior: setup  ## train a generator on Fashion-MNIST and judge it, write be
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt matplotlib
 	$(BIN)/python benchmarks/fashion_prior.py --out benchmarks/fashion_prior
 
+box: setup  ## make a boxed tokenizer from a run: make box RUN=runs/photo-f8
+	$(BIN)/python recipes/make_box.py $(RUN)
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test test-harm check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior clean
+.PHONY: help setup demo test test-harm check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior box clean

@@ -1,4 +1,4 @@
-"""`smalti compare RUN... DATA`: several tokenizers, and JPEG and WebP at their price, on the same images.
+"""`smalti compare [RUN...] DATA`: several tokenizers, and JPEG and WebP at their price, on the same images.
 
 People get a table, programs get `--json`: one JSON object and nothing else on stdout. `--out FOLDER` keeps that JSON
 and the picture grid.
@@ -18,6 +18,7 @@ from smalti.cli.parsing import parse_config
 from smalti.data import save_image
 from smalti.formats.atomic import replace_folder
 from smalti.jobs.compare import CompareConfig, Comparison, Row, compare
+from smalti.zoo import DEFAULT_TOKENIZER
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class CompareCommand(CompareConfig):
 
 def run(arguments: list[str]) -> int:
     """Parse, compare, print; returns the exit code."""
-    command = parse_config(CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"))
+    command = parse_config(
+        CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"), tokenizer=DEFAULT_TOKENIZER
+    )
     if command.out is None:
         comparison = with_progress(lambda on_images: compare(command, on_images))
     else:  # an existing folder is refused before the work, not after it

@@ -10,15 +10,16 @@ import math
 import re
 import typing
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonargparse
 
 from smalti.cli import nearest
+from smalti.cli.first_word import begins_with_tokenizer
 from smalti.formats.arguments import LARGEST, type_name
-from smalti.formats.recipe import write_list, write_recipe
+from smalti.formats.recipe import read_recipe, write_list, write_recipe
 
 Config = TypeVar("Config")
 
@@ -33,6 +34,8 @@ def parse_config(
     prog: str,
     positionals: tuple[str, ...] = (),
     aliases: Mapping[str, str] | None = None,
+    tokenizer: str = "",
+    defaults: Callable[[Mapping[str, str]], Mapping[str, Any]] | None = None,
 ) -> Config:
     """Build a config from the arguments after a verb.
 
@@ -44,6 +47,10 @@ def parse_config(
         positionals: fields that may be given without their name, in this order. One of them may be a tuple or a list
             (`tuple[str, ...]`): it takes what the others leave.
         aliases: short options and the fields they mean: {"-o": "out"}.
+        tokenizer: what the first positional is where no word names a tokenizer, see `first_word.py`; "": it is one like
+            the others.
+        defaults: given those options that are text (from the recipes, too), default values by dotted name that take the
+            place of the config's own.
 
     Returns:
         The config, validated by its own `__post_init__`.
@@ -54,12 +61,21 @@ def parse_config(
     """
     types = option_types(config_class)
     aliases = {} if aliases is None else aliases
-    parser = _parser(config_class, types, prog, positionals, aliases)
+    shown = _usage(positionals, types, bool(tokenizer))
+    parser = _parser(config_class, types, prog, positionals, aliases, shown)
     options, words, wants_help = _split(arguments, types, aliases)
+    if tokenizer:
+        parser.set_defaults({positionals[0]: (tokenizer,) if _is_sequence(types[positionals[0]]) else tokenizer})
+    if defaults is not None:
+        parser.set_defaults(dict(defaults(_texts(options))))
     if wants_help:
         print(_help(parser), end="")
         raise SystemExit(0)
-    given = _name_positionals(words, types, positionals)
+    left = _unnamed(positionals, options)
+    if tokenizer and left[:1] == positionals[:1]:
+        most = math.inf if any(_is_sequence(types[name]) for name in left[1:]) else len(left) - 1
+        left = left if begins_with_tokenizer(words, most) else left[1:]
+    given = _name_positionals(words, types, left)
     named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
     recipes = [option for option in options if option.startswith("--config=")]
     others = [option for option in options if not option.startswith("--config=")]
@@ -98,11 +114,15 @@ def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
 
 
 def _parser(
-    config_class: type, types: dict[str, Any], prog: str, positionals: tuple[str, ...], aliases: Mapping[str, str]
+    config_class: type,
+    types: dict[str, Any],
+    prog: str,
+    positionals: tuple[str, ...],
+    aliases: Mapping[str, str],
+    shown: list[str],
 ) -> jsonargparse.ArgumentParser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     jsonargparse.set_dumper("yaml", write_recipe)  # of --print_config
-    shown = [name.upper() + ("..." if _is_sequence(types[name]) else "") for name in positionals]
     notes = [f"{name.upper()} may also be written --{name} {name.upper()}." for name in positionals]
     notes += [f"{short} is short for --{name}." for short, name in aliases.items()]
     parser = jsonargparse.ArgumentParser(
@@ -114,9 +134,16 @@ def _parser(
     return parser
 
 
+def _usage(positionals: tuple[str, ...], types: dict[str, Any], first_is_optional: bool) -> list[str]:
+    """The positionals as the usage line shows them."""
+    shown = [name.upper() + ("..." if _is_sequence(types[name]) else "") for name in positionals]
+    return [f"[{shown[0]}]", *shown[1:]] if first_is_optional else shown
+
+
 def _help(parser: jsonargparse.ArgumentParser) -> str:
     """jsonargparse's help, without what this module replaces: whole groups as files, flags with a value."""
     text = re.sub(r"^ +--\S+ CONFIG\s+Path to a configuration file\.\n", "", parser.format_help(), flags=re.MULTILINE)
+    text = re.sub(r"\(required,(\s+type: [^()]*,\s+default: )", r"(\1", text).replace("( type", "(type")
     return re.sub(r"(--\S+) \{true,false\}", r"\1             ", text)
 
 
@@ -132,7 +159,7 @@ def _split(
         if word == "--":
             return options, words + left, False
         if word in ("-h", "--help"):
-            return [], [], True
+            return options, [], True
         if not word.startswith("-") or word == "-":
             words.append(word)
             continue
@@ -161,6 +188,20 @@ def _option_name(spelled: str, types: dict[str, Any], aliases: Mapping[str, str]
     if key and typing.get_origin(types.get(table.replace("-", "_"))) is dict:
         return f"{table.replace('-', '_')}.{key}"
     raise ValueError(f"unknown option {spelled}{nearest(spelled, [*(f'--{known}' for known in types), *aliases])}")
+
+
+def _unnamed(positionals: tuple[str, ...], options: list[str]) -> tuple[str, ...]:
+    """The positionals that no option has given yet."""
+    named = {option[2:].partition("=")[0] for option in options}
+    return tuple(name for name in positionals if name not in named)
+
+
+def _texts(options: list[str]) -> dict[str, str]:
+    """Top-level options that are text, as the parser will find them: first what recipes say, then the command line."""
+    recipes = [option.partition("=")[2] for option in options if option.startswith("--config=")]
+    tables = [read_recipe(Path(recipe)) for recipe in recipes if Path(recipe).is_file()]
+    typed = dict(option[2:].split("=", 1) for option in options if "=" in option)
+    return {name: value for table in [*tables, typed] for name, value in table.items() if isinstance(value, str)}
 
 
 def _name_positionals(

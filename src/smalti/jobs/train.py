@@ -60,14 +60,13 @@ from smalti.training import (
     piece_size,
     random_state,
     read_notes,
-    read_weights,
     reconstruction_grid,
     share,
     start_state,
     take_weights,
     train_steps,
 )
-from smalti.zoo import DEFAULT, build, load
+from smalti.zoo import DEFAULT, build, load, open_tokenizer
 
 __all__ = ["TrainConfig", "TrainResult", "build_model", "plain_settings", "train"]
 
@@ -131,7 +130,7 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
 
 def build_model(config: TrainConfig) -> tuple[Tokenizer, str]:
     """The model before its first step, and in words what it took from `init_from`."""
-    source = read_weights(config.init_from) if config.init_from else None
+    source = open_tokenizer(config.init_from) if config.init_from else None
     if source is not None and config.model == "auto":
         return source, "encoder, quantizer, decoder taken"
     model = build(DEFAULT if config.model == "auto" else config.model, **config.model_args)

@@ -27,7 +27,8 @@ class TrainConfig:
     model_args: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the model to change: vocab_size, hidden_dim, patch_nums, ..."""
     init_from: str = ""
-    """Weights to begin with: a run, a checkpoint of it, a saved model, a published checkpoint, or a name on the hub."""
+    """Weights to begin with: a name of the box, a run or one of its checkpoints, a saved model, a published checkpoint,
+    or a name on the hub."""
     validation: str = ""
     """Images, as for data, whose PSNR decides which checkpoint is the best; empty: those of the sample pictures."""
     input: TransformConfig = field(default_factory=lambda: TransformConfig(size=64, crop="random", zoom=2.0, flip=True))

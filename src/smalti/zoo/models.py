@@ -11,6 +11,7 @@ from smalti.formats.arguments import check_arguments, construct
 from smalti.formats.saved_model import read_config
 from smalti.quantizers import quantizer_from_config
 from smalti.tokenizers import VQGAN, Emu3VQ, PatchVQVAE, SimpleVQVAE, TiTok, Tokenizer
+from smalti.zoo.box import filled, is_boxed, saved_folder
 from smalti.zoo.memory import check_memory
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
@@ -211,13 +212,19 @@ def _known(cls: type[Tokenizer], arguments: Mapping[str, Any]) -> Mapping[str, A
 
 
 def load(model: str | Path) -> Tokenizer:
-    """A saved model in eval mode, from a folder with config.json and model.safetensors or from the hub ("user/name").
+    """A saved model in eval mode.
+
+    Args:
+        model: a name of the box ("photo-f8"), a folder with config.json and model.safetensors, or a name on the hub
+            ("user/name"). A folder that happens to be called like one of the box is reached as "./photo-f8".
 
     Raises:
-        FileNotFoundError: no such folder, or no model in it.
+        FileNotFoundError: no such folder, no model in it, or a box without the weights.
         ValueError: a model class that this package does not have.
     """
-    folder = Path(model)
+    folder = saved_folder(model)
+    if is_boxed(model) and not filled(str(model)):
+        raise FileNotFoundError(f"model: this installation has no weights of {model} (expected in {folder})")
     if folder.is_dir():
         config_path = folder / "config.json"
         for name in ("config.json", "model.safetensors"):
@@ -232,4 +239,4 @@ def load(model: str | Path) -> Tokenizer:
     if kind not in TOKENIZERS:
         raise ValueError(f"model: {config_path} is of type {kind!r}, known are {', '.join(TOKENIZERS)}")
     _known(TOKENIZERS[kind], {key: value for key, value in config.items() if key != "type"})
-    return TOKENIZERS[kind].from_pretrained(model).eval()
+    return TOKENIZERS[kind].from_pretrained(folder if folder.is_dir() else model).eval()
