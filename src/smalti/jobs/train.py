@@ -28,6 +28,7 @@ from smalti.data import (
     training_batches,
 )
 from smalti.jobs.train_config import TrainConfig, plain_settings
+from smalti.jobs.train_scales import fit_scales
 from smalti.losses import LossTable, build_network_losses
 from smalti.metrics import mean_color, psnr
 from smalti.ops.processes import process_count, process_rank
@@ -60,6 +61,7 @@ from smalti.training import (
     piece_size,
     random_state,
     read_notes,
+    read_settings,
     reconstruction_grid,
     share,
     start_state,
@@ -118,6 +120,9 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
         OSError: the disk is full.
     """
     runtime = _runtime(config)
+    line = ""
+    if not (config.resume and _is_recorded(config)):
+        config, line = fit_scales(config)
     reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
     folder, settings = RunFolder(config.out), plain_settings(config)
     point = on_main(lambda: _claim(folder, config, settings))
@@ -125,6 +130,8 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
         run = in_all(lambda: _Run(config, reporter, runtime, folder, point))
         # Up to here nothing was written: a mistake in the settings leaves no trace.
         on_main(lambda: run.open(settings))
+        if line:
+            reporter.note(line)
         return run.go()
 
 
@@ -142,6 +149,11 @@ def _runtime(config: TrainConfig) -> Runtime:
     many = launched_processes() > 1 if config.distributed == "auto" else config.distributed
     choose = join_processes if many else choose_runtime
     return choose(config.device, config.precision, config.channels_last, config.compile)
+
+
+def _is_recorded(config: TrainConfig) -> bool:
+    """Whether the run to resume has the very model arguments; whatever its scales, they stay."""
+    return (read_settings(config.out) or {}).get("model_args") == config.model_args
 
 
 def _claim(folder: RunFolder, config: TrainConfig, settings: dict[str, Any]) -> ResumePoint | None:

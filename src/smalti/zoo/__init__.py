@@ -13,6 +13,7 @@ from smalti.zoo.open import is_tokenizer, open_tokenizer
 from smalti.zoo.priors import PRIORS, build_prior, load_prior
 from smalti.zoo.published import FAMILIES, is_published, load_published, read_published
 from smalti.zoo.published_priors import PRIOR_FAMILIES, load_published_prior
+from smalti.zoo.training_defaults import TRAINING
 
 __all__ = [
     "BOXED",
@@ -23,6 +24,7 @@ __all__ = [
     "PRIORS",
     "PRIOR_FAMILIES",
     "TOKENIZERS",
+    "TRAINING",
     "build",
     "build_prior",
     "filled",

@@ -49,7 +49,7 @@ VIT_B = {"width": 768, "layers": 12, "num_heads": 12}
 VIT_L = {"width": 1024, "layers": 24, "num_heads": 16}
 """TiTok's three sizes of vision transformers."""
 
-DEFAULT = "patch-multi-scale"
+DEFAULT = "photo-f8"
 """The model that `smalti train` takes where none is named."""
 
 MODELS: dict[str, dict[str, Any]] = {
