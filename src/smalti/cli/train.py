@@ -21,7 +21,18 @@ def run(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str], first: bool) -> int:
-    config = parse_config(
+    config = parse(arguments)
+    result = train(config, console_reporter())
+    if first and result.unreadable:
+        print(f"smalti train: {result.unreadable}", file=sys.stderr)
+    if first:
+        print(summary(result, config.data))
+    return INTERRUPTED if result.interrupted else 0
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """The config of a call; what neither options nor recipes say, the model does."""
+    return parse_config(
         TrainConfig,
         arguments,
         prog="smalti train",
@@ -29,12 +40,6 @@ def _train(arguments: list[str], first: bool) -> int:
         aliases={"-o": "out"},
         defaults=lambda given: ModelDefaults.of(given.get("model", "auto"), given.get("init_from", "")).options(),
     )
-    result = train(config, console_reporter())
-    if first and result.unreadable:
-        print(f"smalti train: {result.unreadable}", file=sys.stderr)
-    if first:
-        print(summary(result, config.data))
-    return INTERRUPTED if result.interrupted else 0
 
 
 def summary(result: TrainResult, data: str) -> str:

@@ -42,8 +42,8 @@ class ModelDefaults:
             lr = optimization.get("lr", OptimizationConfig().lr)
             optimization |= {**FINE_TUNING, "lr": lr * FINE_TUNING_LR}
         return cls(
-            construct(TransformConfig, {"crop": "random", "flip": True, **recipe["input"]}),
-            construct(OptimizationConfig, optimization),
+            construct(TransformConfig, {"crop": "random", "flip": True, **_tupled(recipe["input"])}),
+            construct(OptimizationConfig, _tupled(optimization)),
             dict(recipe["loss_weights"]),
         )
 
@@ -52,6 +52,11 @@ class ModelDefaults:
         nested = {"input": asdict(self.input), "optimization": asdict(self.optimization)}
         dotted = {f"{table}.{name}": value for table, values in nested.items() for name, value in values.items()}
         return {**dotted, "loss_weights": self.loss_weights}
+
+
+def _tupled(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Tuples again where YAML has lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
 
 
 def _recorded(source: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The scales of a pyramid follow the size of the images.
 
-A latent of another side than the last of `patch_nums` gets scales in proportion, which is right for encoding an image of
-any size and wrong for training: 1 to 8 on images four times as large become 4 to 32, with no coarse scale at all.
+A latent of another side than the last of `patch_nums` gets scales in proportion. That is right for encoding an image of
+any size and wrong for training: where the image is four times as large, 1 to 8 become 4 to 32, with no coarse scale.
 """
 
 import math
