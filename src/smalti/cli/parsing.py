@@ -61,8 +61,7 @@ def parse_config(
     """
     types = option_types(config_class)
     aliases = {} if aliases is None else aliases
-    shown = _usage(positionals, types, bool(tokenizer))
-    parser = _parser(config_class, types, prog, positionals, aliases, shown)
+    parser = _parser(config_class, types, prog, positionals, aliases, bool(tokenizer))
     options, words, wants_help = _split(arguments, types, aliases)
     if tokenizer:
         parser.set_defaults({positionals[0]: (tokenizer,) if _is_sequence(types[positionals[0]]) else tokenizer})
@@ -71,11 +70,7 @@ def parse_config(
     if wants_help:
         print(_help(parser), end="")
         raise SystemExit(0)
-    left = _unnamed(positionals, options)
-    if tokenizer and left[:1] == positionals[:1]:
-        most = math.inf if any(_is_sequence(types[name]) for name in left[1:]) else len(left) - 1
-        left = left if begins_with_tokenizer(words, most) else left[1:]
-    given = _name_positionals(words, types, left)
+    given = _name_positionals(words, types, _expected(words, options, types, positionals, bool(tokenizer)))
     named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
     recipes = [option for option in options if option.startswith("--config=")]
     others = [option for option in options if not option.startswith("--config=")]
@@ -119,10 +114,13 @@ def _parser(
     prog: str,
     positionals: tuple[str, ...],
     aliases: Mapping[str, str],
-    shown: list[str],
+    first_is_optional: bool = False,
 ) -> jsonargparse.ArgumentParser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     jsonargparse.set_dumper("yaml", write_recipe)  # of --print_config
+    shown = [name.upper() + ("..." if _is_sequence(types[name]) else "") for name in positionals]
+    if first_is_optional:
+        shown[0] = f"[{shown[0]}]"
     notes = [f"{name.upper()} may also be written --{name} {name.upper()}." for name in positionals]
     notes += [f"{short} is short for --{name}." for short, name in aliases.items()]
     parser = jsonargparse.ArgumentParser(
@@ -132,12 +130,6 @@ def _parser(
     parser.add_argument("--config", action="config", metavar="FILE.yaml", help="recipe: a YAML file with any of these")
     parser.add_class_arguments(config_class, None)
     return parser
-
-
-def _usage(positionals: tuple[str, ...], types: dict[str, Any], first_is_optional: bool) -> list[str]:
-    """The positionals as the usage line shows them."""
-    shown = [name.upper() + ("..." if _is_sequence(types[name]) else "") for name in positionals]
-    return [f"[{shown[0]}]", *shown[1:]] if first_is_optional else shown
 
 
 def _help(parser: jsonargparse.ArgumentParser) -> str:
@@ -190,10 +182,16 @@ def _option_name(spelled: str, types: dict[str, Any], aliases: Mapping[str, str]
     raise ValueError(f"unknown option {spelled}{nearest(spelled, [*(f'--{known}' for known in types), *aliases])}")
 
 
-def _unnamed(positionals: tuple[str, ...], options: list[str]) -> tuple[str, ...]:
-    """The positionals that no option has given yet."""
+def _expected(
+    words: list[str], options: list[str], types: dict[str, Any], positionals: tuple[str, ...], first_is_optional: bool
+) -> tuple[str, ...]:
+    """The positionals that the words give: none that an option has given, nor a tokenizer that was left out."""
     named = {option[2:].partition("=")[0] for option in options}
-    return tuple(name for name in positionals if name not in named)
+    left = tuple(name for name in positionals if name not in named)
+    if first_is_optional and left[:1] == positionals[:1]:
+        most = math.inf if any(_is_sequence(types[name]) for name in left[1:]) else len(left) - 1
+        return left if begins_with_tokenizer(words, most) else left[1:]
+    return left
 
 
 def _texts(options: list[str]) -> dict[str, str]:
