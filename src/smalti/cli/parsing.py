@@ -63,20 +63,15 @@ def parse_config(
     aliases = {} if aliases is None else aliases
     parser = _parser(config_class, types, prog, positionals, aliases, bool(tokenizer))
     options, words, wants_help = _split(arguments, types, aliases)
-    if tokenizer:
-        parser.set_defaults({positionals[0]: (tokenizer,) if _is_sequence(types[positionals[0]]) else tokenizer})
-    if defaults is not None:
-        parser.set_defaults(dict(defaults(_texts(options))))
+    parser.set_defaults(
+        _no_word_for(tokenizer, types, positionals) | dict(defaults(_texts(options)) if defaults else {})
+    )
     if wants_help:
         print(_help(parser), end="")
         raise SystemExit(0)
     given = _name_positionals(words, types, _expected(words, options, types, positionals, bool(tokenizer)))
     named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
-    recipes = [option for option in options if option.startswith("--config=")]
-    others = [option for option in options if not option.startswith("--config=")]
-    for option in recipes:
-        _check_text(option.partition("=")[2])
-    typed = recipes + named + others
+    typed = _recipes(options) + named + [option for option in options if not option.startswith("--config=")]
     try:  # recipes first: the command line wins over them, wherever --config stands
         values = parser.parse_args(
             [_clean(option) if _is_path(option, types) else option for option in typed]
@@ -182,6 +177,21 @@ def _option_name(spelled: str, types: dict[str, Any], aliases: Mapping[str, str]
     raise ValueError(f"unknown option {spelled}{nearest(spelled, [*(f'--{known}' for known in types), *aliases])}")
 
 
+def _recipes(options: list[str]) -> list[str]:
+    """The options that name recipes, each looked into as far as its being text."""
+    recipes = [option for option in options if option.startswith("--config=")]
+    for option in recipes:
+        _check_text(option.partition("=")[2])
+    return recipes
+
+
+def _no_word_for(tokenizer: str, types: dict[str, Any], positionals: tuple[str, ...]) -> dict[str, Any]:
+    """The default value of the first positional, if it is a tokenizer that may be left out."""
+    if not tokenizer:
+        return {}
+    return {positionals[0]: (tokenizer,) if _is_sequence(types[positionals[0]]) else tokenizer}
+
+
 def _expected(
     words: list[str], options: list[str], types: dict[str, Any], positionals: tuple[str, ...], first_is_optional: bool
 ) -> tuple[str, ...]:
@@ -196,8 +206,8 @@ def _expected(
 
 def _texts(options: list[str]) -> dict[str, str]:
     """Top-level options that are text, as the parser will find them: first what recipes say, then the command line."""
-    recipes = [option.partition("=")[2] for option in options if option.startswith("--config=")]
-    tables = [read_recipe(Path(recipe)) for recipe in recipes if Path(recipe).is_file()]
+    recipes = [Path(option.partition("=")[2]) for option in _recipes(options)]
+    tables = [read_recipe(recipe) for recipe in recipes if recipe.is_file()]
     typed = dict(option[2:].split("=", 1) for option in options if "=" in option)
     return {name: value for table in [*tables, typed] for name, value in table.items() if isinstance(value, str)}
 
