@@ -15,7 +15,7 @@ help:  ## list the targets
 
 setup: .venv/installed  ## make .venv with pinned versions
 
-demo: setup  ## train a tokenizer on embedded photographs (two minutes), leave a report in demo/
+demo: setup  ## use photo-f8, train a tokenizer on embedded photographs (two minutes), leave a report in demo/
 	$(BIN)/smalti demo --out demo --force
 
 test: setup  ## run all tests

@@ -11,12 +11,12 @@ from small_box import SIZES, make_box, small_run, some_photos
 import smalti
 from smalti.jobs.preparation import target_size
 from smalti.training import read_settings
-from smalti.zoo import BOXED, DEFAULT_TOKENIZER, MODELS, box, is_tokenizer, load, open_tokenizer
+from smalti.zoo import BOXED, DEFAULT, MODELS, box, is_tokenizer, load, open_tokenizer
 
 
 def test_its_names_are_models_that_build_makes_fresh() -> None:
     assert set(SIZES) == set(BOXED) <= set(MODELS)
-    assert DEFAULT_TOKENIZER in BOXED
+    assert DEFAULT in BOXED
 
 
 @pytest.mark.parametrize("name", BOXED)

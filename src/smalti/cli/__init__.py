@@ -28,7 +28,7 @@ COMMANDS = {
     "sample": "draw images from a trained prior, or let it change a part of a photograph",
     "eval-samples": "measure drawn images against those that they imitate: gFID, KID, Inception Score",
     "import": "turn a published tokenizer's checkpoint into a folder that every other command takes",
-    "demo": "train, evaluate and use a small tokenizer in two minutes, and leave a report",
+    "demo": "use photo-f8, then train, evaluate and use a small tokenizer in two minutes, and leave a report",
 }
 """Verb -> one line of help. Its module, see `module_of`, holds `run(arguments: list[str]) -> int`."""
 

@@ -18,7 +18,7 @@ from smalti.cli.parsing import parse_config
 from smalti.data import save_image
 from smalti.formats.atomic import replace_folder
 from smalti.jobs.compare import CompareConfig, Comparison, Row, compare
-from smalti.zoo import DEFAULT_TOKENIZER
+from smalti.zoo import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CompareCommand(CompareConfig):
 def run(arguments: list[str]) -> int:
     """Parse, compare, print; returns the exit code."""
     command = parse_config(
-        CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"), tokenizer=DEFAULT_TOKENIZER
+        CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"), tokenizer=DEFAULT
     )
     if command.out is None:
         comparison = with_progress(lambda on_images: compare(command, on_images))

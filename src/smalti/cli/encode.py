@@ -2,7 +2,7 @@
 
 from smalti.cli.parsing import parse_config
 from smalti.jobs.encode import EncodeConfig, EncodedImage, encode
-from smalti.zoo import DEFAULT_TOKENIZER
+from smalti.zoo import DEFAULT
 
 
 def run(arguments: list[str]) -> int:
@@ -13,7 +13,7 @@ def run(arguments: list[str]) -> int:
         prog="smalti encode",
         positionals=("run", "images"),
         aliases={"-o": "out"},
-        tokenizer=DEFAULT_TOKENIZER,
+        tokenizer=DEFAULT,
     )
     result = encode(config, lambda image: print(price(image), flush=True))
     count = len(result.images)

@@ -17,7 +17,7 @@ from smalti.formats.atomic import replace_file
 from smalti.formats.bits import bits_per_index
 from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
 from smalti.ops import UsageStatistics
-from smalti.zoo import DEFAULT_TOKENIZER
+from smalti.zoo import DEFAULT
 
 COLLAPSED = 3
 """Exit code of `--fail-on-collapse` where there is collapse."""
@@ -40,9 +40,7 @@ class EvalCommand(EvaluateConfig):
 
 def run(arguments: list[str]) -> int:
     """Parse, evaluate, print; returns the exit code."""
-    command = parse_config(
-        EvalCommand, arguments, prog="smalti eval", positionals=("run", "data"), tokenizer=DEFAULT_TOKENIZER
-    )
+    command = parse_config(EvalCommand, arguments, prog="smalti eval", positionals=("run", "data"), tokenizer=DEFAULT)
     if command.out is None:
         result = with_progress(lambda on_images: evaluate(command, on_images))
     else:  # an existing file is refused before the work, not after it

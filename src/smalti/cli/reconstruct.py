@@ -3,7 +3,7 @@
 from smalti.cli.encode import price
 from smalti.cli.parsing import parse_config
 from smalti.jobs.reconstruct import ReconstructConfig, reconstruct
-from smalti.zoo import DEFAULT_TOKENIZER
+from smalti.zoo import DEFAULT
 
 
 def run(arguments: list[str]) -> int:
@@ -14,7 +14,7 @@ def run(arguments: list[str]) -> int:
         prog="smalti reconstruct",
         positionals=("run", "image", "out"),
         aliases={"-o": "out"},
-        tokenizer=DEFAULT_TOKENIZER,
+        tokenizer=DEFAULT,
     )
     result = reconstruct(config)
     print(f"{price(result.encoded)}, PSNR {result.psnr:.2f} dB -> {config.out}")

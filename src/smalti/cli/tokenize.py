@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from smalti.cli.measured import json_text
 from smalti.cli.parsing import parse_config
 from smalti.jobs.tokenize import TokenizeConfig, TokenizeResult, tokenize
-from smalti.zoo import DEFAULT_TOKENIZER
+from smalti.zoo import DEFAULT
 
 LISTED = 10
 """Images with something wrong that the summary for people names."""
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
         prog="smalti tokenize",
         positionals=("run", "data"),
         aliases={"-o": "out"},
-        tokenizer=DEFAULT_TOKENIZER,
+        tokenizer=DEFAULT,
     )
     console = Console(file=sys.stderr)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())

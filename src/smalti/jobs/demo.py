@@ -27,7 +27,7 @@ from smalti.ops.pixels import to_float
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE, Tokenizer
 from smalti.training import OptimizationConfig, Reporter, Silent, read_log
-from smalti.zoo import DEFAULT_TOKENIZER, filled, load
+from smalti.zoo import DEFAULT, filled, load
 
 TRAINING: dict[str, Any] = {
     "data": "embedded",
@@ -100,7 +100,7 @@ def demo(
     """
     begun = time.monotonic()
     _clear(config.out, config.force)
-    if filled(DEFAULT_TOKENIZER):
+    if filled(DEFAULT):
         use_box(config.out / "box", config.device, say)
     transcript = classic_demonstrations()
     for line in transcript:
@@ -159,11 +159,11 @@ def classic_demonstrations() -> list[str]:
 def next_steps(out: Path) -> list[str]:
     """Commands to try after the demonstration."""
     boxed = [
-        f"smalti reconstruct PHOTO.jpg photo.png    # with {DEFAULT_TOKENIZER}, which comes with the package",
-        f"smalti train FOLDER_OF_PHOTOS --init_from {DEFAULT_TOKENIZER} --out my-tokenizer   # your own images",
+        f"smalti reconstruct PHOTO.jpg photo.png    # with {DEFAULT}, which comes with the package",
+        f"smalti train FOLDER_OF_PHOTOS --init_from {DEFAULT} --out my-tokenizer   # your own images",
     ]
     return [
-        *(boxed if filled(DEFAULT_TOKENIZER) else []),
+        *(boxed if filled(DEFAULT) else []),
         f"smalti eval {out}/tokenizer embedded:test          # the numbers again",
         f"smalti encode {out}/tokenizer PHOTO.jpg -o photo.tokens",
         f"smalti decode {out}/tokenizer photo.tokens -o photo.png",

@@ -10,7 +10,7 @@ from smalti.data import open_images, save_image
 from smalti.jobs.compare import CompareConfig, compare
 from smalti.jobs.decode import FROM_FILE, DecodeConfig, decode
 from smalti.jobs.encode import EncodeConfig, encode
-from smalti.zoo import DEFAULT_TOKENIZER
+from smalti.zoo import DEFAULT
 
 SIZE = 256
 """Side at which the tokenizer and the codecs are compared."""
@@ -26,16 +26,16 @@ def use_box(folder: Path, device: str, say: Callable[[str], None]) -> None:
     """
     folder.mkdir(parents=True)
     source = open_images("embedded:test")
-    say(f"{DEFAULT_TOKENIZER}, which comes with the package")
+    say(f"{DEFAULT}, which comes with the package")
     for index in range(len(source)):
         name = Path(source.key(index)).stem
         original, tokens, decoded = (folder / f"{name}{end}" for end in (".png", ".tokens", "-decoded.png"))
         save_image(original, source.load(index))
-        result = encode(EncodeConfig(DEFAULT_TOKENIZER, (str(original),), tokens, device=device))
+        result = encode(EncodeConfig(DEFAULT, (str(original),), tokens, device=device))
         decode(DecodeConfig(FROM_FILE, tokens, decoded, device=device))
         (image,) = result.images
         say(f"  {decoded}: from {image.num_tokens:,} tokens, {result.file_bytes:,} bytes")
-    compared = CompareConfig((DEFAULT_TOKENIZER,), "embedded:test", size=SIZE, judges=(), device=device)
+    compared = CompareConfig((DEFAULT,), "embedded:test", size=SIZE, judges=(), device=device)
     comparison = compare(compared)
     for row in comparison.rows:
         say(f"  {row.name}: PSNR {row.quality['psnr']:.2f} dB, {row.file_bytes:,.0f} bytes at {SIZE} x {SIZE}")

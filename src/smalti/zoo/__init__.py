@@ -7,8 +7,8 @@ load_published("vq_ds16_c2i.pt")     somebody else's, from its publisher's check
 open_tokenizer(name)                 whichever of the last three it is
 """
 
-from smalti.zoo.box import BOXED, DEFAULT_TOKENIZER, filled, is_boxed, saved_folder
-from smalti.zoo.models import DEFAULT, MODELS, TOKENIZERS, build, load
+from smalti.zoo.box import BOXED, DEFAULT, filled, is_boxed, saved_folder
+from smalti.zoo.models import MODELS, TOKENIZERS, build, load
 from smalti.zoo.open import is_tokenizer, open_tokenizer
 from smalti.zoo.priors import PRIORS, build_prior, load_prior
 from smalti.zoo.published import FAMILIES, is_published, load_published, read_published
@@ -18,7 +18,6 @@ from smalti.zoo.training_defaults import TRAINING
 __all__ = [
     "BOXED",
     "DEFAULT",
-    "DEFAULT_TOKENIZER",
     "FAMILIES",
     "MODELS",
     "PRIORS",

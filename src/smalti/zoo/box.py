@@ -13,8 +13,8 @@ BOX = Path(__file__).parent / "boxed"
 BOXED = ("photo-f8", "photo-pyramid")
 """Names of the box. Each is a row of `MODELS`, too: `build` makes it fresh, `load` gives it trained."""
 
-DEFAULT_TOKENIZER = "photo-f8"
-"""The tokenizer that commands take where none is named."""
+DEFAULT = "photo-f8"
+"""The tokenizer that commands take, and the model that `smalti train` trains, where none is named."""
 
 
 def is_boxed(model: str | Path) -> bool:

@@ -49,9 +49,6 @@ VIT_B = {"width": 768, "layers": 12, "num_heads": 12}
 VIT_L = {"width": 1024, "layers": 24, "num_heads": 16}
 """TiTok's three sizes of vision transformers."""
 
-DEFAULT = "photo-f8"
-"""The model that `smalti train` takes where none is named."""
-
 MODELS: dict[str, dict[str, Any]] = {
     "simple": {"type": "SimpleVQVAE", "vocab_size": 512, "embedding_dim": 64, "hidden_dim": 128},
     "simple-f8": {"type": "SimpleVQVAE", "vocab_size": 1024, "embedding_dim": 64, "hidden_dim": 192, "num_stages": 3},
