@@ -313,9 +313,8 @@ def _check_whole(data: bytes) -> None:
 
 def _check_model(made_by: str, fingerprint: str | None) -> None:
     if fingerprint not in (None, made_by):
-        raise OtherModelError(
-            f"made with another model: file fingerprint {made_by[:12]}…, this model {str(fingerprint)[:12]}…"
-        )
+        told = f"file fingerprint {made_by[:12]}…, this model {str(fingerprint)[:12]}…"
+        raise OtherModelError(f"made with another model: {told}")
 
 
 Head = tuple[str, tuple[int, int], int, Grids]
