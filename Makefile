@@ -15,7 +15,7 @@ help:  ## list the targets
 
 setup: .venv/installed  ## make .venv with pinned versions
 
-demo: setup  ## train a tokenizer on embedded photographs (two minutes), leave a report in demo/
+demo: setup  ## use photo-f8, train a tokenizer on embedded photographs (two minutes), leave a report in demo/
 	$(BIN)/smalti demo --out demo --force
 
 test: setup  ## run all tests
@@ -62,7 +62,10 @@ bench-prior: setup  ## train a generator on Fashion-MNIST and judge it, write be
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt matplotlib
 	$(BIN)/python benchmarks/fashion_prior.py --out benchmarks/fashion_prior
 
+box: setup  ## make a boxed tokenizer from a run: make box RUN=runs/photo-f8
+	$(BIN)/python recipes/make_box.py $(RUN)
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test test-harm check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior clean
+.PHONY: help setup demo test test-harm check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior box clean

@@ -35,10 +35,11 @@ from machine import processor
 from torch import nn
 
 from smalti.cli.parsing import parse_config
+from smalti.cli.train import parse
 from smalti.data import open_images
 from smalti.jobs.sample import prior_and_tokenizer, to_tokens
 from smalti.jobs.tokenize import TokenizeConfig, tokenize
-from smalti.jobs.train import TrainConfig, train
+from smalti.jobs.train import train
 from smalti.jobs.train_prior import TrainPriorConfig, train_prior
 from smalti.priors import SamplingConfig
 from smalti.training import list_checkpoints
@@ -111,7 +112,7 @@ def make(folder: Path, recipes: Path) -> dict[str, float]:
             minutes_file.write_text(json.dumps(minutes))
 
     run = [f"--config={recipes}/fashion-mnist.yaml", "--data=fashion-mnist:train", f"--out={folder}/tok", "--force"]
-    timed("tokenizer", lambda: train(parse_config(TrainConfig, run, prog="smalti train"), Lines(sys.stderr)))
+    timed("tokenizer", lambda: train(parse(run), Lines(sys.stderr)))
     timed("tokens", lambda: tokenize(TokenizeConfig(f"{folder}/tok", "fashion-mnist:train", f"{folder}/tokens")))
     run = [f"--config={recipes}/priors/fashion-mnist.yaml", f"--tokens={folder}/tokens", f"--out={folder}/prior"]
     config = parse_config(TrainPriorConfig, [*run, "--force"], prog="smalti train-prior")

@@ -8,6 +8,9 @@ import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+from small_box import fill_box
+
+import smalti.zoo.box
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +31,19 @@ def golden() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden vectors at {folder}: set SMALTI_GOLDEN to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of small tokenizers as the box has them, made by their own recipe."""
+    return fill_box(tmp_path_factory.mktemp("box"))
+
+
+@pytest.fixture
+def box(tiny_box: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The box of this installation, filled with small tokenizers."""
+    monkeypatch.setattr(smalti.zoo.box, "BOX", tiny_box)
+    return tiny_box
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_broken_tokens_say_what_is_wrong(run, photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
-        ("encode", "RUN"),
+        ("encode", "IMAGES"),
         ("encode {run} -o {tmp}/t", "IMAGES"),
         ("encode {run} {photos}/flat.png", "--out"),
         ("encode {run} {photos}/broken.png -o {tmp}/t", "broken.png"),

@@ -126,7 +126,7 @@ def test_an_existing_file_is_kept_unless_forced(run, photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "RUN"),
+        ([], "DATA"),
         (["RUN"], "DATA"),
         (["/nowhere/run", "PHOTOS"], "/nowhere/run"),
         (["RUN", "/nowhere/photos"], "/nowhere/photos"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from smalti.jobs.demo import DemoConfig, DemoResult, classic_demonstrations, demo
+from smalti.jobs.demo import DemoConfig, DemoResult, classic_demonstrations, demo, next_steps
 from smalti.jobs.report import token_colours
 from smalti.training import OptimizationConfig
 from smalti.zoo import load
@@ -59,6 +59,26 @@ def test_classic_demonstrations_speak_both_languages_and_leave_the_seed_alone() 
     assert torch.equal(state, torch.get_rng_state())
     for expected in ("(1, 64, 8, 8)", "(1, 8, 8)", "(1, 3, 64, 64)", "(1, 16, 16)", "量化损失", "reconstruction"):
         assert expected in text
+
+
+def test_the_box_comes_first_where_it_has_weights(box: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    short = DemoConfig(tmp_path, OptimizationConfig(steps=1, batch_size=1))
+    demo(short, say=said.append)
+    assert said[0] == "photo-f8, which comes with the package"
+    names = {path.name for path in (tmp_path / "box").iterdir()}
+    assert {"astronaut.tokens", "astronaut-decoded.png", "flower.tokens", "comparison.png"} <= names
+    size = (tmp_path / "box/astronaut.tokens").stat().st_size
+    assert f"{size:,} bytes" in said[1]
+    for start in (
+        "  photo-f8: PSNR ",
+        "  JPEG at the bytes of photo-f8: PSNR ",
+        "  WebP at the bytes of photo-f8: PSNR ",
+    ):
+        assert any(line.startswith(start) for line in said)
+    assert next_steps(tmp_path)[0].startswith("smalti reconstruct PHOTO.jpg photo.png")
+    with pytest.raises(FileExistsError, match=r"/box exists; --force"):
+        demo(short)
 
 
 def test_token_colours_depend_on_the_code_alone() -> None:

@@ -45,6 +45,7 @@ def config_for(photos, out, **changes):
         model_args={"hidden_dim": 8, "vocab_size": 16, "embedding_dim": 4, "num_stages": 2, "patch_nums": [1, 2, 4]},
         input=TransformConfig(size=16, crop="random", zoom=2.0, flip=True),
         optimization=OptimizationConfig(steps=steps, batch_size=4, lr=2e-3, warmup_steps=5),
+        loss_weights={"l1": 1.0, "ms_ssim": 0.1},
         precision="fp32",
         log_every=3,
         sample_every=8,

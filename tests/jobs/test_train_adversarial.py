@@ -41,6 +41,7 @@ def whole(photos, tmp_path_factory):
         log_every=1,
         input=TransformConfig(size=20, crop="random", zoom=2.0, flip=True),
     )
+    config = replace(config, model_args={**config.model_args, "patch_nums": [1, 2, 5]})
     train(config)
     return config
 

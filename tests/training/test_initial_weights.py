@@ -7,8 +7,8 @@ import torch
 
 from smalti.quantizers import EMAVectorQuantizer, KMeansInit
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training import read_weights, take_weights
-from smalti.zoo import load_published
+from smalti.training import take_weights
+from smalti.zoo import load_published, open_tokenizer
 
 
 def model(seed=0, **changes):
@@ -24,7 +24,7 @@ def test_what_was_saved_is_taken_whole(tmp_path):
     trained, fresh = model(1), model(2)
     trained.train()(torch.randn(4, 3, 16, 16))
     trained.save_pretrained(tmp_path)
-    report = take_weights(fresh, read_weights(str(tmp_path)))
+    report = take_weights(fresh, open_tokenizer(str(tmp_path)))
     assert said(report) == {part: f"{part} taken" for part in ("encoder", "quantizer", "decoder")}
     for name, value in trained.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], value), name
@@ -84,7 +84,7 @@ def test_nothing_in_common_is_refused_in_one_line():
 def test_a_published_checkpoint_is_a_source(golden, tmp_path):
     file = golden / "taming_vqgan_f16" / "last.ckpt"
     published = load_published(file)
-    source = read_weights(str(file))
+    source = open_tokenizer(str(file))
     assert source.fingerprint == published.fingerprint
     copy = type(source)(**{**source.config(), "quantizer": type(source.quantizer)(**_arguments(source.quantizer))})
     take_weights(copy, source)
@@ -97,8 +97,8 @@ def _arguments(quantizer):
 
 def test_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        read_weights(str(tmp_path / "nowhere"))
+        open_tokenizer(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError):
-        read_weights(str(tmp_path / "empty"))
+        open_tokenizer(str(tmp_path / "empty"))
     shutil.rmtree(tmp_path / "empty")

@@ -9,10 +9,8 @@ from safetensors.torch import save_file
 from zoo.test_damage import tiny_taming
 
 from smalti.cli import main
-from smalti.jobs.preparation import open_tokenizer
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training.initial_weights import read_weights
-from smalti.zoo import load, load_published
+from smalti.zoo import load, load_published, open_tokenizer
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 271234\n"
 PAGE = b"\n<!DOCTYPE html>\n<html><head><title>model.pt</title></head></html>"
@@ -56,7 +54,7 @@ def test_weights_are_found_in_a_folder_and_in_that_of_a_pipeline(place, weights,
     file.parent.mkdir(exist_ok=True)
     (save_file if "safetensors" in place else torch.save)(weights, file)
     (tmp_path / "model_index.json").write_text("{}")
-    for door in (load_published, open_tokenizer, read_weights):
+    for door in (load_published, open_tokenizer):
         assert door(str(tmp_path)).fingerprint == expected
 
 
@@ -83,7 +81,7 @@ def test_a_saved_model_of_ours_is_no_publishers(tmp_path):
 def test_a_damaged_config_is_named(config, tmp_path):
     SimpleVQVAE(8, 4, 4).save_pretrained(tmp_path / "run")
     (tmp_path / "run/config.json").write_bytes(config)
-    for door in (load, open_tokenizer, read_weights):
+    for door in (load, open_tokenizer):
         with pytest.raises(ValueError, match=r"run/config\.json: ") as caught:
             door(str(tmp_path / "run"))
         assert len(str(caught.value)) < 500

@@ -28,9 +28,17 @@ COMMANDS = {
     "sample": "draw images from a trained prior, or let it change a part of a photograph",
     "eval-samples": "measure drawn images against those that they imitate: gFID, KID, Inception Score",
     "import": "turn a published tokenizer's checkpoint into a folder that every other command takes",
-    "demo": "train, evaluate and use a small tokenizer in two minutes, and leave a report",
+    "demo": "use photo-f8, then train, evaluate and use a small tokenizer in two minutes, and leave a report",
 }
 """Verb -> one line of help. Its module, see `module_of`, holds `run(arguments: list[str]) -> int`."""
+
+SHORTEST = (
+    "encode photo.jpg -o photo.tokens",
+    "decode photo.tokens picture.png",
+    "reconstruct photo.jpg again.png",
+    "train FOLDER --init_from photo-f8 --out RUN",
+)
+"""What to try first."""
 
 USER_ERROR = 2
 """Exit code of a mistake of the user; an exception may carry another one as `exit_code`."""
@@ -138,6 +146,9 @@ def overview() -> str:
             "usage: smalti COMMAND [arguments]",
             "",
             "Discrete image tokenizers: train them, use them, measure them.",
+            "",
+            "With the tokenizer photo-f8, which comes with the package:",
+            *(f"  smalti {line}" for line in SHORTEST),
             "",
             "commands:",
             *(f"  {verb:<{width}}  {line}" for verb, line in COMMANDS.items()),

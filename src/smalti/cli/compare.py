@@ -1,4 +1,4 @@
-"""`smalti compare RUN... DATA`: several tokenizers, and image codecs at their price, on the same images.
+"""`smalti compare [RUN...] DATA`: several tokenizers, and image codecs at their price, on the same images.
 
 People get a table, programs get `--json`: one JSON object and nothing else on stdout. `--out FOLDER` keeps that JSON,
 the picture grid and, with `--curves`, the plot of quality over bytes.
@@ -19,6 +19,7 @@ from smalti.data import save_image
 from smalti.formats.atomic import replace_folder
 from smalti.jobs.compare import CompareConfig, Comparison, Row, compare
 from smalti.jobs.rate_distortion import plot_rate_distortion, require_matplotlib
+from smalti.zoo import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class CompareCommand(CompareConfig):
 
 def run(arguments: list[str]) -> int:
     """Parse, compare, print; returns the exit code."""
-    command = parse_config(CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"))
+    command = parse_config(
+        CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"), tokenizer=DEFAULT
+    )
     if command.curves and command.out is not None:
         require_matplotlib()
     if command.out is None:

@@ -1,13 +1,18 @@
-"""`smalti decode RUN TOKENS -o IMAGE`: a token file back to its image, or to a folder of images if it holds several."""
+"""`smalti decode [RUN] TOKENS IMAGE`: a token file back to its image, or to a folder of images if it holds several."""
 
 from smalti.cli.parsing import parse_config
-from smalti.jobs.decode import DecodeConfig, DecodedImage, decode
+from smalti.jobs.decode import FROM_FILE, DecodeConfig, DecodedImage, decode
 
 
 def run(arguments: list[str]) -> int:
     """Parse, decode, print; returns the exit code."""
     config = parse_config(
-        DecodeConfig, arguments, prog="smalti decode", positionals=("run", "tokens"), aliases={"-o": "out"}
+        DecodeConfig,
+        arguments,
+        prog="smalti decode",
+        positionals=("run", "tokens", "out"),
+        aliases={"-o": "out"},
+        tokenizer=FROM_FILE,
     )
     decode(config, lambda image: print(_line(image), flush=True))
     return 0

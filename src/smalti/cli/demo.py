@@ -1,4 +1,4 @@
-"""`smalti demo`: train, evaluate and use a small tokenizer in two minutes, and leave a report."""
+"""`smalti demo`: use the tokenizer of the box, then train, evaluate and use a small one, and leave a report."""
 
 from smalti.cli.parsing import parse_config
 from smalti.jobs.demo import DemoConfig, demo, next_steps

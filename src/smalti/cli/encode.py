@@ -1,13 +1,19 @@
-"""`smalti encode RUN IMAGE... -o TOKENS`: images to a token file, and one line an image about the price."""
+"""`smalti encode [RUN] IMAGE... -o TOKENS`: images to a token file, and one line an image about the price."""
 
 from smalti.cli.parsing import parse_config
 from smalti.jobs.encode import EncodeConfig, EncodedImage, encode
+from smalti.zoo import DEFAULT
 
 
 def run(arguments: list[str]) -> int:
     """Parse, encode, print; returns the exit code."""
     config = parse_config(
-        EncodeConfig, arguments, prog="smalti encode", positionals=("run", "images"), aliases={"-o": "out"}
+        EncodeConfig,
+        arguments,
+        prog="smalti encode",
+        positionals=("run", "images"),
+        aliases={"-o": "out"},
+        tokenizer=DEFAULT,
     )
     result = encode(config, lambda image: print(price(image), flush=True))
     count = len(result.images)

@@ -1,4 +1,4 @@
-"""`smalti eval RUN DATA`: measure a tokenizer on a set of images.
+"""`smalti eval [RUN] DATA`: measure a tokenizer on a set of images.
 
 People get a table, programs get `--json`: one JSON object and nothing else on stdout (progress and complaints go to
 stderr). Exit codes: 0 measured; 2 a mistake in the call; 3 with `--fail-on-collapse`, the codebook is collapsed.
@@ -17,6 +17,7 @@ from smalti.formats.atomic import replace_file
 from smalti.formats.bits import bits_per_index
 from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
 from smalti.ops import UsageStatistics
+from smalti.zoo import DEFAULT
 
 COLLAPSED = 3
 """Exit code of `--fail-on-collapse` where there is collapse."""
@@ -39,7 +40,7 @@ class EvalCommand(EvaluateConfig):
 
 def run(arguments: list[str]) -> int:
     """Parse, evaluate, print; returns the exit code."""
-    command = parse_config(EvalCommand, arguments, prog="smalti eval", positionals=("run", "data"))
+    command = parse_config(EvalCommand, arguments, prog="smalti eval", positionals=("run", "data"), tokenizer=DEFAULT)
     if command.out is None:
         result = with_progress(lambda on_images: evaluate(command, on_images))
     else:  # an existing file is refused before the work, not after it

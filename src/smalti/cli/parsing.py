@@ -10,15 +10,16 @@ import math
 import re
 import typing
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonargparse
 
 from smalti.cli import nearest
+from smalti.cli.first_word import begins_with_tokenizer
 from smalti.formats.arguments import LARGEST, type_name
-from smalti.formats.recipe import write_list, write_recipe
+from smalti.formats.recipe import read_recipe, write_list, write_recipe
 
 Config = TypeVar("Config")
 
@@ -33,6 +34,8 @@ def parse_config(
     prog: str,
     positionals: tuple[str, ...] = (),
     aliases: Mapping[str, str] | None = None,
+    tokenizer: str = "",
+    defaults: Callable[[Mapping[str, str]], Mapping[str, Any]] | None = None,
 ) -> Config:
     """Build a config from the arguments after a verb.
 
@@ -44,6 +47,10 @@ def parse_config(
         positionals: fields that may be given without their name, in this order. One of them may be a tuple or a list
             (`tuple[str, ...]`): it takes what the others leave.
         aliases: short options and the fields they mean: {"-o": "out"}.
+        tokenizer: what the first positional is where no word names a tokenizer, see `first_word.py`; "": it is one like
+            the others.
+        defaults: given those options that are text (from the recipes, too), default values by dotted name that take the
+            place of the config's own.
 
     Returns:
         The config, validated by its own `__post_init__`.
@@ -54,18 +61,17 @@ def parse_config(
     """
     types = option_types(config_class)
     aliases = {} if aliases is None else aliases
-    parser = _parser(config_class, types, prog, positionals, aliases)
+    parser = _parser(config_class, types, prog, positionals, aliases, bool(tokenizer))
     options, words, wants_help = _split(arguments, types, aliases)
+    parser.set_defaults(
+        _no_word_for(tokenizer, types, positionals) | dict(defaults(_texts(options)) if defaults else {})
+    )
     if wants_help:
         print(_help(parser), end="")
         raise SystemExit(0)
-    given = _name_positionals(words, types, positionals)
+    given = _name_positionals(words, types, _expected(words, options, types, positionals, bool(tokenizer)))
     named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
-    recipes = [option for option in options if option.startswith("--config=")]
-    others = [option for option in options if not option.startswith("--config=")]
-    for option in recipes:
-        _check_text(option.partition("=")[2])
-    typed = recipes + named + others
+    typed = _recipes(options) + named + [option for option in options if not option.startswith("--config=")]
     try:  # recipes first: the command line wins over them, wherever --config stands
         values = parser.parse_args(
             [_clean(option) if _is_path(option, types) else option for option in typed]
@@ -98,11 +104,18 @@ def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
 
 
 def _parser(
-    config_class: type, types: dict[str, Any], prog: str, positionals: tuple[str, ...], aliases: Mapping[str, str]
+    config_class: type,
+    types: dict[str, Any],
+    prog: str,
+    positionals: tuple[str, ...],
+    aliases: Mapping[str, str],
+    first_is_optional: bool = False,
 ) -> jsonargparse.ArgumentParser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     jsonargparse.set_dumper("yaml", write_recipe)  # of --print_config
     shown = [name.upper() + ("..." if _is_sequence(types[name]) else "") for name in positionals]
+    if first_is_optional:
+        shown[0] = f"[{shown[0]}]"
     notes = [f"{name.upper()} may also be written --{name} {name.upper()}." for name in positionals]
     notes += [f"{short} is short for --{name}." for short, name in aliases.items()]
     parser = jsonargparse.ArgumentParser(
@@ -117,6 +130,7 @@ def _parser(
 def _help(parser: jsonargparse.ArgumentParser) -> str:
     """jsonargparse's help, without what this module replaces: whole groups as files, flags with a value."""
     text = re.sub(r"^ +--\S+ CONFIG\s+Path to a configuration file\.\n", "", parser.format_help(), flags=re.MULTILINE)
+    text = re.sub(r"\(required,(\s+type: [^()]*,\s+default: )", r"(\1", text).replace("( type", "(type")
     return re.sub(r"(--\S+) \{true,false\}", r"\1             ", text)
 
 
@@ -132,7 +146,7 @@ def _split(
         if word == "--":
             return options, words + left, False
         if word in ("-h", "--help"):
-            return [], [], True
+            return options, [], True
         if not word.startswith("-") or word == "-":
             words.append(word)
             continue
@@ -161,6 +175,41 @@ def _option_name(spelled: str, types: dict[str, Any], aliases: Mapping[str, str]
     if key and typing.get_origin(types.get(table.replace("-", "_"))) is dict:
         return f"{table.replace('-', '_')}.{key}"
     raise ValueError(f"unknown option {spelled}{nearest(spelled, [*(f'--{known}' for known in types), *aliases])}")
+
+
+def _recipes(options: list[str]) -> list[str]:
+    """The options that name recipes, each looked into as far as its being text."""
+    recipes = [option for option in options if option.startswith("--config=")]
+    for option in recipes:
+        _check_text(option.partition("=")[2])
+    return recipes
+
+
+def _no_word_for(tokenizer: str, types: dict[str, Any], positionals: tuple[str, ...]) -> dict[str, Any]:
+    """The default value of the first positional, if it is a tokenizer that may be left out."""
+    if not tokenizer:
+        return {}
+    return {positionals[0]: (tokenizer,) if _is_sequence(types[positionals[0]]) else tokenizer}
+
+
+def _expected(
+    words: list[str], options: list[str], types: dict[str, Any], positionals: tuple[str, ...], first_is_optional: bool
+) -> tuple[str, ...]:
+    """The positionals that the words give: none that an option has given, nor a tokenizer that was left out."""
+    named = {option[2:].partition("=")[0] for option in options}
+    left = tuple(name for name in positionals if name not in named)
+    if first_is_optional and left[:1] == positionals[:1]:
+        most = math.inf if any(_is_sequence(types[name]) for name in left[1:]) else len(left) - 1
+        return left if begins_with_tokenizer(words, most) else left[1:]
+    return left
+
+
+def _texts(options: list[str]) -> dict[str, str]:
+    """Top-level options that are text, as the parser will find them: first what recipes say, then the command line."""
+    recipes = [Path(option.partition("=")[2]) for option in _recipes(options)]
+    tables = [read_recipe(recipe) for recipe in recipes if recipe.is_file()]
+    typed = dict(option[2:].split("=", 1) for option in options if "=" in option)
+    return {name: value for table in [*tables, typed] for name, value in table.items() if isinstance(value, str)}
 
 
 def _name_positionals(

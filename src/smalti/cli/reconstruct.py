@@ -1,8 +1,9 @@
-"""`smalti reconstruct RUN IMAGE OUT`: one image through a tokenizer and back, its price and its PSNR in one line."""
+"""`smalti reconstruct [RUN] IMAGE OUT`: one image through a tokenizer and back, its price and its PSNR in one line."""
 
 from smalti.cli.encode import price
 from smalti.cli.parsing import parse_config
 from smalti.jobs.reconstruct import ReconstructConfig, reconstruct
+from smalti.zoo import DEFAULT
 
 
 def run(arguments: list[str]) -> int:
@@ -13,6 +14,7 @@ def run(arguments: list[str]) -> int:
         prog="smalti reconstruct",
         positionals=("run", "image", "out"),
         aliases={"-o": "out"},
+        tokenizer=DEFAULT,
     )
     result = reconstruct(config)
     print(f"{price(result.encoded)}, PSNR {result.psnr:.2f} dB -> {config.out}")

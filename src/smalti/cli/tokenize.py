@@ -1,4 +1,4 @@
-"""`smalti tokenize RUN DATA --out DIR`: a set of images to a token data set, with progress and a summary."""
+"""`smalti tokenize [RUN] DATA --out DIR`: a set of images to a token data set, with progress and a summary."""
 
 import sys
 from contextlib import redirect_stdout
@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from smalti.cli.measured import json_text
 from smalti.cli.parsing import parse_config
 from smalti.jobs.tokenize import TokenizeConfig, TokenizeResult, tokenize
+from smalti.zoo import DEFAULT
 
 LISTED = 10
 """Images with something wrong that the summary for people names."""
@@ -26,7 +27,12 @@ class TokenizeCommand(TokenizeConfig):
 def run(arguments: list[str]) -> int:
     """Parse, tokenize, print; returns the exit code."""
     command = parse_config(
-        TokenizeCommand, arguments, prog="smalti tokenize", positionals=("run", "data"), aliases={"-o": "out"}
+        TokenizeCommand,
+        arguments,
+        prog="smalti tokenize",
+        positionals=("run", "data"),
+        aliases={"-o": "out"},
+        tokenizer=DEFAULT,
     )
     console = Console(file=sys.stderr)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())

@@ -11,6 +11,7 @@ from smalti.cli import INTERRUPTED
 from smalti.cli.launched import in_launch
 from smalti.cli.parsing import parse_config
 from smalti.jobs.train import TrainConfig, TrainResult, train
+from smalti.jobs.train_config import ModelDefaults
 from smalti.training import console_reporter
 
 
@@ -20,13 +21,25 @@ def run(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str], first: bool) -> int:
-    config = parse_config(TrainConfig, arguments, prog="smalti train", positionals=("data",), aliases={"-o": "out"})
+    config = parse(arguments)
     result = train(config, console_reporter())
     if first and result.unreadable:
         print(f"smalti train: {result.unreadable}", file=sys.stderr)
     if first:
         print(summary(result, config.data))
     return INTERRUPTED if result.interrupted else 0
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """The config of a call; what neither options nor recipes say, the model does."""
+    return parse_config(
+        TrainConfig,
+        arguments,
+        prog="smalti train",
+        positionals=("data",),
+        aliases={"-o": "out"},
+        defaults=lambda given: ModelDefaults.of(given.get("model", "auto"), given.get("init_from", "")).options(),
+    )
 
 
 def summary(result: TrainResult, data: str) -> str:

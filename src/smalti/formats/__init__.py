@@ -2,11 +2,20 @@
 
 from smalti.formats.atomic import check_replaceable, replace_file, replace_folder
 from smalti.formats.bits import bits_per_index, pack, packed_size, unpack
-from smalti.formats.token_file import Coding, TokenFile, TokenFileError, TokenImage, read_token_file, write_token_file
+from smalti.formats.token_file import (
+    Coding,
+    OtherModelError,
+    TokenFile,
+    TokenFileError,
+    TokenImage,
+    read_token_file,
+    write_token_file,
+)
 from smalti.formats.weights import WeightsFile, file_sha256, find_weights, load_tensors
 
 __all__ = [
     "Coding",
+    "OtherModelError",
     "TokenFile",
     "TokenFileError",
     "TokenImage",

@@ -58,7 +58,15 @@ from smalti.formats.range_coding import (
     stream_lengths,
 )
 
-__all__ = ["Coding", "TokenFile", "TokenFileError", "TokenImage", "read_token_file", "write_token_file"]
+__all__ = [
+    "Coding",
+    "OtherModelError",
+    "TokenFile",
+    "TokenFileError",
+    "TokenImage",
+    "read_token_file",
+    "write_token_file",
+]
 
 MAGIC = b"\x89SMLT\r\n\x1a"
 PACKED, CODED = 1, 2
@@ -80,6 +88,10 @@ Tables = Sequence[Int64[np.ndarray, " _"]]
 
 class TokenFileError(ValueError):
     """Bytes that are not a whole, unaltered token file, or one of another model. The message, one line, says which."""
+
+
+class OtherModelError(TokenFileError):
+    """A whole token file, but of another model than the one that shall read it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +258,7 @@ def read_token_file(path: str | Path, fingerprint: str | None = None, tables: Ta
             _check_kind(head)  # before reading on: a foreign file may be huge
             return TokenFile.from_bytes(head + file.read(), fingerprint, tables)
         except TokenFileError as error:
-            raise TokenFileError(f"{path}: {error}") from error
+            raise type(error)(f"{path}: {error}") from error
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -301,9 +313,8 @@ def _check_whole(data: bytes) -> None:
 
 def _check_model(made_by: str, fingerprint: str | None) -> None:
     if fingerprint not in (None, made_by):
-        raise TokenFileError(
-            f"made with another model: file fingerprint {made_by[:12]}…, this model {str(fingerprint)[:12]}…"
-        )
+        told = f"file fingerprint {made_by[:12]}…, this model {str(fingerprint)[:12]}…"
+        raise OtherModelError(f"made with another model: {told}")
 
 
 Head = tuple[str, tuple[int, int], int, Grids]

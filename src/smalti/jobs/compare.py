@@ -29,7 +29,7 @@ from smalti.jobs.measure import (
     warnings_about,
     warnings_about_quality,
 )
-from smalti.jobs.preparation import MeasureConfig, open_tokenizer, prepared_images, target_size
+from smalti.jobs.preparation import MeasureConfig, prepared_images, target_size
 from smalti.jobs.repeat import command_line
 from smalti.metrics import (
     CURVES,
@@ -46,6 +46,7 @@ from smalti.metrics import (
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
+from smalti.zoo import open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class CompareConfig(MeasureConfig):
     """Which tokenizers, on what."""
 
     runs: tuple[str, ...]
-    """Tokenizers: folders, names on the hub, or published checkpoints."""
+    """Tokenizers: names of the box, folders, published checkpoints, or names on the hub."""
     data: str
     """Images: a folder, one file, or a name such as "embedded:test"."""
     codecs: tuple[Codec, ...] = ("jpeg", "webp", "avif")

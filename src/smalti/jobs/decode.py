@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,13 +12,24 @@ from torch import Tensor
 
 from smalti.data import save_image
 from smalti.data.decode import IMAGE_SUFFIXES
-from smalti.formats import TokenFile, TokenFileError, TokenImage, check_replaceable, read_token_file, replace_folder
+from smalti.formats import (
+    OtherModelError,
+    TokenFile,
+    TokenFileError,
+    TokenImage,
+    check_replaceable,
+    read_token_file,
+    replace_folder,
+)
 from smalti.jobs.encode import coding_tables
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
-from smalti.zoo import load
+from smalti.zoo import BOXED, filled, load, open_tokenizer
 
-__all__ = ["DecodeConfig", "DecodedImage", "decode", "file_names", "to_tokens"]
+__all__ = ["FROM_FILE", "DecodeConfig", "DecodedImage", "decode", "file_names", "to_tokens"]
+
+FROM_FILE = "auto"
+"""Instead of a tokenizer's name: the one that the token file names."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,8 @@ class DecodeConfig:
     """Turn a token file back into its images, with the model that made it."""
 
     run: str
-    """Folder of the tokenizer that made the tokens, or its name on the hub."""
+    """The tokenizer that made the tokens: a name of the box, a folder, a published checkpoint, a name on the hub; auto:
+    that of the box whose fingerprint the file bears."""
     tokens: Path
     """The token file."""
     out: Path
@@ -65,7 +77,7 @@ def decode(config: DecodeConfig, on_image: Callable[[DecodedImage], None] | None
         TokenFileError: not a token file, truncated, altered, or made with another model.
         ValueError: several images but `out` is named like one, or a suffix that is no image format.
     """
-    tokenizer = load(config.run)
+    tokenizer = _maker(config.tokens) if config.run == FROM_FILE else open_tokenizer(config.run)
     token_file = read_token_file(config.tokens, tokenizer.fingerprint, coding_tables(tokenizer))
     folder, names = _destination(config, token_file)
     tokenizer = tokenizer.to(find_device(config.device))
@@ -109,6 +121,17 @@ def file_names(names: tuple[str, ...]) -> tuple[str, ...]:
         taken.add(file_name.casefold())
         chosen.append(file_name)
     return tuple(chosen)
+
+
+def _maker(tokens: Path) -> Tokenizer:
+    """The tokenizer of the box that made a token file."""
+    names = [name for name in BOXED if filled(name)]
+    for tokenizer in map(load, names):
+        with suppress(OtherModelError):
+            read_token_file(tokens, tokenizer.fingerprint, coding_tables(tokenizer))
+            return tokenizer
+    box = f"the tokenizers of the box ({', '.join(names) or 'which is empty'})"
+    raise TokenFileError(f"{tokens}: made by none of {box}, expected its tokenizer: smalti decode RUN {tokens}")
 
 
 def _destination(config: DecodeConfig, token_file: TokenFile) -> tuple[Path, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""The whole way in two minutes: train a multi-scale tokenizer on embedded photographs, measure it, use it, show it.
+"""The whole way in two minutes: use the box, train a small tokenizer on embedded photographs, measure it, show it.
 
 Everything is done by the same jobs that the other commands call; this file only chooses small settings and gathers
 what a person wants to look at.
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from smalti.data import TransformConfig, load_image, open_images, save_image
 from smalti.jobs.decode import DecodeConfig, decode
+from smalti.jobs.demo_box import use_box
 from smalti.jobs.encode import EncodeConfig, encode
 from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
 from smalti.jobs.page import Curve
@@ -26,7 +27,7 @@ from smalti.ops.pixels import to_float
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE, Tokenizer
 from smalti.training import OptimizationConfig, Reporter, Silent, read_log
-from smalti.zoo import load
+from smalti.zoo import DEFAULT, filled, load
 
 TRAINING: dict[str, Any] = {
     "data": "embedded",
@@ -43,7 +44,7 @@ TRAINING: dict[str, Any] = {
 CODECS: dict[str, Codec] = {"JPEG": "jpeg", "WebP": "webp"}
 """What the token file is compared with."""
 
-CONTENTS = ("tokenizer", "report.html", "photographs")
+CONTENTS = ("box", "tokenizer", "report.html", "photographs")
 """What the demonstration leaves in its folder, and what --force replaces."""
 
 
@@ -99,6 +100,8 @@ def demo(
     """
     begun = time.monotonic()
     _clear(config.out, config.force)
+    if filled(DEFAULT):
+        use_box(config.out / "box", config.device, say)
     transcript = classic_demonstrations()
     for line in transcript:
         say(line)
@@ -155,12 +158,17 @@ def classic_demonstrations() -> list[str]:
 
 def next_steps(out: Path) -> list[str]:
     """Commands to try after the demonstration."""
+    boxed = [
+        f"smalti reconstruct PHOTO.jpg photo.png    # with {DEFAULT}, which comes with the package",
+        f"smalti train FOLDER_OF_PHOTOS --init_from {DEFAULT} --out my-tokenizer   # your own images",
+    ]
     return [
+        *(boxed if filled(DEFAULT) else []),
         f"smalti eval {out}/tokenizer embedded:test          # the numbers again",
         f"smalti encode {out}/tokenizer PHOTO.jpg -o photo.tokens",
         f"smalti decode {out}/tokenizer photo.tokens -o photo.png",
         f"smalti reconstruct {out}/tokenizer PHOTO.jpg photo.png",
-        "smalti train FOLDER_OF_PHOTOS --out my-tokenizer   # your own images",
+        "smalti train FOLDER_OF_PHOTOS --out my-tokenizer   # from random weights",
     ]
 
 

@@ -16,7 +16,7 @@ from smalti.data import DEFAULT_MAX_PIXELS, load_image
 from smalti.formats import Coding, TokenFile, TokenImage, check_replaceable, packed_size, write_token_file
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
-from smalti.zoo import load
+from smalti.zoo import open_tokenizer
 
 __all__ = [
     "EncodeConfig",
@@ -35,7 +35,7 @@ class EncodeConfig:
     """Turn images, each at its own size, into one token file."""
 
     run: str
-    """Folder of a trained tokenizer (config.json, model.safetensors), or its name on the hub."""
+    """The tokenizer: a name of the box, a folder with a saved model, a published checkpoint, or a name on the hub."""
     images: tuple[str, ...]
     """Image files: PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF."""
     out: Path
@@ -105,7 +105,7 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
             as asked.
     """
     check_replaceable(config.out, config.force)
-    tokenizer = load(config.run).to(find_device(config.device))
+    tokenizer = open_tokenizer(config.run).to(find_device(config.device))
     tables = coding_tables(tokenizer)
     if config.coding == "learned" and tables is None:
         raise ValueError(

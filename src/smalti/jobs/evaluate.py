@@ -23,10 +23,11 @@ from smalti.jobs.measure import (
     warnings_about,
     warnings_about_quality,
 )
-from smalti.jobs.preparation import MeasureConfig, open_tokenizer, prepared_images, target_size
+from smalti.jobs.preparation import MeasureConfig, prepared_images, target_size
 from smalti.jobs.repeat import command_line
 from smalti.metrics import CodeUsageResult, Protocol
 from smalti.training.runtime import find_device
+from smalti.zoo import open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class EvaluateConfig(MeasureConfig):
     """What to measure, on what."""
 
     run: str
-    """Folder of a trained tokenizer (config.json, model.safetensors), its name on the hub, or somebody's checkpoint."""
+    """The tokenizer: a name of the box, a folder with a saved model, a published checkpoint, or a name on the hub."""
     data: str
     """Images: a folder, one file, or a name such as "embedded:test"."""
     min_usage: float = 0.1

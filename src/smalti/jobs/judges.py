@@ -19,6 +19,7 @@ from smalti.blocks import HEDVGG16, AlexNet, EfficientNetLite0, FeatureNetwork, 
 from smalti.losses import LPIPS, FeatureDistance, PerceptualDistance, refuse_training_network
 from smalti.metrics import FeatureExtractor, load_convolutional_features
 from smalti.training import read_settings
+from smalti.zoo import saved_folder
 
 PAIR_JUDGES: dict[str, tuple[type[LPIPS] | type[FeatureDistance], type[FeatureNetwork]]] = {
     "lpips": (LPIPS, AlexNet),
@@ -126,7 +127,7 @@ def training_weights(run: str) -> Mapping[str, float]:
     Raises:
         ValueError: a train.yaml that is none.
     """
-    recipe = read_settings(run)
+    recipe = read_settings(saved_folder(run))
     weights = recipe.get("loss_weights", {}) if recipe else {}
     if not isinstance(weights, dict):
         raise ValueError(f"{run}/train.yaml: loss_weights is {weights!r}, expected a table")

@@ -1,4 +1,4 @@
-"""What `evaluate`, `compare`, `evaluate_samples` share before anything is measured: options, model, size, images."""
+"""What `evaluate`, `compare`, `evaluate_samples` share before anything is measured: options, size, images."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,8 @@ from torch import Tensor
 from smalti.data import ImageSource, TransformConfig, ordered_batches
 from smalti.data.loader import check_workers
 from smalti.ops.pixels import to_uint8
-from smalti.tokenizers import Tokenizer
 from smalti.training import read_settings
-from smalti.zoo import is_published, load, load_published
+from smalti.zoo import saved_folder
 
 PIXELS_AT_ONCE = 2**20
 """Pictures at their own size can be huge: so many pixels of them, or one picture, pass the network at once."""
@@ -64,16 +63,6 @@ class MeasureConfig(JudgingConfig):
             TransformConfig(size=_pair(self.size))  # refuses sides that no picture has
 
 
-def open_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer in eval mode: a folder of ours, a name on the hub, or a published checkpoint (a file or a folder).
-
-    Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: a file or folder that holds no tokenizer.
-    """
-    return load_published(name) if is_published(name) else load(name)
-
-
 def prepared_images(
     source: ImageSource,
     size: tuple[int, int] | None,
@@ -97,7 +86,7 @@ def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
         return _pair(size)
     if size == "native":
         return None
-    sizes = {run: _trained_size(run) for run in runs if (Path(run) / "train.yaml").is_file()}
+    sizes = {run: _trained_size(run) for run in runs if (saved_folder(run) / "train.yaml").is_file()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{run} {size}" for run, size in sizes.items())
         raise ValueError(f"size: trained at different sizes ({told}); give one, or 'native'")
@@ -106,7 +95,7 @@ def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
 
 def _trained_size(run: str) -> tuple[int, int] | None:
     try:
-        recipe = read_settings(run)
+        recipe = read_settings(saved_folder(run))
         assert recipe is not None
         size = recipe["input"]["size"]
         return None if size is None else _pair(size)

@@ -8,7 +8,7 @@ from smalti.formats import check_replaceable, packed_size
 from smalti.jobs.encode import EncodedImage, image_names, read_pixels
 from smalti.metrics import psnr
 from smalti.training.runtime import find_device
-from smalti.zoo import load
+from smalti.zoo import open_tokenizer
 
 __all__ = ["ReconstructConfig", "ReconstructResult", "reconstruct"]
 
@@ -18,7 +18,7 @@ class ReconstructConfig:
     """Turn one image into tokens and back, and measure what that changed."""
 
     run: str
-    """Folder of a trained tokenizer (config.json, model.safetensors), or its name on the hub."""
+    """The tokenizer: a name of the box, a folder with a saved model, a published checkpoint, or a name on the hub."""
     image: str
     """Image file: PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF."""
     out: Path
@@ -52,7 +52,7 @@ def reconstruct(config: ReconstructConfig) -> ReconstructResult:
     """
     check_replaceable(config.out, config.force)
     device = find_device(config.device)
-    tokenizer = load(config.run).to(device)
+    tokenizer = open_tokenizer(config.run).to(device)
     pixels = read_pixels(config.image, tokenizer.image_channels, config.max_pixels).to(device)
     tokens = tokenizer.encode(pixels)
     reconstruction = tokenizer.decode(tokens)

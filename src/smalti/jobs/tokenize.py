@@ -21,11 +21,12 @@ from smalti.data.loader import check_workers
 from smalti.data.views import ViewsConfig
 from smalti.formats.storage import Storage
 from smalti.formats.token_set import MANIFEST, Shard, TokenManifest, read_manifest, write_manifest
-from smalti.jobs.preparation import Size, open_tokenizer, target_size
+from smalti.jobs.preparation import Size, target_size
 from smalti.jobs.shard_making import CPU_BATCH, Plan, ShardNote, common, make_shards
 from smalti.jobs.tokenize_ray import Crew, make_on_ray
 from smalti.tokenizers import Tokenizer
 from smalti.training.runtime import find_device
+from smalti.zoo import open_tokenizer
 
 __all__ = ["TokenizeConfig", "TokenizeResult", "tokenize"]
 
@@ -38,7 +39,7 @@ class TokenizeConfig:
     """Turn a set of images into a token data set."""
 
     run: str
-    """Folder of a trained tokenizer (config.json, model.safetensors), or its name on the hub."""
+    """The tokenizer: a name of the box, a folder with a saved model, a published checkpoint, or a name on the hub."""
     data: str
     """Images: a folder, tar shards, Parquet, a hub data set, or a name such as fashion-mnist."""
     out: str

@@ -16,8 +16,8 @@ from typing import Any
 
 from smalti.data import open_images
 from smalti.formats.storage import Storage
-from smalti.jobs.preparation import open_tokenizer
 from smalti.jobs.shard_making import Plan, make_shards
+from smalti.zoo import open_tokenizer
 
 __all__ = ["Crew", "make_on_ray"]
 

@@ -29,6 +29,7 @@ from smalti.data import (
     training_batches,
 )
 from smalti.jobs.train_config import TrainConfig, plain_settings
+from smalti.jobs.train_scales import fit_scales
 from smalti.losses import LossTable, build_network_losses
 from smalti.metrics import mean_color, psnr
 from smalti.ops.processes import process_count, process_rank
@@ -61,14 +62,14 @@ from smalti.training import (
     piece_size,
     random_state,
     read_notes,
-    read_weights,
+    read_settings,
     reconstruction_grid,
     share,
     start_state,
     take_weights,
     train_steps,
 )
-from smalti.zoo import DEFAULT, build, load
+from smalti.zoo import DEFAULT, build, load, open_tokenizer
 
 __all__ = ["TrainConfig", "TrainResult", "build_model", "plain_settings", "train"]
 
@@ -121,6 +122,9 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
         OSError: the disk is full.
     """
     runtime = _runtime(config)
+    line = ""
+    if not (config.resume and _is_recorded(config)):
+        config, line = fit_scales(config)
     reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
     settings = plain_settings(config)
     with closing(RunFolder(config.out)) as folder, own_random_numbers(config.seed, runtime.device):
@@ -128,12 +132,14 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
         run = in_all(lambda: _Run(config, reporter, runtime, folder, point))
         # Up to here nothing was written: a mistake in the settings leaves no trace.
         on_main(lambda: run.open(settings))
+        if line:
+            reporter.note(line)
         return run.go()
 
 
 def build_model(config: TrainConfig) -> tuple[Tokenizer, str]:
     """The model before its first step, and in words what it took from `init_from`."""
-    source = read_weights(config.init_from) if config.init_from else None
+    source = open_tokenizer(config.init_from) if config.init_from else None
     if source is not None and config.model == "auto":
         return source, "encoder, quantizer, decoder taken"
     model = build(DEFAULT if config.model == "auto" else config.model, **config.model_args)
@@ -145,6 +151,11 @@ def _runtime(config: TrainConfig) -> Runtime:
     many = launched_processes() > 1 if config.distributed == "auto" else config.distributed
     choose = join_processes if many else choose_runtime
     return choose(config.device, config.precision, config.channels_last, config.compile)
+
+
+def _is_recorded(config: TrainConfig) -> bool:
+    """Whether the run to resume has the very model arguments; whatever its scales, they stay."""
+    return (read_settings(config.out) or {}).get("model_args") == config.model_args
 
 
 def _claim(folder: RunFolder, config: TrainConfig, settings: dict[str, Any]) -> ResumePoint | None:

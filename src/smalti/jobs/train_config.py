@@ -6,8 +6,63 @@ from typing import Any, Literal
 
 from smalti.data import TransformConfig
 from smalti.data.loader import check_workers
+from smalti.formats.arguments import construct
 from smalti.losses import check_weights
-from smalti.training import AdversarialConfig, OptimizationConfig, Precision
+from smalti.training import AdversarialConfig, OptimizationConfig, Precision, read_settings
+from smalti.zoo import DEFAULT, TRAINING, saved_folder
+
+FINE_TUNING = {"steps": 2_000, "warmup_steps": 100, "decay_steps": None}
+"""How long a model that is trained already learns on other images."""
+FINE_TUNING_LR = 0.2
+"""Its learning rate, as a share of the one that it was trained with."""
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a run takes from its model where nobody says otherwise; these are fields of `TrainConfig`."""
+
+    input: TransformConfig
+    """How images become the model's input."""
+    optimization: OptimizationConfig
+    """How long and how fast to learn."""
+    loss_weights: dict[str, float]
+    """Weights of the losses."""
+
+    @classmethod
+    def of(cls, model: str = "auto", init_from: str = "") -> "ModelDefaults":
+        """The defaults of a model by its name, or of the one that `init_from` holds.
+
+        The latter goes on with the images and losses that it was trained with, slower and not as long. Where it does
+        not say what these were, it is trained as the default model is.
+        """
+        fine_tuned = model == "auto" and bool(init_from)
+        recipe = {**TRAINING[DEFAULT], **(_recorded(init_from) if fine_tuned else TRAINING.get(model, {}))}
+        optimization = dict(recipe["optimization"])
+        if fine_tuned:
+            lr = optimization.get("lr", OptimizationConfig().lr)
+            optimization |= {**FINE_TUNING, "lr": lr * FINE_TUNING_LR}
+        return cls(
+            construct(TransformConfig, {"crop": "random", "flip": True, **_tupled(recipe["input"])}),
+            construct(OptimizationConfig, _tupled(optimization)),
+            dict(recipe["loss_weights"]),
+        )
+
+    def options(self) -> dict[str, Any]:
+        """The defaults by the dotted names of their options."""
+        nested = {"input": asdict(self.input), "optimization": asdict(self.optimization)}
+        dotted = {f"{table}.{name}": value for table, values in nested.items() for name, value in values.items()}
+        return {**dotted, "loss_weights": self.loss_weights}
+
+
+def _tupled(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Tuples again where YAML has lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+
+
+def _recorded(source: str) -> dict[str, Any]:
+    """The settings of the run that a source of weights is, or is a checkpoint of; {} where there are none."""
+    folder = saved_folder(source)
+    return read_settings(folder.parent.parent if folder.parent.name == "checkpoints" else folder) or {}
 
 
 @dataclass(frozen=True)
@@ -23,18 +78,20 @@ class TrainConfig:
     out: str
     """The run folder to make."""
     model: str = "auto"
-    """Which model, by its name in smalti.zoo; auto: the one that init_from holds, or patch-multi-scale."""
+    """Which model, by its name in smalti.zoo; auto: the one that init_from holds, or photo-f8. Size of the images,
+    steps, batch, learning rate and losses that nobody gives are those that suit the model."""
     model_args: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the model to change: vocab_size, hidden_dim, patch_nums, ..."""
     init_from: str = ""
-    """Weights to begin with: a run, a checkpoint of it, a saved model, a published checkpoint, or a name on the hub."""
+    """Weights to begin with: a name of the box, a run or one of its checkpoints, a saved model, a published checkpoint,
+    or a name on the hub."""
     validation: str = ""
     """Images, as for data, whose PSNR decides which checkpoint is the best; empty: those of the sample pictures."""
-    input: TransformConfig = field(default_factory=lambda: TransformConfig(size=64, crop="random", zoom=2.0, flip=True))
+    input: TransformConfig = field(default_factory=lambda: ModelDefaults.of().input)
     """How images become the model's input."""
-    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    optimization: OptimizationConfig = field(default_factory=lambda: ModelDefaults.of().optimization)
     """How long and how fast to learn."""
-    loss_weights: dict[str, float] = field(default_factory=lambda: {"l1": 1.0, "ms_ssim": 0.1})
+    loss_weights: dict[str, float] = field(default_factory=lambda: ModelDefaults.of().loss_weights)
     """Weights of l1, l2, charbonnier, ms_ssim; of lpips, efficientnet_lite0, hed_vgg16, which need a pretrained
     network; of adversarial, r1, lecam; and of the quantizer's terms where they should differ from its paper."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)

@@ -14,7 +14,7 @@ from smalti.training.checkpoint import (
     save_checkpoint,
 )
 from smalti.training.fully_sharded import join_sharded
-from smalti.training.initial_weights import PartTaken, read_weights, take_weights
+from smalti.training.initial_weights import PartTaken, take_weights
 from smalti.training.interruption import StopRequest
 from smalti.training.loop import DataError, Piece, StepResult, train_steps
 from smalti.training.many_processes import ManyProcesses, join_processes, leave_processes
@@ -104,7 +104,6 @@ __all__ = [
     "read_log",
     "read_notes",
     "read_settings",
-    "read_weights",
     "reconstruction_grid",
     "restore_random_state",
     "save_checkpoint",

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from smalti.quantizers import Quantizer
 from smalti.quantizers.placed import PlacedCodebookQuantizer
 from smalti.tokenizers import Tokenizer
-from smalti.zoo import is_published, load, load_published
 
 PARTS = ("encoder", "quantizer", "decoder")
 NAMED_AT_MOST = 4
@@ -38,20 +37,6 @@ class PartTaken:
         more = f" and {len(self.fresh) - NAMED_AT_MOST} more" if len(self.fresh) > NAMED_AT_MOST else ""
         beginning = f"{self.taken} tensors of {self.part} taken, fresh are" if self.taken else f"{self.part} fresh:"
         return f"{beginning} {named}{more}"
-
-
-def read_weights(source: str) -> Tokenizer:
-    """The model to start from.
-
-    Args:
-        source: a run, one of its checkpoints or any other folder with a saved model; a name on the hub
-            ("user/name"); or a published checkpoint, a file or folder as `load_published` takes it.
-
-    Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: what is there is no tokenizer.
-    """
-    return load_published(source) if is_published(source) else load(source)
 
 
 @torch.no_grad()

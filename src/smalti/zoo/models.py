@@ -11,6 +11,7 @@ from smalti.formats.arguments import check_arguments, construct
 from smalti.formats.saved_model import read_config
 from smalti.quantizers import quantizer_from_config
 from smalti.tokenizers import VQGAN, Emu3VQ, PatchVQVAE, SimpleVQVAE, TiTok, Tokenizer
+from smalti.zoo.box import filled, is_boxed, saved_folder
 from smalti.zoo.memory import check_memory
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
@@ -47,9 +48,6 @@ VIT_S = {"width": 512, "layers": 8, "num_heads": 8}
 VIT_B = {"width": 768, "layers": 12, "num_heads": 12}
 VIT_L = {"width": 1024, "layers": 24, "num_heads": 16}
 """TiTok's three sizes of vision transformers."""
-
-DEFAULT = "patch-multi-scale"
-"""The model that `smalti train` takes where none is named."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "simple": {"type": "SimpleVQVAE", "vocab_size": 512, "embedding_dim": 64, "hidden_dim": 128},
@@ -211,13 +209,19 @@ def _known(cls: type[Tokenizer], arguments: Mapping[str, Any]) -> Mapping[str, A
 
 
 def load(model: str | Path) -> Tokenizer:
-    """A saved model in eval mode, from a folder with config.json and model.safetensors or from the hub ("user/name").
+    """A saved model in eval mode.
+
+    Args:
+        model: a name of the box ("photo-f8"), a folder with config.json and model.safetensors, or a name on the hub
+            ("user/name"). A folder that happens to be called like one of the box is reached as "./photo-f8".
 
     Raises:
-        FileNotFoundError: no such folder, or no model in it.
+        FileNotFoundError: no such folder, no model in it, or a box without the weights.
         ValueError: a model class that this package does not have.
     """
-    folder = Path(model)
+    folder = saved_folder(model)
+    if is_boxed(model) and not filled(str(model)):
+        raise FileNotFoundError(f"model: this installation has no weights of {model} (expected in {folder})")
     if folder.is_dir():
         config_path = folder / "config.json"
         for name in ("config.json", "model.safetensors"):
@@ -232,4 +236,4 @@ def load(model: str | Path) -> Tokenizer:
     if kind not in TOKENIZERS:
         raise ValueError(f"model: {config_path} is of type {kind!r}, known are {', '.join(TOKENIZERS)}")
     _known(TOKENIZERS[kind], {key: value for key, value in config.items() if key != "type"})
-    return TOKENIZERS[kind].from_pretrained(model).eval()
+    return TOKENIZERS[kind].from_pretrained(folder if folder.is_dir() else model).eval()

@@ -31,6 +31,7 @@ from smalti.zoo import (
     titok,
     var,
 )
+from smalti.zoo.box import is_boxed
 from smalti.zoo.checkpoints import AVERAGES, Candidate, Checkpoint, locate, read_checkpoint
 from smalti.zoo.family import Family
 from smalti.zoo.fitting import Disagreement, compare, expected_shapes, load_into, reshaped
@@ -74,12 +75,14 @@ class Published:
 
 
 def is_published(path: str | Path) -> bool:
-    """Whether a path is a publisher's file or folder, not a saved model of ours and not a name on the hub.
+    """Whether a path is a publisher's file or folder, not a saved model of ours, no name of the box or on the hub.
 
     Raises:
         ValueError: a config.json that is none.
     """
     folder = Path(path)
+    if is_boxed(path):
+        return False
     if not folder.is_dir():
         return folder.is_file()
     if (folder / "config.json").is_file():
