@@ -201,11 +201,7 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
     contenders = [
         Contender(run, tokenizer, judges, config.codecs) for run, tokenizer in zip(config.runs, tokenizers, strict=True)
     ]
-    curves = {
-        codec: [Coded(codec, f"quality {quality}", judges) for quality in CURVES[codec]]
-        for codec in config.codecs
-        if config.curves
-    }
+    curves = Curves(config.codecs if config.curves else (), judges)
     shown: list[Tensor] = []
     for image, keys in prepared_images(source, size, config):
         image = image.to(device)
@@ -214,9 +210,7 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
         shown += image[:wanted]
         for contender in contenders:
             contender.update(image, keys, wanted)
-        for codec, points in curves.items():
-            for quality, point in zip(CURVES[codec], points, strict=True):
-                point.update(image, [code_at(each, codec, quality) for each in image.cpu()], 0)
+        curves.update(image)
         if on_images is not None:
             on_images(originals.images + len(source.unreadable), len(source))
     statistics = originals.statistics()
@@ -231,7 +225,7 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
         images=originals.images,
         images_sha256=originals.sha256,
         rows=tuple(rows),
-        curves={codec: tuple(p.row(originals, statistics) for p in points) for codec, points in curves.items()},
+        curves=curves.rows(originals, statistics),
         left_out={**judges.left_out, **originals.left_out(judges)},
         warnings=(
             *(warning for row in rows for warning in warnings_about_quality(row.name, row.quality)),
@@ -271,6 +265,29 @@ class Coded:
             8 * sum(self.num_bytes) / originals.pixels,
             None,
         )
+
+
+class Curves:
+    """Codecs at the qualities of their curves."""
+
+    def __init__(self, codecs: tuple[Codec, ...], judges: Judges) -> None:
+        self._points = {
+            codec: [(quality, Coded(codec, f"quality {quality}", judges)) for quality in CURVES[codec]]
+            for codec in codecs
+        }
+
+    def update(self, image: UInt8[Tensor, "b c h w"]) -> None:
+        """Add a batch (B, C, H, W)."""
+        for codec, points in self._points.items():
+            for quality, coded in points:
+                coded.update(image, [code_at(each, codec, quality) for each in image.cpu()], 0)
+
+    def rows(self, originals: Originals, statistics: dict[str, FeatureStatistics]) -> dict[Codec, tuple[Row, ...]]:
+        """Codec to its rows at rising qualities."""
+        return {
+            codec: tuple(coded.row(originals, statistics) for _, coded in points)
+            for codec, points in self._points.items()
+        }
 
 
 class Contender:
