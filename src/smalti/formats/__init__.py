@@ -2,11 +2,21 @@
 
 from smalti.formats.atomic import check_replaceable, replace_file, replace_folder
 from smalti.formats.bits import bits_per_index, pack, packed_size, unpack
-from smalti.formats.token_file import Coding, TokenFile, TokenFileError, TokenImage, read_token_file, write_token_file
+from smalti.formats.token_codec import TokenCodec
+from smalti.formats.token_file import (
+    Coding,
+    TokenFile,
+    TokenFileError,
+    TokenImage,
+    needs_codec,
+    read_token_file,
+    write_token_file,
+)
 from smalti.formats.weights import WeightsFile, file_sha256, find_weights, load_tensors
 
 __all__ = [
     "Coding",
+    "TokenCodec",
     "TokenFile",
     "TokenFileError",
     "TokenImage",
@@ -16,6 +26,7 @@ __all__ = [
     "file_sha256",
     "find_weights",
     "load_tensors",
+    "needs_codec",
     "pack",
     "packed_size",
     "read_token_file",

@@ -10,9 +10,18 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from smalti.codec import find_codec
 from smalti.data import save_image
 from smalti.data.decode import IMAGE_SUFFIXES
-from smalti.formats import TokenFile, TokenFileError, TokenImage, check_replaceable, read_token_file, replace_folder
+from smalti.formats import (
+    TokenFile,
+    TokenFileError,
+    TokenImage,
+    check_replaceable,
+    needs_codec,
+    read_token_file,
+    replace_folder,
+)
 from smalti.jobs.encode import coding_tables
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
@@ -31,6 +40,8 @@ class DecodeConfig:
     """The token file."""
     out: Path
     """The image to write, of the format that its suffix names; or a folder, which gets one PNG an image."""
+    codec: str = ""
+    """The codec of tokens that were coded by context; empty: codec.safetensors in the tokenizer's folder."""
     force: bool = False
     """Replace existing images."""
     device: str = "auto"
@@ -60,13 +71,14 @@ def decode(config: DecodeConfig, on_image: Callable[[DecodedImage], None] | None
         on_image: told about each image as soon as it is written.
 
     Raises:
-        FileNotFoundError: no such run, token file, or folder to write to.
+        FileNotFoundError: no such run, codec, token file, or folder to write to.
         FileExistsError: an image exists and `force` is off; found before anything is written.
         TokenFileError: not a token file, truncated, altered, or made with another model.
         ValueError: several images but `out` is named like one, or a suffix that is no image format.
     """
     tokenizer = load(config.run)
-    token_file = read_token_file(config.tokens, tokenizer.fingerprint, coding_tables(tokenizer))
+    codec = find_codec(config.run, config.codec) if needs_codec(config.tokens) else None
+    token_file = read_token_file(config.tokens, tokenizer.fingerprint, coding_tables(tokenizer), codec)
     folder, names = _destination(config, token_file)
     tokenizer = tokenizer.to(find_device(config.device))
     decoded = []

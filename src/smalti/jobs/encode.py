@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from smalti.codec import find_codec
 from smalti.data import DEFAULT_MAX_PIXELS, load_image
 from smalti.formats import Coding, TokenFile, TokenImage, check_replaceable, packed_size, write_token_file
 from smalti.tokenizers import Tokenizer, Tokens
@@ -42,7 +43,10 @@ class EncodeConfig:
     """The token file to write."""
     coding: Coding = "packed"
     """How tokens are stored: "packed", ceil(log2 K) bits each; "adaptive", by a range coder that learns how often each
-    occurs; "learned", by one that starts from how often each occurred in the tokenizer's training."""
+    occurs; "learned", by one that starts from how often each occurred in the tokenizer's training; "context", by one
+    that a codec tells how likely each is among the tokens around it."""
+    codec: str = ""
+    """The codec of coding "context", made by smalti train-codec; empty: codec.safetensors in the tokenizer's folder."""
     force: bool = False
     """Replace an existing file."""
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -99,7 +103,7 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
         on_image: told about each image as soon as it is encoded.
 
     Raises:
-        FileNotFoundError: no such run, image, or folder to write to.
+        FileNotFoundError: no such run, codec, image, or folder to write to.
         FileExistsError: the token file exists and `force` is off.
         ValueError: a file that is not an image, or too large a one; the message names it. A tokenizer that cannot code
             as asked.
@@ -111,6 +115,7 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
         raise ValueError(
             "coding: got 'learned', but this tokenizer keeps no count of its codes; take adaptive or packed"
         )
+    codec = find_codec(config.run, config.codec) if config.coding == "context" else None
     token_images, encoded = [], []
     for name, path in zip(image_names(config.images), config.images, strict=True):
         pixels = read_pixels(path, tokenizer.image_channels, config.max_pixels)
@@ -121,7 +126,7 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
         if on_image is not None:
             on_image(encoded[-1])
     token_file = TokenFile(tokenizer.fingerprint, tokenizer.vocab_size, tuple(token_images), config.coding)
-    write_token_file(config.out, token_file, config.force, tables)
+    write_token_file(config.out, token_file, config.force, tables, codec)
     return EncodeResult(tuple(encoded), config.out.stat().st_size, tokenizer.vocab_size)
 
 
