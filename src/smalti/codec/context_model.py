@@ -48,7 +48,7 @@ class Prediction(NamedTuple):
     """Logit of a neighbour's token for coming again within its group."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ContextModel:
     """The parameters, and what they compute.
 

@@ -43,7 +43,8 @@ class Layer(NamedTuple):
         """Coordinates y and x of the tokens of each wave, downwards."""
         for t in range(self.width + 2 * self.height - 2):
             y_N = np.arange(max(0, (t - self.width + 2) // 2), min(self.height - 1, t // 2) + 1)
-            yield y_N, t - 2 * y_N
+            if len(y_N):  # a map of one column has a token in every other wave
+                yield y_N, t - 2 * y_N
 
 
 def layers_of(grids: Sequence[tuple[int, ...]]) -> list[Layer]:
