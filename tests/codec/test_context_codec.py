@@ -77,13 +77,11 @@ print(hashlib.sha256(read.to_bytes(codec=codec)).hexdigest())
 def test_one_thread_and_two_code_the_same(flat, tmp_path):
     write_codec(tmp_path / "codec", flat)
     write_token_file(tmp_path / "tokens", token_file(((40, 60),)), codec=flat)
-    digests = {hashlib.sha256((tmp_path / "tokens").read_bytes()).hexdigest()}
-    for threads in ("1", "2"):
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
-        command = [sys.executable, "-c", CODE_TWICE, str(tmp_path / "codec"), str(tmp_path / "tokens")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        digests.add(done.stdout.strip())
-    assert len(digests) == 1
+    threads = "1" if os.environ.get("OMP_NUM_THREADS") != "1" else "2"  # another number than here
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+    command = [sys.executable, "-c", CODE_TWICE, str(tmp_path / "codec"), str(tmp_path / "tokens")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == hashlib.sha256((tmp_path / "tokens").read_bytes()).hexdigest()
 
 
 def test_tokens_weigh_the_same_alone_and_among_others(flat):
@@ -103,7 +101,7 @@ def test_tokens_weigh_the_same_alone_and_among_others(flat):
 @pytest.mark.parametrize("name", ["flat", "pyramid"])
 def test_it_costs_less_than_frequencies(name, request):
     codec = request.getfixturevalue(name)
-    test = [blotches(codec.grids, 1000 + seed) for seed in range(40)]
+    test = [blotches(codec.grids, 1000 + seed) for seed in range(20)]
     coded = len(codec.encode([(codec.grids, tokens) for tokens in test]))
     frequencies = len(encode_tokens([np.concatenate(test)], K))
     assert coded < 0.88 * frequencies
