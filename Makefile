@@ -59,7 +59,14 @@ bench-prior: setup  ## train a generator on Fashion-MNIST and judge it, write be
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt matplotlib
 	$(BIN)/python benchmarks/fashion_prior.py --out benchmarks/fashion_prior
 
+codec: setup  ## train the codec of the tokenizer in RUN on PHOTOS, leave it there as codec.safetensors
+	$(BIN)/smalti tokenize $(RUN) $(PHOTOS) --out $(RUN)/tokens --size 256 --crops 3 --mirrored true --zoom 2 --force
+	$(BIN)/smalti train-codec $(RUN)/tokens --out $(RUN)/codec.safetensors --force
+
+bench-codec: setup  ## bytes of token files in each coding, and the codec's speed, of the tokenizer in RUN on other PHOTOS
+	$(BIN)/python benchmarks/codec.py $(RUN) $(PHOTOS)
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test test-harm check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior clean
+.PHONY: help setup demo test test-harm check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior codec bench-codec clean
