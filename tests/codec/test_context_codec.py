@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import random
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,7 @@ from codec.small_codec import PYRAMID, TOKENIZER, K, blotches, small_codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smalti import formats
 from smalti.codec import ContextCodec, make_codec, read_codec, write_codec
 from smalti.formats import TokenFile, TokenFileError, TokenImage, read_token_file, write_token_file
 from smalti.formats.range_coding import encode_tokens
@@ -143,6 +146,24 @@ def test_every_truncation_and_every_bit_of_a_file_is_refused(flat):
         altered[bit // 8] ^= 1 << bit % 8
         with pytest.raises(TokenFileError):
             TokenFile.from_bytes(bytes(altered), codec=flat)
+
+
+def test_altered_fields_behind_a_right_checksum_are_read_or_refused(flat, monkeypatch):
+    monkeypatch.setattr(formats.token_file, "MAX_UNPAID_INDICES", 2**9)
+    moment = random.Random(0)
+    whole = token_file(((4, 4),), ((3, 5),)).to_bytes(codec=flat)
+    header = 12 + 8  # magic, version, length, fingerprint: told by other tests
+    read = 0
+    for _ in range(400):
+        data = bytearray(whole[:-4])
+        place, size = moment.randrange(header, len(data) - 4), moment.choice((1, 2, 4))
+        data[place : place + size] = moment.choice((b"\xff" * size, b"\0" * size, moment.randbytes(size)))
+        try:
+            TokenFile.from_bytes(bytes(data) + zlib.crc32(data).to_bytes(4, "little"), codec=flat)
+            read += 1
+        except TokenFileError as error:
+            assert str(error).startswith("malformed: ")  # noqa: PT017
+    assert 0 < read < 400
 
 
 def test_another_number_of_maps_is_refused(flat):

@@ -255,9 +255,9 @@ def test_files_and_their_refusals(tmp_path):
     cases = [
         (whole, other, rf"made with another model: file fingerprint {FINGERPRINT[:12]}…, this model abababababab…"),
         (b"\x89PNG\r\n\x1a\n" + whole[8:], FINGERPRINT, "not a smalti token file"),
-        (whole[:8] + b"\x03\x00" + whole[10:], FINGERPRINT, "unsupported version 3"),
+        (whole[:8] + b"\x04\x00" + whole[10:], FINGERPRINT, "unsupported version 4"),
         (whole[:-1], FINGERPRINT, f"truncated: expected {len(whole)} bytes, found {len(whole) - 1}"),
-        (b"", FINGERPRINT, "truncated: expected at least 66 bytes, found 0"),
+        (b"", FINGERPRINT, "truncated: expected at least 24 bytes, found 0"),
         (whole + b"!", FINGERPRINT, f"altered: expected {len(whole)} bytes, found {len(whole) + 1}"),
         (whole[:30] + b"!" + whole[31:], FINGERPRINT, "altered: checksum differs"),
     ]

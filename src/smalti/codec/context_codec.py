@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from smalti.codec.context_model import ContextModel
-from smalti.codec.neighbourhood import layers_of, neighbours
+from smalti.codec.neighbourhood import layers_of, neighbours, num_layers
 from smalti.formats.symbol_coder import SymbolDecoder, SymbolEncoder
 from smalti.formats.token_codec import Grids, TokenCodec
 
@@ -73,10 +73,12 @@ class ContextCodec(TokenCodec):
 
     def _walk(self, grids: Grids, ranks_L: Int64[np.ndarray, " l"], code: Code) -> Int64[np.ndarray, " l"]:
         """Code the tokens of an image, coarse to fine, wave by wave."""
-        layers = layers_of(grids)
         expected = len(self.model.first_bias)
-        if len(layers) != expected:
-            raise ValueError(f"grids: got {len(layers)} maps of tokens an image, this codec was trained on {expected}")
+        if num_layers(grids) != expected:
+            raise ValueError(
+                f"grids: got {num_layers(grids)} maps of tokens an image, this codec was trained on {expected}"
+            )
+        layers = layers_of(grids)
         M = self.model.members.shape[1]
         # One more at the end, for what is outside the image / 末尾多一个,表示图像之外
         ranks = np.append(ranks_L, self.model.members.size)

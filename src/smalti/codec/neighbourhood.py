@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-__all__ = ["Layer", "layers_of", "neighbours", "num_neighbours"]
+__all__ = ["Layer", "layers_of", "neighbours", "num_layers", "num_neighbours"]
 
 WITHIN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-2, -1), (-2, 1), (-2, 2))
 """Neighbours in the same layer as (dy, dx), all with dx + 2 dy < 0."""
@@ -45,6 +45,11 @@ class Layer(NamedTuple):
             y_N = np.arange(max(0, (t - self.width + 2) // 2), min(self.height - 1, t // 2) + 1)
             if len(y_N):  # a map of one column has a token in every other wave
                 yield y_N, t - 2 * y_N
+
+
+def num_layers(grids: Sequence[tuple[int, ...]]) -> int:
+    """Layers of an image with these grids, counted without making them: a damaged file may speak of any number."""
+    return sum(prod(grid[2:]) for grid in grids)
 
 
 def layers_of(grids: Sequence[tuple[int, ...]]) -> list[Layer]:

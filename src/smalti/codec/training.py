@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from smalti.codec.context_model import ACTIVATION_BITS, EMBEDDING_BITS, WEIGHT_BITS, ContextModel
 from smalti.codec.groups import balanced_groups
-from smalti.codec.neighbourhood import layers_of, neighbours, num_neighbours
+from smalti.codec.neighbourhood import layers_of, neighbours, num_layers, num_neighbours
 from smalti.codec.powers import FINENESS
 from smalti.formats.token_codec import Grids
 
@@ -198,7 +198,7 @@ def _sorted_by_grids(images: Iterable[tuple[Grids, np.ndarray]], members_GM: Ten
     by_grids: dict[Grids, list[np.ndarray]] = {}
     for grids, indices in images:
         by_grids.setdefault(grids, []).append(indices)
-    numbers = {len(layers_of(grids)) for grids in by_grids}
+    numbers = {num_layers(grids) for grids in by_grids}
     if len(numbers) != 1:
         raise ValueError(f"tokens: got images with {sorted(numbers)} maps of tokens, expected one number of them")
     sets = []
