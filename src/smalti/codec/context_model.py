@@ -19,6 +19,7 @@ a token's rank is its group * M + its place in the group, and R itself stands fo
 """
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -97,18 +98,29 @@ class ContextModel:
             if shape != expected[field.name]:
                 raise ValueError(f"codec: {field.name} has shape {shape}, expected {expected[field.name]}")
 
+    @cached_property
+    def _weights(self) -> dict[str, np.ndarray]:
+        """The matrices as float64, in which products are fast, and exact as long as all sums stay below 2**53."""
+        return {
+            name: getattr(self, name).astype(np.float64) for name in ("first", "second", "group", "query", "repeat")
+        }
+
+    def _product(self, a: np.ndarray, name: str) -> Int64[np.ndarray, "n k"]:
+        """Product of whole numbers and a matrix of the model."""
+        return (a.astype(np.float64) @ self._weights[name]).astype(np.int64)
+
     def predict(self, ranks_NC: Int64[np.ndarray, "n c"], layer: int) -> Prediction:
         """Look at the neighbours of N tokens of a layer."""
         embedded = self.embedding[ranks_NC].reshape(len(ranks_NC), -1)
-        hidden = _activation(_product(embedded, self.first) + self.first_bias[layer], EMBEDDING_BITS + WEIGHT_BITS)
-        hidden = _activation(_product(hidden, self.second) + self.second_bias, ACTIVATION_BITS + WEIGHT_BITS)
+        hidden = _activation(self._product(embedded, "first") + self.first_bias[layer], EMBEDDING_BITS + WEIGHT_BITS)
+        hidden = _activation(self._product(hidden, "second") + self.second_bias, ACTIVATION_BITS + WEIGHT_BITS)
         to_logit = ACTIVATION_BITS + WEIGHT_BITS - FINENESS
-        repeat = _shifted(_product(hidden, self.repeat) + self.repeat_bias, to_logit)
-        logits_NG = _shifted(_product(hidden, self.group), to_logit) + self.group_bias[layer]
+        repeat = _shifted(self._product(hidden, "repeat") + self.repeat_bias, to_logit)
+        logits_NG = _shifted(self._product(hidden, "group"), to_logit) + self.group_bias[layer]
         C, M = ranks_NC.shape[1], self.members.shape[1]
         n, c = np.nonzero(ranks_NC < self.members.size)
         np.add.at(logits_NG, (n, ranks_NC[n, c] // M), repeat[n, c])
-        query = _shifted(_product(hidden, self.query), WEIGHT_BITS)
+        query = _shifted(self._product(hidden, "query"), WEIGHT_BITS)
         query_NE = np.clip(query, -LARGEST, LARGEST).astype(np.float64)
         return Prediction(ranks_NC, to_weights(logits_NG), query_NE, repeat[:, C:])
 
@@ -124,11 +136,6 @@ class ContextModel:
         n, c = np.nonzero(ranks_NC // M == groups_N[:, None])
         np.add.at(logits_NM, (n, ranks_NC[n, c] % M), prediction.repeat_NC[n, c])
         return to_weights(logits_NM)
-
-
-def _product(a: np.ndarray, weights: np.ndarray) -> Int64[np.ndarray, "n k"]:
-    """Product of matrices of whole numbers, exact in float64 as long as all sums stay below 2**53."""
-    return (a.astype(np.float64) @ weights.astype(np.float64)).astype(np.int64)
 
 
 def _shifted(product: np.ndarray, bits: int) -> np.ndarray:

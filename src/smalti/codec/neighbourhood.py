@@ -11,6 +11,7 @@ Legend: N tokens of a wave, C neighbours, h x w the grid of a layer.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from math import prod
 from typing import NamedTuple
 
@@ -75,21 +76,33 @@ def neighbours(
 ) -> Int64[np.ndarray, "n c"]:
     """Places in the sequence of what tokens of layer `number` look at; `nothing` where there is no token."""
     own = layers[number]
-    columns = [_places(own, y_N[:, None], x_N[:, None], np.array(WITHIN), nothing)]
+    columns = [_places(own, y_N[:, None], x_N[:, None], *_within(), nothing)]
     for distance, radius in enumerate(RADII if len(layers) > 1 else (), start=1):
-        side = np.arange(-radius, radius + 1)
-        around = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
+        dy, dx = _square(radius)
         if number < distance:
-            columns.append(np.full((len(y_N), len(around)), nothing))
+            columns.append(np.full((len(y_N), len(dy)), nothing))
             continue
         other = layers[number - distance]
         y = (2 * y_N + 1) * other.height // (2 * own.height)  # the cell that holds the middle of this one
         x = (2 * x_N + 1) * other.width // (2 * own.width)
-        columns.append(_places(other, y[:, None], x[:, None], around, nothing))
+        columns.append(_places(other, y[:, None], x[:, None], dy, dx, nothing))
     return np.concatenate(columns, axis=1)
 
 
-def _places(layer: Layer, y: np.ndarray, x: np.ndarray, offsets: np.ndarray, nothing: int) -> np.ndarray:
-    y, x = y + offsets[:, 0], x + offsets[:, 1]
+@cache
+def _within() -> tuple[np.ndarray, np.ndarray]:
+    dy, dx = np.array(WITHIN).T
+    return dy, dx
+
+
+@cache
+def _square(radius: int) -> tuple[np.ndarray, np.ndarray]:
+    """All (dy, dx) up to `radius`, in raster order."""
+    dy, dx = np.indices((2 * radius + 1, 2 * radius + 1)).reshape(2, -1) - radius
+    return dy, dx
+
+
+def _places(layer: Layer, y: np.ndarray, x: np.ndarray, dy: np.ndarray, dx: np.ndarray, nothing: int) -> np.ndarray:
+    y, x = y + dy, x + dx
     inside = (y >= 0) & (y < layer.height) & (x >= 0) & (x < layer.width)
     return np.where(inside, layer.places(y, x), nothing)

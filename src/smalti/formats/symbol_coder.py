@@ -37,12 +37,12 @@ def whole_frequencies(weights: Int64[np.ndarray, "*n k"]) -> Int64[np.ndarray, "
     Args:
         weights: at least 0, not all 0 in a row, and so small that weight · 2**24 fits int64.
     """
-    room = 2**PRECISION - weights.shape[-1]
-    frequencies = 1 + weights * room // weights.sum(axis=-1, keepdims=True)
-    missing = 2**PRECISION - frequencies.sum(axis=-1, keepdims=True)
-    largest = weights.argmax(axis=-1, keepdims=True)
-    np.put_along_axis(frequencies, largest, np.take_along_axis(frequencies, largest, -1) + missing, -1)
-    return frequencies
+    weights_NK = weights.reshape(-1, weights.shape[-1])
+    room = 2**PRECISION - weights_NK.shape[1]
+    frequencies_NK = 1 + weights_NK * room // weights_NK.sum(axis=1, keepdims=True)
+    missing_N = 2**PRECISION - frequencies_NK.sum(axis=1)
+    frequencies_NK[np.arange(len(frequencies_NK)), weights_NK.argmax(axis=1)] += missing_N
+    return frequencies_NK.reshape(weights.shape)
 
 
 class SymbolEncoder:
