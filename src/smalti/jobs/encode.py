@@ -57,6 +57,8 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("images: got none, expected at least one file")
+        if self.codec and self.coding != "context":
+            raise ValueError(f"codec: got {self.codec!r}, expected none with coding {self.coding!r}")
 
 
 @dataclass(frozen=True)
