@@ -65,7 +65,14 @@ bench-prior: setup  ## train a generator on Fashion-MNIST and judge it, write be
 box: setup  ## make a boxed tokenizer from a run: make box RUN=runs/photo-f8
 	$(BIN)/python recipes/make_box.py $(RUN)
 
+codec: setup  ## train the codec of the tokenizer in RUN on PHOTOS, leave it there as codec.safetensors
+	$(BIN)/smalti tokenize $(RUN) $(PHOTOS) --out $(RUN)/tokens --size 256 --crops 3 --mirrored true --zoom 2 --force
+	$(BIN)/smalti train-codec $(RUN)/tokens --out $(RUN)/codec.safetensors --force
+
+bench-codec: setup  ## bytes of token files in each coding, and the codec's speed, of the tokenizer in RUN on other PHOTOS
+	$(BIN)/python benchmarks/codec.py $(RUN) $(PHOTOS)
+
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test test-harm check bench-search bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior box clean
+.PHONY: help setup demo test test-harm check bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior box codec bench-codec clean

@@ -24,7 +24,7 @@ FLOORS = {
     "blocks": 1, "quantizers": 1,
     "tokenizers": 2, "priors": 2, "losses": 2, "metrics": 2, "data": 2,
     "zoo": 3,
-    "training": 4,
+    "training": 4, "codec": 4,
     "jobs": 5,
     "playground": 6,
     "cli": 7,

@@ -51,6 +51,9 @@ CASES = {
     "tokens verify": Command(("tokens",), "TokensConfig", "check_tokens"),
     "tokens info": Command(("tokens",), "TokensConfig", "describe_tokens"),
     "tokens show": Command(("tokens", "0.png", "OUT.png"), "ShowTokensConfig", "show_tokens"),
+    "train-codec": Command(
+        ("tokens", "-o", "OUT", "--training.steps=1", "--training.batch_size=2"), "TrainCodecConfig", "train_codec"
+    ),
     "train-prior": Command(
         ("tokens", "-o", "OUT", "--prior_args={depth: 1, width: 8, num_heads: 2}", *SHORT),
         "TrainPriorConfig",

@@ -24,6 +24,7 @@ COMMANDS = {
     "reconstruct": "pass one image through a tokenizer and back, and print the PSNR",
     "tokenize": "turn a set of images into a token data set, once, to train on it many times",
     "tokens": "verify a token data set, say what it holds, decode one of its rows",
+    "train-codec": "train the codec of a tokenizer, which codes tokens by those around them",
     "train-prior": "train a prior, a generator of tokens, on a token data set",
     "sample": "draw images from a trained prior, or let it change a part of a photograph",
     "eval-samples": "measure drawn images against those that they imitate: gFID, KID, Inception Score",

@@ -2,12 +2,14 @@
 
 from smalti.formats.atomic import check_replaceable, replace_file, replace_folder
 from smalti.formats.bits import bits_per_index, pack, packed_size, unpack
+from smalti.formats.token_codec import TokenCodec
 from smalti.formats.token_file import (
     Coding,
     OtherModelError,
     TokenFile,
     TokenFileError,
     TokenImage,
+    needs_codec,
     read_token_file,
     write_token_file,
 )
@@ -16,6 +18,7 @@ from smalti.formats.weights import WeightsFile, file_sha256, find_weights, load_
 __all__ = [
     "Coding",
     "OtherModelError",
+    "TokenCodec",
     "TokenFile",
     "TokenFileError",
     "TokenImage",
@@ -25,6 +28,7 @@ __all__ = [
     "file_sha256",
     "find_weights",
     "load_tensors",
+    "needs_codec",
     "pack",
     "packed_size",
     "read_token_file",

@@ -1,12 +1,8 @@
 """Entropy coding of tokens: frequent ones take fewer bits than log2 K, rare ones more.
 
 Every scale has a table of how often each token occurs. It starts with the counts that the tokenizer brings from its
-training (or flat), and learns from what was coded, block by block, on both sides alike. The range coder is that of
-`constriction` (Bamler 2022, arXiv 2201.01741).
-
-Tables are integers from beginning to end: counts are added up in int64 and brought to a sum of 2**24 by whole division,
-so that the coder, which takes floats, gets numbers that every machine represents exactly, and all machines decode the
-same bits. A network's probabilities could not promise that: they differ in the last digits from machine to machine.
+training (or flat), and learns from what was coded, block by block, on both sides alike. Tables are whole numbers from
+beginning to end, so that all machines decode the same bits, see `symbol_coder.py`.
 
 Legend: K vocabulary, n tokens.
 """
@@ -18,9 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from smalti.formats.symbol_coder import categorical, constriction, whole_frequencies
+
 __all__ = [
     "MAX_VOCABULARY",
-    "MissingCoderError",
     "check_indices",
     "decode_tokens",
     "encode_tokens",
@@ -32,8 +29,6 @@ __all__ = [
 Grids = tuple[tuple[int, ...], ...]
 PLANE = 2
 """Axes of a grid that are positions; a third one numbers the codes of a position."""
-PRECISION = 24
-"""Bits of a probability in the coder."""
 MAX_VOCABULARY = 2**20
 """Larger vocabularies leave too little room for differences between tokens."""
 BLOCK = 64
@@ -42,10 +37,6 @@ INCREMENT = 32
 """What a token that was seen adds to its count; a table starts with at least 1 for every token."""
 LEARNED_WEIGHT = 2**14
 """Sum that learned counts start with: how many tokens seen they are worth, times `INCREMENT`."""
-
-
-class MissingCoderError(ValueError):
-    """The package that codes is not installed."""
 
 
 def encode_tokens(
@@ -64,7 +55,7 @@ def encode_tokens(
     _check_tables(scales, tables)
     if vocab_size == 1:  # there is nothing to tell
         return b""
-    coder = _constriction().stream.queue.RangeEncoder()
+    coder = constriction().stream.queue.RangeEncoder()
     for k, tokens in enumerate(scales):
         table = _Table(vocab_size, None if tables is None else tables[k])
         for start in range(0, len(tokens), BLOCK):
@@ -87,7 +78,7 @@ def decode_tokens(
         return [np.zeros(length, np.int64) for length in lengths]
     if len(data) % 4:
         raise ValueError(f"entropy-coded tokens: {len(data)} bytes, expected a multiple of 4")
-    coder = _constriction().stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+    coder = constriction().stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
     scales = []
     try:
         for k, length in enumerate(lengths):
@@ -178,16 +169,5 @@ class _Table:
         np.add.at(self.counts_K, tokens, INCREMENT)
 
     def model(self) -> Any:
-        """Frequencies that sum up to 2**24, each at least 1."""
-        room = 2**PRECISION - len(self.counts_K)
-        frequency_K = 1 + self.counts_K * room // int(self.counts_K.sum())
-        frequency_K[self.counts_K.argmax()] += 2**PRECISION - int(frequency_K.sum())
-        return _constriction().stream.model.Categorical(frequency_K.astype(np.float64), perfect=False)
-
-
-def _constriction() -> Any:
-    try:
-        import constriction
-    except ImportError as error:
-        raise MissingCoderError("entropy coding needs constriction: pip install 'smalti[codec]'") from error
-    return constriction
+        """What the coder takes: frequencies that sum up to 2**24."""
+        return categorical(whole_frequencies(self.counts_K).astype(np.float64))

@@ -28,13 +28,14 @@ In version 2 the images stand without their indices, followed by
     8, n           length of the coded indices in bytes, and these, see `smalti.formats.range_coding`; scale by scale
                    (and code by code where several make one position), each of all images in order
 
+Version 3, written by a codec that looks at the tokens around each, has a shorter header, see `compact.py`.
+
 CRC-32 finds every change of up to 32 neighbouring bits, hence of any single byte, for certain, and other damage but for
 one case in 2 ** 32. It is no signature: whoever wants to can make a file with a valid one, so the reader also checks
 all that it reads, and allocates nothing that the bytes at hand do not pay for.
 """
 
 import re
-import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,9 +48,10 @@ from jaxtyping import Int64
 
 from smalti.formats.atomic import replace_file
 from smalti.formats.bits import bits_per_index, pack, packed_size, unpack
+from smalti.formats.byte_fields import Reader, fixed
+from smalti.formats.compact import FINGERPRINT_BYTES, read_compact, write_compact
 from smalti.formats.range_coding import (
     MAX_VOCABULARY,
-    MissingCoderError,
     check_indices,
     decode_tokens,
     encode_tokens,
@@ -57,6 +59,9 @@ from smalti.formats.range_coding import (
     split_streams,
     stream_lengths,
 )
+from smalti.formats.symbol_coder import MissingCoderError
+from smalti.formats.token_codec import Grids, TokenCodec
+from smalti.formats.token_image import TokenImage, check_number
 
 __all__ = [
     "Coding",
@@ -64,24 +69,29 @@ __all__ = [
     "TokenFile",
     "TokenFileError",
     "TokenImage",
+    "needs_codec",
     "read_token_file",
     "write_token_file",
 ]
 
 MAGIC = b"\x89SMLT\r\n\x1a"
-PACKED, CODED = 1, 2
+PACKED, CODED, COMPACT = 1, 2, 3
 """Versions of the layout."""
+VERSION_END = 10
+"""Where magic and version end."""
 LENGTH_END = 18
-"""Where the header's length field ends: shorter data does not even say how long it should be."""
+"""Where the header's length field ends, or lies behind: shorter data does not even say how long it should be."""
 CHECKSUM_SIZE = 4
-SMALLEST = 62 + CHECKSUM_SIZE
-"""Bytes of a file without images."""
+HEADER_SIZE = 62
+"""Of versions 1 and 2."""
+SMALLEST = VERSION_END + 1 + FINGERPRINT_BYTES + 1 + CHECKSUM_SIZE
+"""Bytes of a file without images, of the version with the shortest header."""
 MAX_UNPAID_INDICES = 1 << 24
 """Most indices in a file whose size does not bound their number: entropy-coded, or of K = 1."""
 
-Grids = tuple[tuple[int, ...], ...]
-Coding = Literal["packed", "adaptive", "learned"]
-"""How indices are stored: at ceil(log2 K) bits each, or entropy-coded from flat or from learned tables."""
+Coding = Literal["packed", "adaptive", "learned", "context"]
+"""How indices are stored: at ceil(log2 K) bits each, or entropy-coded: from flat tables, from learned ones, or by a
+codec that looks at the tokens around each."""
 Tables = Sequence[Int64[np.ndarray, " _"]]
 """For each scale (and each code of a position) how often each token occurred in training."""
 
@@ -91,53 +101,7 @@ class TokenFileError(ValueError):
 
 
 class OtherModelError(TokenFileError):
-    """A whole token file, but of another model than the one that shall read it."""
-
-
-@dataclass(frozen=True, eq=False)
-class TokenImage:
-    """The tokens of one image.
-
-    Raises:
-        ValueError: a field that the file cannot hold, or that does not agree with the others.
-    """
-
-    name: str
-    """What the image is called: a relative path such as "cats/tabby.png"; no "..", no control characters."""
-    image_size: tuple[int, int]
-    """Height and width in pixels."""
-    channels: int
-    """Channels of the image: 3 for RGB, 1 for grey."""
-    grids: Grids
-    """Shape of each scale, coarse to fine, of any rank: ((16, 16),), or ((1, 1), (2, 2), (4, 4))."""
-    indices: Int64[np.ndarray, " l"]
-    """int64 (L,): the indices of all scales, coarse to fine, each in raster order; L = the sum of the grids' sizes."""
-
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_number("image_size", min(self.image_size), max(self.image_size), 1, 2**32 - 1)
-        _check_number("channels", self.channels, self.channels, 1, 2**16 - 1)
-        _check_number("grids: number of scales", len(self.grids), len(self.grids), 1, 255)
-        for grid in self.grids:
-            _check_number("grids: rank", len(grid), len(grid), 0, 255)
-            if grid:
-                _check_number("grids: side", min(grid), max(grid), 1, 2**32 - 1)
-        if self.indices.dtype != np.int64 or self.indices.shape != (self.num_tokens,):
-            got = f"{self.indices.dtype} {self.indices.shape}"
-            raise ValueError(f"indices: got {got}, the grids {self.grids} have int64 ({self.num_tokens},)")
-
-    @property
-    def num_tokens(self) -> int:
-        """L, the indices of all scales together."""
-        return sum(prod(grid) for grid in self.grids)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, TokenImage)
-            and (self.name, self.image_size, self.channels, self.grids)
-            == (other.name, other.image_size, other.channels, other.grids)
-            and np.array_equal(self.indices, other.indices)
-        )
+    """A whole token file, but of another model or codec than the one that shall read it."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +124,7 @@ class TokenFile:
     def __post_init__(self) -> None:
         if not re.fullmatch("[0-9a-f]{64}", self.fingerprint):
             raise ValueError(f"fingerprint: got {self.fingerprint!r}, expected 64 lower-case hex digits")
-        _check_number("images: number", len(self.images), len(self.images), 0, 2**32 - 1)
+        check_number("images: number", len(self.images), len(self.images), 0, 2**32 - 1)
         indices = sum(image.num_tokens for image in self.images)
         free = bits_per_index(self.vocab_size) == 0 or self.coding != "packed"
         if free and indices > MAX_UNPAID_INDICES:
@@ -168,23 +132,39 @@ class TokenFile:
         if self.coding != "packed" and self.vocab_size > MAX_VOCABULARY:
             raise ValueError(f"coding: vocabularies of more than {MAX_VOCABULARY} can only be packed")
 
-    def to_bytes(self, tables: Tables | None = None) -> bytes:
+    def to_bytes(self, tables: Tables | None = None, codec: TokenCodec | None = None) -> bytes:
         """The whole file.
 
         Args:
             tables: what the model brings from its training; used, and needed, where `coding` is "learned".
+            codec: used, and needed, where `coding` is "context".
 
         Raises:
-            ValueError: an index outside [0, vocab_size).
+            ValueError: an index outside [0, vocab_size), or a codec of another model.
         """
-        if self.coding == "packed":
-            body = b"".join(_head(image) + pack(image.indices, self.vocab_size) for image in self.images)
+        if self.coding == "context":
+            data = MAGIC + fixed(COMPACT, 2) + self._compact(codec)
         else:
-            body = b"".join(_head(image) for image in self.images) + self._coded(tables)
-        version = PACKED if self.coding == "packed" else CODED
-        start = MAGIC + _bytes(version, 2) + _bytes(SMALLEST + len(body), 8) + bytes.fromhex(self.fingerprint)
-        data = start + _bytes(self.vocab_size, 8) + _bytes(len(self.images), 4) + body
-        return data + _bytes(zlib.crc32(data), CHECKSUM_SIZE)
+            if self.coding == "packed":
+                body = b"".join(_head(image) + pack(image.indices, self.vocab_size) for image in self.images)
+            else:
+                body = b"".join(_head(image) for image in self.images) + self._coded(tables)
+            version = PACKED if self.coding == "packed" else CODED
+            start = MAGIC + fixed(version, 2) + fixed(HEADER_SIZE + len(body) + CHECKSUM_SIZE, 8)
+            data = (
+                start + bytes.fromhex(self.fingerprint) + fixed(self.vocab_size, 8) + fixed(len(self.images), 4) + body
+            )
+        return data + fixed(zlib.crc32(data), CHECKSUM_SIZE)
+
+    def _compact(self, codec: TokenCodec | None) -> bytes:
+        """Everything between version and checksum of a file that is coded by context."""
+        if codec is None:
+            raise ValueError("coding: got 'context' and no codec, expected one")
+        if (codec.tokenizer, codec.vocab_size) != (self.fingerprint, self.vocab_size):
+            raise ValueError(f"codec: is for the model {codec.tokenizer[:12]}…, not for {self.fingerprint[:12]}…")
+        for image in self.images:
+            check_indices(image.indices, self.vocab_size)
+        return write_compact(self.images, codec, VERSION_END + CHECKSUM_SIZE)
 
     def _coded(self, tables: Tables | None) -> bytes:
         """The indices of all images, entropy-coded."""
@@ -192,28 +172,41 @@ class TokenFile:
         for stream in streams:
             check_indices(stream, self.vocab_size)
         coded = encode_tokens(streams, self.vocab_size, _start(self.coding, tables))
-        return _bytes(self.coding == "learned", 1) + _bytes(len(coded), 8) + coded
+        return fixed(self.coding == "learned", 1) + fixed(len(coded), 8) + coded
 
     @classmethod
-    def from_bytes(cls, data: bytes, fingerprint: str | None = None, tables: Tables | None = None) -> "TokenFile":
+    def from_bytes(
+        cls,
+        data: bytes,
+        fingerprint: str | None = None,
+        tables: Tables | None = None,
+        codec: TokenCodec | None = None,
+    ) -> "TokenFile":
         """Inverse of `to_bytes`.
 
         Args:
             data: the whole file.
             fingerprint: that of the model that shall read the tokens; None: of any.
             tables: that model's counts, for files that were coded with them.
+            codec: the codec of files that were coded by context.
 
         Raises:
             TokenFileError: not a token file, of an unsupported version, truncated, altered, or of another model.
             MissingCoderError: entropy-coded, and constriction is not installed.
         """
         _check_whole(data)
-        reader = _Reader(data[:-CHECKSUM_SIZE], LENGTH_END)
+        version = _version(data)
+        reader = Reader(data[:-CHECKSUM_SIZE], VERSION_END if version == COMPACT else LENGTH_END)
         try:
+            if version == COMPACT:
+                known = _known_codec(reader, codec)
+                _check_model(known.tokenizer, fingerprint)
+                images = read_compact(reader, known, MAX_UNPAID_INDICES)
+                return cls(known.tokenizer, known.vocab_size, tuple(images), "context")
             made_by, vocab_size, count = reader.take(32).hex(), reader.number(8), reader.number(4)
             _check_model(made_by, fingerprint)
             coding: Coding = "packed"
-            if int.from_bytes(data[8:10], "little") == PACKED:
+            if version == PACKED:
                 images = _read_packed(reader, count, vocab_size)
             else:
                 coding, images = _read_coded(reader, count, vocab_size, tables)
@@ -227,9 +220,15 @@ class TokenFile:
 
 
 def write_token_file(
-    path: str | Path, token_file: TokenFile, force: bool = False, tables: Tables | None = None
+    path: str | Path,
+    token_file: TokenFile,
+    force: bool = False,
+    tables: Tables | None = None,
+    codec: TokenCodec | None = None,
 ) -> None:
-    """Write a token file; `path` is either complete afterwards or as it was before. Tables as in `TokenFile.to_bytes`.
+    """Write a token file; `path` is either complete afterwards or as it was before.
+
+    Tables and codec as in `TokenFile.to_bytes`.
 
     Raises:
         FileExistsError: `path` exists and `force` is off.
@@ -237,16 +236,22 @@ def write_token_file(
         ValueError: an index outside [0, vocab_size).
     """
     with replace_file(path, force) as temporary:
-        temporary.write_bytes(token_file.to_bytes(tables))
+        temporary.write_bytes(token_file.to_bytes(tables, codec))
 
 
-def read_token_file(path: str | Path, fingerprint: str | None = None, tables: Tables | None = None) -> TokenFile:
+def read_token_file(
+    path: str | Path,
+    fingerprint: str | None = None,
+    tables: Tables | None = None,
+    codec: TokenCodec | None = None,
+) -> TokenFile:
     """Read and check a token file.
 
     Args:
         path: the file.
         fingerprint: that of the model that shall read the tokens; None: of any.
         tables: that model's counts, for files that were coded with them.
+        codec: the codec of files that were coded by context, see `needs_codec`.
 
     Raises:
         TokenFileError: not a token file, of an unsupported version, truncated, altered, or made with another model.
@@ -256,36 +261,22 @@ def read_token_file(path: str | Path, fingerprint: str | None = None, tables: Ta
         try:
             head = file.read(LENGTH_END)
             _check_kind(head)  # before reading on: a foreign file may be huge
-            return TokenFile.from_bytes(head + file.read(), fingerprint, tables)
+            return TokenFile.from_bytes(head + file.read(), fingerprint, tables, codec)
         except TokenFileError as error:
             raise type(error)(f"{path}: {error}") from error
 
 
+def needs_codec(path: str | Path) -> bool:
+    """Whether a file is a token file that was coded by context.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with Path(path).open("rb") as file:
+        return file.read(VERSION_END) == MAGIC + fixed(COMPACT, 2)
+
+
 # ---- reading --------------------------------------------------------------------------------------------------------
-
-
-class _Reader:
-    """Takes bytes from the front, never more than there are."""
-
-    def __init__(self, data: bytes, position: int):
-        self._data = data
-        self._position = position
-
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._position
-
-    def take(self, count: int) -> bytes:
-        if count > self.left:
-            raise ValueError(f"a field at byte {self._position} is longer than the file")
-        self._position += count
-        return self._data[self._position - count : self._position]
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")
-
-    def numbers(self, count: int) -> list[int]:
-        return [self.number(4) for _ in range(count)]
 
 
 def _check_kind(data: bytes) -> None:
@@ -294,21 +285,44 @@ def _check_kind(data: bytes) -> None:
         raise TokenFileError("not a smalti token file")
     if len(data) < LENGTH_END:
         raise TokenFileError(f"truncated: expected at least {SMALLEST} bytes, found {len(data)}")
-    version = int.from_bytes(data[8:10], "little")
-    if version not in (PACKED, CODED):
-        raise TokenFileError(f"unsupported version {version} of the token file, this smalti reads {PACKED} and {CODED}")
+    if _version(data) not in (PACKED, CODED, COMPACT):
+        raise TokenFileError(
+            f"unsupported version {_version(data)} of the token file, this smalti reads {PACKED} to {COMPACT}"
+        )
 
 
 def _check_whole(data: bytes) -> None:
     """Refuse what is not exactly as long as it says, or has another checksum."""
     _check_kind(data)
-    length = int.from_bytes(data[10:18], "little")
+    try:
+        reader = Reader(data, VERSION_END)
+        length = reader.varint() if _version(data) == COMPACT else reader.number(8)
+    except ValueError as error:
+        raise TokenFileError(f"altered: {error}") from error
     if len(data) < max(length, SMALLEST):
         raise TokenFileError(f"truncated: expected {max(length, SMALLEST)} bytes, found {len(data)}")
     if len(data) > length:
         raise TokenFileError(f"altered: expected {length} bytes, found {len(data)}")
     if zlib.crc32(data[:-CHECKSUM_SIZE]) != int.from_bytes(data[-CHECKSUM_SIZE:], "little"):
         raise TokenFileError("altered: checksum differs")
+
+
+def _version(data: bytes) -> int:
+    return int.from_bytes(data[len(MAGIC) : VERSION_END], "little")
+
+
+def _known_codec(reader: Reader, codec: TokenCodec | None) -> TokenCodec:
+    """The codec, if it is the one that the file was coded with."""
+    reader.varint()  # the length, which is checked by now
+    coded_with = reader.take(FINGERPRINT_BYTES).hex()
+    if codec is None:
+        raise TokenFileError(f"coded with the codec {coded_with}…: give it to read the tokens")
+    if not codec.fingerprint.startswith(coded_with):
+        raise OtherModelError(
+            f"coded with another codec: that of the file is {coded_with}…, this one is "
+            f"{codec.fingerprint[: len(coded_with)]}…"
+        )
+    return codec
 
 
 def _check_model(made_by: str, fingerprint: str | None) -> None:
@@ -320,7 +334,7 @@ def _check_model(made_by: str, fingerprint: str | None) -> None:
 Head = tuple[str, tuple[int, int], int, Grids]
 
 
-def _read_head(reader: _Reader) -> Head:
+def _read_head(reader: Reader) -> Head:
     """What stands of an image before its indices: name, size, channels, grids."""
     name = reader.take(reader.number(2)).decode("utf-8")
     image_size = (reader.number(4), reader.number(4))
@@ -328,7 +342,7 @@ def _read_head(reader: _Reader) -> Head:
     return name, image_size, channels, tuple(tuple(reader.numbers(reader.number(1))) for _ in range(reader.number(1)))
 
 
-def _read_packed(reader: _Reader, count: int, vocab_size: int) -> list[TokenImage]:
+def _read_packed(reader: Reader, count: int, vocab_size: int) -> list[TokenImage]:
     free = MAX_UNPAID_INDICES if bits_per_index(vocab_size) == 0 else None
     images = []
     for _ in range(count):
@@ -341,7 +355,7 @@ def _read_packed(reader: _Reader, count: int, vocab_size: int) -> list[TokenImag
     return images
 
 
-def _read_coded(reader: _Reader, count: int, vocab_size: int, tables: Tables | None) -> tuple[Coding, list[TokenImage]]:
+def _read_coded(reader: Reader, count: int, vocab_size: int, tables: Tables | None) -> tuple[Coding, list[TokenImage]]:
     heads = [_read_head(reader) for _ in range(count)]
     _at_most(sum(prod(grid) for head in heads for grid in head[3]), MAX_UNPAID_INDICES)
     coding: Coding = "learned" if reader.number(1) else "adaptive"
@@ -370,31 +384,8 @@ def _start(coding: Coding, tables: Tables | None) -> Tables | None:
 
 def _head(image: TokenImage) -> bytes:
     name = image.name.encode("utf-8")
-    parts = [_bytes(len(name), 2), name, *(_bytes(side, 4) for side in image.image_size), _bytes(image.channels, 2)]
-    parts.append(_bytes(len(image.grids), 1))
+    parts = [fixed(len(name), 2), name, *(fixed(side, 4) for side in image.image_size), fixed(image.channels, 2)]
+    parts.append(fixed(len(image.grids), 1))
     for grid in image.grids:
-        parts += [_bytes(len(grid), 1), *(_bytes(side, 4) for side in grid)]
+        parts += [fixed(len(grid), 1), *(fixed(side, 4) for side in grid)]
     return b"".join(parts)
-
-
-def _bytes(number: int, size: int) -> bytes:
-    return number.to_bytes(size, "little")
-
-
-# ---- what fits ------------------------------------------------------------------------------------------------------
-
-
-def _check_number(name: str, low: int, high: int, least: int, most: int) -> None:
-    for value in (low, high):
-        if not least <= value <= most:
-            raise ValueError(f"{name}: got {value}, allowed are {least} to {most}")
-
-
-def _check_name(name: str) -> None:
-    """A name ends up in a terminal and in a path, and may come from anywhere."""
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise ValueError(f"name: got {name!r}, control characters are not allowed")
-    if any(part in ("", ".", "..") for part in name.split("/")):
-        raise ValueError(f"name: got {name!r}, expected a relative path without empty parts, '.' and '..'")
-    if len(name.encode("utf-8")) > 2**16 - 1:
-        raise ValueError(f"name: got {len(name)} characters, at most 65535 bytes of UTF-8 fit")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smalti.data import open_images
 from smalti.formats import TokenFile
-from smalti.jobs.encode import image_names, to_token_image
+from smalti.jobs.encode import chosen_coding, image_names, to_token_image
 from smalti.jobs.gallery import gallery
 from smalti.jobs.judges import Judges, open_judges
 from smalti.jobs.measure import (
@@ -299,6 +299,7 @@ class Contender:
         self.shown: list[Tensor] = []
         self._measurement = Measurement(tokenizer, judges)
         self._fingerprint = tokenizer.fingerprint
+        self._coding, self._codec = chosen_coding(run, "auto")
         self._bytes = 0
 
     def update(self, image: UInt8[Tensor, "b c h w"], keys: tuple[str, ...], show: int) -> None:
@@ -317,7 +318,8 @@ class Contender:
     def _file_bytes(self, key: str, tokens: Tokens) -> int:
         """Size of the token file of this image by itself, as `smalti encode` names it."""
         token_image = to_token_image(image_names([key])[0], tokens, self._measurement.tokenizer.image_channels)
-        return len(TokenFile(self._fingerprint, tokens.vocab_size, (token_image,)).to_bytes())
+        file = TokenFile(self._fingerprint, tokens.vocab_size, (token_image,), self._coding)
+        return len(file.to_bytes(codec=self._codec))
 
     def row(self, originals: Originals, statistics: dict[str, FeatureStatistics]) -> Row:
         """The line of the table."""

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from smalti.codec import find_codec
 from smalti.data import save_image
 from smalti.data.decode import IMAGE_SUFFIXES
 from smalti.formats import (
@@ -18,13 +19,14 @@ from smalti.formats import (
     TokenFileError,
     TokenImage,
     check_replaceable,
+    needs_codec,
     read_token_file,
     replace_folder,
 )
 from smalti.jobs.encode import coding_tables
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
-from smalti.zoo import BOXED, filled, load, open_tokenizer
+from smalti.zoo import BOXED, filled, open_tokenizer, saved_folder
 
 __all__ = ["FROM_FILE", "DecodeConfig", "DecodedImage", "decode", "file_names", "to_tokens"]
 
@@ -43,6 +45,8 @@ class DecodeConfig:
     """The token file."""
     out: Path
     """The image to write, of the format that its suffix names; or a folder, which gets one PNG an image."""
+    codec: str = ""
+    """The codec of tokens that were coded by context; empty: codec.safetensors in the tokenizer's folder."""
     force: bool = False
     """Replace existing images."""
     device: str = "auto"
@@ -72,13 +76,12 @@ def decode(config: DecodeConfig, on_image: Callable[[DecodedImage], None] | None
         on_image: told about each image as soon as it is written.
 
     Raises:
-        FileNotFoundError: no such run, token file, or folder to write to.
+        FileNotFoundError: no such run, codec, token file, or folder to write to.
         FileExistsError: an image exists and `force` is off; found before anything is written.
         TokenFileError: not a token file, truncated, altered, or made with another model.
         ValueError: several images but `out` is named like one, or a suffix that is no image format.
     """
-    tokenizer = _maker(config.tokens) if config.run == FROM_FILE else open_tokenizer(config.run)
-    token_file = read_token_file(config.tokens, tokenizer.fingerprint, coding_tables(tokenizer))
+    tokenizer, token_file = _read(config)
     folder, names = _destination(config, token_file)
     tokenizer = tokenizer.to(find_device(config.device))
     decoded = []
@@ -123,15 +126,24 @@ def file_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _maker(tokens: Path) -> Tokenizer:
-    """The tokenizer of the box that made a token file."""
+def _read(config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
+    """The tokens, and the tokenizer that made them."""
+    if config.run != FROM_FILE:
+        return _read_with(config.run, config)
     names = [name for name in BOXED if filled(name)]
-    for tokenizer in map(load, names):
+    for name in names:
         with suppress(OtherModelError):
-            read_token_file(tokens, tokenizer.fingerprint, coding_tables(tokenizer))
-            return tokenizer
+            return _read_with(name, config)
     box = f"the tokenizers of the box ({', '.join(names) or 'which is empty'})"
-    raise TokenFileError(f"{tokens}: made by none of {box}, expected its tokenizer: smalti decode RUN {tokens}")
+    raise TokenFileError(
+        f"{config.tokens}: made by none of {box}, expected its tokenizer: smalti decode RUN {config.tokens}"
+    )
+
+
+def _read_with(run: str, config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
+    tokenizer = open_tokenizer(run)
+    codec = find_codec(saved_folder(run), config.codec) if needs_codec(config.tokens) else None
+    return tokenizer, read_token_file(config.tokens, tokenizer.fingerprint, coding_tables(tokenizer), codec)
 
 
 def _destination(config: DecodeConfig, token_file: TokenFile) -> tuple[Path, tuple[str, ...]]:

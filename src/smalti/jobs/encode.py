@@ -5,23 +5,27 @@ import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from smalti.codec import CODEC_FILE, ContextCodec, find_codec
 from smalti.data import DEFAULT_MAX_PIXELS, load_image
 from smalti.formats import Coding, TokenFile, TokenImage, check_replaceable, packed_size, write_token_file
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.training.runtime import find_device
-from smalti.zoo import open_tokenizer
+from smalti.zoo import open_tokenizer, saved_folder
 
 __all__ = [
     "EncodeConfig",
     "EncodeResult",
     "EncodedImage",
+    "chosen_coding",
     "coding_tables",
     "encode",
     "image_names",
@@ -40,9 +44,13 @@ class EncodeConfig:
     """Image files: PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF."""
     out: Path
     """The token file to write."""
-    coding: Coding = "packed"
+    coding: Coding | Literal["auto"] = "auto"
     """How tokens are stored: "packed", ceil(log2 K) bits each; "adaptive", by a range coder that learns how often each
-    occurs; "learned", by one that starts from how often each occurred in the tokenizer's training."""
+    occurs; "learned", by one that starts from how often each occurred in the tokenizer's training; "context", by one
+    that a codec tells how likely each is among the tokens around it; "auto", by context where the tokenizer comes with
+    a codec and a range coder is installed, else packed."""
+    codec: str = ""
+    """The codec of coding "context", made by smalti train-codec; empty: codec.safetensors in the tokenizer's folder."""
     force: bool = False
     """Replace an existing file."""
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -53,6 +61,8 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("images: got none, expected at least one file")
+        if self.codec and self.coding not in ("context", "auto"):
+            raise ValueError(f"codec: got {self.codec!r}, expected none with coding {self.coding!r}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
         on_image: told about each image as soon as it is encoded.
 
     Raises:
-        FileNotFoundError: no such run, image, or folder to write to.
+        FileNotFoundError: no such run, codec, image, or folder to write to.
         FileExistsError: the token file exists and `force` is off.
         ValueError: a file that is not an image, or too large a one; the message names it. A tokenizer that cannot code
             as asked.
@@ -107,7 +117,8 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
     check_replaceable(config.out, config.force)
     tokenizer = open_tokenizer(config.run).to(find_device(config.device))
     tables = coding_tables(tokenizer)
-    if config.coding == "learned" and tables is None:
+    coding, codec = chosen_coding(config.run, config.coding, config.codec)
+    if coding == "learned" and tables is None:
         raise ValueError(
             "coding: got 'learned', but this tokenizer keeps no count of its codes; take adaptive or packed"
         )
@@ -120,9 +131,27 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
         encoded.append(EncodedImage(name, tokens.image_size, tokens.num_tokens, size))
         if on_image is not None:
             on_image(encoded[-1])
-    token_file = TokenFile(tokenizer.fingerprint, tokenizer.vocab_size, tuple(token_images), config.coding)
-    write_token_file(config.out, token_file, config.force, tables)
+    token_file = TokenFile(tokenizer.fingerprint, tokenizer.vocab_size, tuple(token_images), coding)
+    write_token_file(config.out, token_file, config.force, tables, codec)
     return EncodeResult(tuple(encoded), config.out.stat().st_size, tokenizer.vocab_size)
+
+
+def chosen_coding(run: str, coding: Coding | Literal["auto"], codec: str = "") -> tuple[Coding, ContextCodec | None]:
+    """The coding of token files of a tokenizer, and the codec that coding by context needs.
+
+    Args:
+        run: the tokenizer's name.
+        coding: what was asked for, see `EncodeConfig`.
+        codec: a codec that does not lie in the tokenizer's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: no codec where one is needed, or a damaged one.
+    """
+    folder = saved_folder(run)
+    if coding == "auto":
+        able = find_spec("constriction") is not None and (folder / CODEC_FILE).is_file()
+        coding = "context" if codec or able else "packed"
+    return coding, find_codec(folder, codec) if coding == "context" else None
 
 
 def coding_tables(tokenizer: Tokenizer) -> list[Int64[np.ndarray, " k"]] | None:

@@ -1,0 +1,22 @@
+"""`smalti train-codec TOKENS -o CODEC`: the codec that `smalti encode --coding context` codes with."""
+
+import sys
+
+from smalti.cli.parsing import parse_config
+from smalti.jobs.train_codec import TrainCodecConfig, train_codec
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, train, print; returns the exit code."""
+    config = parse_config(
+        TrainCodecConfig, arguments, prog="smalti train-codec", positionals=("tokens",), aliases={"-o": "out"}
+    )
+    steps = config.training.steps
+    result = train_codec(
+        config, lambda step, bits: print(f"step {step}/{steps}  {bits:.3f} bits a token", file=sys.stderr, flush=True)
+    )
+    print(
+        f"{result.out}: codec {result.fingerprint[:12]}…, trained on {result.num_tokens} tokens of {result.images} "
+        f"images; {result.bits_per_token:.3f} bits a token"
+    )
+    return 0

@@ -1,0 +1,16 @@
+"""Context models over tokens, in whole numbers: they say how likely a token is, given those around it."""
+
+from smalti.codec.context_codec import ContextCodec
+from smalti.codec.saved_codec import CODEC_FILE, find_codec, make_codec, read_codec, write_codec
+from smalti.codec.training import CodecTrainingConfig, train_context_model
+
+__all__ = [
+    "CODEC_FILE",
+    "CodecTrainingConfig",
+    "ContextCodec",
+    "find_codec",
+    "make_codec",
+    "read_codec",
+    "train_context_model",
+    "write_codec",
+]

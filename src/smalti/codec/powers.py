@@ -1,0 +1,39 @@
+"""Powers of two as whole numbers, found by whole arithmetic alone: the exponential function of the coder.
+
+A library's exp2 may differ in the last digit from machine to machine, and one such digit would garble all that follows.
+"""
+
+from functools import cache
+from math import isqrt
+
+import numpy as np
+from jaxtyping import Int64
+
+__all__ = ["FINENESS", "to_weights"]
+
+FINENESS = 5
+"""Logits are in units of 2 ** -5 bit."""
+TOP = 24
+"""The most likely symbol weighs 2 ** 24, the least likely 1."""
+
+
+@cache
+def _table() -> Int64[np.ndarray, " n"]:
+    """floor(2 ** (TOP - i / 32)) for i = 0, 1, ... up to the weight 1.
+
+    isqrt taken five times is the floor of the 32nd root, since the floors of nested roots do not disturb each other.
+    """
+    weights = []
+    for i in range((TOP << FINENESS) + 1):
+        root = 1 << ((TOP << FINENESS) - i)
+        for _ in range(FINENESS):
+            root = isqrt(root)
+        weights.append(root)
+    return np.array(weights)
+
+
+def to_weights(logits_NK: Int64[np.ndarray, "n k"]) -> Int64[np.ndarray, "n k"]:
+    """Weights of symbols, 1 to 2 ** 24, proportional to 2 ** (logit / 32) up to rounding."""
+    table = _table()
+    below = logits_NK.max(axis=1, keepdims=True) - logits_NK
+    return table[np.minimum(below, len(table) - 1)]

@@ -1,0 +1,129 @@
+"""Train the codec of a tokenizer on tokens that it made: what `smalti encode --coding context` codes with."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from smalti.codec import CodecTrainingConfig, make_codec, train_context_model, write_codec
+from smalti.formats import check_replaceable, read_token_file
+from smalti.formats.storage import Storage
+from smalti.formats.token_codec import Grids
+from smalti.formats.token_set import MANIFEST, read_manifest
+from smalti.formats.token_shards import read_shard
+from smalti.jobs.encode import coding_tables
+from smalti.tokenizers import Tokenizer
+from smalti.zoo import load
+
+__all__ = ["TrainCodecConfig", "TrainCodecResult", "train_codec"]
+
+LAST_STEPS = 0.1
+"""Share of the steps whose mean is reported: a single step tells little."""
+Images = list[tuple[Grids, Int64[np.ndarray, " _"]]]
+
+
+@dataclass(frozen=True)
+class TrainCodecConfig:
+    """Train a codec on tokens, for smalti encode --coding context."""
+
+    tokens: str
+    """A token data set, as smalti tokenize makes it; a token file; or a folder of token files."""
+    out: Path
+    """The codec to write; as codec.safetensors in the folder of the tokenizer it is found without being named."""
+    run: str = ""
+    """The tokenizer: its folder, or its name on the hub; empty: the one in the token data set."""
+    training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
+    """How long to train, and sizes."""
+    force: bool = False
+    """Replace an existing file."""
+
+
+@dataclass(frozen=True)
+class TrainCodecResult:
+    """What was made."""
+
+    out: Path
+    """The codec."""
+    fingerprint: str
+    """Its fingerprint."""
+    images: int
+    """Images that it was trained on."""
+    num_tokens: int
+    """Their tokens."""
+    bits_per_token: float
+    """What a token cost in the last tenth of the steps."""
+
+
+def train_codec(config: TrainCodecConfig, on_step: Callable[[int, float], None] | None = None) -> TrainCodecResult:
+    """Train a codec and write it.
+
+    Args:
+        config: which tokens, where to.
+        on_step: told the number of every hundredth step and the bits that a token cost in it.
+
+    Raises:
+        FileNotFoundError: no such tokens or tokenizer, or no folder to write to.
+        FileExistsError: the codec exists and `force` is off.
+        ValueError: tokens of another tokenizer, damaged ones, or a vocabulary that no codec takes.
+    """
+    check_replaceable(config.out, config.force)
+    storage = Storage(config.tokens)
+    is_set = not Path(config.tokens).is_file() and storage.exists(MANIFEST)
+    if not config.run and not (is_set and storage.local):
+        raise ValueError(f"run: got none, expected the tokenizer that made {config.tokens}")
+    tokenizer = load(config.run or Path(config.tokens, "tokenizer"))
+    images = _rows(storage, tokenizer) if is_set else _file_images(config.tokens, tokenizer)
+    if not images:
+        raise ValueError(f"tokens: {config.tokens} holds no image")
+    losses: list[Tensor] = []
+
+    def keep(step: int, bits: Float[Tensor, ""]) -> None:
+        losses.append(bits)
+        if on_step is not None and (step % 100 == 0 or step == config.training.steps):
+            on_step(step, float(bits))
+
+    model = train_context_model(images, codebook_of(tokenizer), config.training, keep)
+    usual_grids = Counter(grids for grids, _ in images).most_common(1)[0][0]
+    codec = make_codec(model, tokenizer.fingerprint, usual_grids)
+    write_codec(config.out, codec, config.force)
+    last = losses[-max(1, int(LAST_STEPS * len(losses))) :]
+    num_tokens = sum(len(indices) for _, indices in images)
+    return TrainCodecResult(config.out, codec.fingerprint, len(images), num_tokens, sum(map(float, last)) / len(last))
+
+
+def codebook_of(tokenizer: Tokenizer) -> Float[Tensor, "k d"]:
+    """One vector for each token: its code, or all its codes where levels, groups or scales have their own tables."""
+    codebook = tokenizer.quantizer.get_codebook().detach().float().cpu()
+    return codebook.movedim(-2, 0).flatten(1)
+
+
+def _rows(storage: Storage, tokenizer: Tokenizer) -> Images:
+    """All rows of a token data set."""
+    manifest = read_manifest(storage)
+    if manifest.fingerprint != tokenizer.fingerprint:
+        raise ValueError(f"run: {tokenizer.fingerprint[:12]}… did not make {storage}, {manifest.fingerprint[:12]}… did")
+    images: Images = []
+    for shard in manifest.shards:
+        data = storage.read(shard.file)
+        if hashlib.sha256(data).hexdigest() != shard.sha256:
+            raise ValueError(f"{storage}/{shard.file}: was altered, its SHA-256 differs")
+        images += [(row.grids, row.indices) for row in read_shard(data)]
+    return images
+
+
+def _file_images(tokens: str, tokenizer: Tokenizer) -> Images:
+    """All images of a token file, or of those in a folder."""
+    tables = coding_tables(tokenizer)
+    files = [read_token_file(path, tokenizer.fingerprint, tables) for path in _paths(Path(tokens))]
+    return [(image.grids, image.indices) for file in files for image in file.images]
+
+
+def _paths(tokens: Path) -> Iterator[Path]:
+    if not tokens.exists():
+        raise FileNotFoundError(f"tokens: {tokens} does not exist")
+    yield from sorted(path for path in tokens.iterdir() if path.is_file()) if tokens.is_dir() else [tokens]
