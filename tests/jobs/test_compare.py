@@ -208,7 +208,7 @@ def test_what_cannot_be_compared_is_refused(runs, photos, tmp_path, capsys):
         "some take RGB images": [runs[0], str(tmp_path / "grey"), photos],
         "trained at different sizes": [str(tmp_path / "0"), str(tmp_path / "1"), photos],
         "/nowhere": [runs[0], "/nowhere", photos],
-        "missing DATA": [photos],
+        "missing DATA": [],
         "codecs": [*runs, photos, "--codecs", '["png"]'],
         "pictures: got 0": [*runs, photos, "--pictures", "0"],
     }

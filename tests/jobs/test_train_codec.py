@@ -78,7 +78,7 @@ def test_what_cannot_train_a_codec_is_refused(world):
     with pytest.raises(FileExistsError):
         train_codec(TrainCodecConfig("file", world / "file", "run", SHORT))
     with pytest.raises(ValueError, match="codec: got 'c', expected none with coding 'packed'"):
-        EncodeConfig("run", ("photos/0.png",), world / "t", codec="c")
+        EncodeConfig("run", ("photos/0.png",), world / "t", "packed", codec="c")
     with pytest.raises(ValueError, match="steps: got 0"):
         CodecTrainingConfig(steps=0)
     assert not (world / "c").exists()
