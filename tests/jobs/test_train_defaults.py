@@ -40,7 +40,7 @@ def test_every_model_says_how_it_is_trained_and_its_scales_fit(name: str) -> Non
 def test_nothing_said_is_the_default_model_in_python_as_on_the_command_line() -> None:
     config = parse()
     assert config == TrainConfig("x", "y")
-    assert (config.input.size, config.optimization.batch_size) == (128, 16)
+    assert (config.input.size, config.optimization.batch_size) == (128, 4)
 
 
 @pytest.mark.parametrize("name", ["photo-f8", "photo-pyramid"])
@@ -63,7 +63,7 @@ def test_options_and_recipes_win_over_the_model(tmp_path: Path) -> None:
 
 
 def test_help_shows_the_numbers_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, size, lr in (([], 128, 0.001), (["--model", "vqgan-f16"], 256, 0.0001)):
+    for words, size, lr in (([], 128, 0.0006), (["--model", "vqgan-f16"], 256, 0.0001)):
         assert main(["train", *words, "--help"]) == 0
         text = " ".join(capsys.readouterr().out.split())
         assert f"tuple[int, int], null], default: {size})" in text
