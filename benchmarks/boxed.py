@@ -1,11 +1,11 @@
 """The tokenizers in the box beside JPEG, WebP, AVIF and JPEG XL, on photographs that none of them was trained on.
 
-    python benchmarks/boxed.py [--photos ../shared/photos/train] [--models photo-f8 photo-pyramid] [--out boxed]
+    python benchmarks/boxed.py [--photos ../shared/photos/train] [--models photo-f8 ...] [--out boxed]
 
 Of the photographs in the folder, sorted by name, every twelfth from the sixth on is held out of training (the recipes
 say so too); its 256 x 256 centre crop judges. Bytes are those of whole files, headers and checksums included. The
 codecs stand at the bytes of each tokenizer and, as curves, at five qualities. Writes boxed.json, boxed.md, boxed.png
-(rates and distortions) and boxed-pictures.png.
+(rates and distortions) and boxed-pictures.png (of the photographs that come with scikit-image and scikit-learn).
 """
 
 import argparse
@@ -24,12 +24,13 @@ from smalti.data import save_image
 from smalti.jobs.compare import CompareConfig, Comparison, Row, compare
 from smalti.jobs.rate_distortion import plot_rate_distortion
 from smalti.metrics import TITLES
+from smalti.zoo import BOXED, filled
 
 SIDE = 256
 HELD_OUT = slice(5, None, 12)
 """Of the photographs in order of their names."""
-SHOWN = 4
-"""Photographs in the picture."""
+SHOWN = "embedded:test"
+"""Photographs in the picture; they are in no training either."""
 
 
 def centre_crops(photos: Path, folder: Path) -> int:
@@ -107,7 +108,7 @@ def markdown(result: dict, comparison: Comparison) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=Path, default=Path("../shared/photos/train"))
-    parser.add_argument("--models", nargs="+", default=["photo-f8", "photo-pyramid"])
+    parser.add_argument("--models", nargs="+", default=[name for name in BOXED if filled(name)])
     parser.add_argument("--codecs", nargs="+", default=["jpeg", "webp", "avif", "jxl"])
     parser.add_argument("--judges", nargs="*", default=["efficientnet_lite0", "hed_vgg16"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/boxed"))
@@ -116,9 +117,10 @@ def main() -> None:
         centre_crops(options.photos, Path(folder))
         config = CompareConfig(
             tuple(options.models), folder, judges=tuple(options.judges), codecs=tuple(options.codecs),
-            curves=True, pictures=SHOWN, size=SIDE,
+            curves=True, size=SIDE,
         )  # fmt: skip
         comparison = compare(config)
+    shown = compare(CompareConfig(tuple(options.models), SHOWN, judges=(), codecs=("webp", "avif"), size=SIDE))
     told = comparison.to_dict()
     result = {
         "date": datetime.date.today().isoformat(),
@@ -131,7 +133,7 @@ def main() -> None:
     options.out.with_suffix(".md").write_text(markdown(result, comparison))
     plot_rate_distortion(comparison, options.out.with_suffix(".png"))
     pictures = options.out.with_name(f"{options.out.name}-pictures.png")
-    save_image(pictures, comparison.picture, force=True)
+    save_image(pictures, shown.picture, force=True)
 
 
 if __name__ == "__main__":
