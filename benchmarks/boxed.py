@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,7 @@ def main() -> None:
             tuple(options.models), folder, judges=tuple(options.judges), codecs=tuple(options.codecs),
             curves=True, size=SIDE,
         )  # fmt: skip
-        comparison = compare(config)
+        comparison = replace(compare(config), data="held-out photographs")
     shown = compare(CompareConfig(tuple(options.models), SHOWN, judges=(), codecs=("webp", "avif"), size=SIDE))
     told = comparison.to_dict()
     result = {
