@@ -14,7 +14,17 @@ from smalti.formats.sealed_json import open_sealed, seal
 from smalti.formats.storage import Storage
 from smalti.formats.token_shards import TokenRow, read_shard
 
-__all__ = ["FORMAT", "MANIFEST", "Shard", "TokenManifest", "read_manifest", "shard_name", "verify", "write_manifest"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Shard",
+    "TokenManifest",
+    "read_manifest",
+    "read_rows",
+    "shard_name",
+    "verify",
+    "write_manifest",
+]
 
 FORMAT, VERSION = "smalti tokens", 1
 MANIFEST = "manifest.json"
@@ -111,27 +121,43 @@ def verify(storage: Storage) -> list[str]:
     vocabulary. A file that no manifest names is reported, too.
     """
     manifest = read_manifest(storage)
-    problems = [problem for shard in manifest.shards if (problem := _check_shard(storage, manifest, shard))]
+    problems = [problem for shard in manifest.shards if (problem := _problem(storage, manifest, shard))]
     known = {shard.file for shard in manifest.shards}
     strangers = [name for name in storage.names() if name.endswith(".parquet") and name not in known]
     return problems + [f"{name}: is not in the manifest" for name in strangers]
 
 
-def _check_shard(storage: Storage, manifest: TokenManifest, shard: Shard) -> str | None:
+def read_rows(storage: Storage, manifest: TokenManifest, shard: Shard) -> list[TokenRow]:
+    """All rows of a shard, checked against the manifest.
+
+    Raises:
+        FileNotFoundError: the shard is missing.
+        ValueError: it is altered, or does not hold what the manifest says.
+    """
     try:
         data = storage.read(shard.file)
-    except FileNotFoundError:
-        return f"{shard.file}: is missing"
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{shard.file}: is missing") from error
     if hashlib.sha256(data).hexdigest() != shard.sha256:
-        return f"{shard.file}: was altered, its SHA-256 differs"
+        raise ValueError(f"{shard.file}: was altered, its SHA-256 differs")
     try:
         rows = read_shard(data)
     except ValueError as error:
-        return f"{shard.file}: {error}"
+        raise ValueError(f"{shard.file}: {error}") from error
     if len(rows) != shard.rows or len({row.key for row in rows}) != shard.images:
-        return f"{shard.file}: has {len(rows)} rows, the manifest counts {shard.rows}"
-    wrong = next((row for row in rows if not _fits(row, manifest)), None)
-    return None if wrong is None else f"{shard.file}: tokens of {wrong.key} do not fit the manifest"
+        raise ValueError(f"{shard.file}: has {len(rows)} rows, the manifest counts {shard.rows}")
+    for row in rows:
+        if not _fits(row, manifest):
+            raise ValueError(f"{shard.file}: tokens of {row.key} do not fit the manifest")
+    return rows
+
+
+def _problem(storage: Storage, manifest: TokenManifest, shard: Shard) -> str | None:
+    try:
+        read_rows(storage, manifest, shard)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _fits(row: TokenRow, manifest: TokenManifest) -> bool:

@@ -1,6 +1,6 @@
 """The first part of the demonstration: what the tokenizer of the box makes of two photographs, in seconds.
 
-Nothing is trained. The photographs go to token files and back, and stand beside JPEG and WebP of as many bytes.
+Nothing is trained. The photographs go to token files and back, and stand beside image codecs at as many bytes.
 """
 
 from collections.abc import Callable

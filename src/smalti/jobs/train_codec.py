@@ -1,6 +1,5 @@
 """Train the codec of a tokenizer on tokens that it made: what `smalti encode --coding context` codes with."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,8 +13,7 @@ from smalti.codec import CodecTrainingConfig, make_codec, train_context_model, w
 from smalti.formats import check_replaceable, read_token_file
 from smalti.formats.storage import Storage
 from smalti.formats.token_codec import Grids
-from smalti.formats.token_set import MANIFEST, read_manifest
-from smalti.formats.token_shards import read_shard
+from smalti.formats.token_set import MANIFEST, read_manifest, read_rows
 from smalti.jobs.encode import coding_tables
 from smalti.tokenizers import Tokenizer
 from smalti.zoo import load
@@ -107,13 +105,8 @@ def _rows(storage: Storage, tokenizer: Tokenizer) -> Images:
     manifest = read_manifest(storage)
     if manifest.fingerprint != tokenizer.fingerprint:
         raise ValueError(f"run: {tokenizer.fingerprint[:12]}… did not make {storage}, {manifest.fingerprint[:12]}… did")
-    images: Images = []
-    for shard in manifest.shards:
-        data = storage.read(shard.file)
-        if hashlib.sha256(data).hexdigest() != shard.sha256:
-            raise ValueError(f"{storage}/{shard.file}: was altered, its SHA-256 differs")
-        images += [(row.grids, row.indices) for row in read_shard(data)]
-    return images
+    rows = (row for shard in manifest.shards for row in read_rows(storage, manifest, shard))
+    return [(row.grids, row.indices) for row in rows]
 
 
 def _file_images(tokens: str, tokenizer: Tokenizer) -> Images:
