@@ -63,12 +63,17 @@ def config(run: str, photos: str, out: Path | str, **changes: Any) -> TokenizeCo
     return TokenizeConfig(run, photos, str(out), **{"size": 16, "shard_images": 16, "device": "cpu"} | changes)
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: (folder / name).read_bytes() for name in names(folder)}
 
 
 def visible(folder: Path) -> set[str]:
-    return {name for name in files(folder) if not Path(name).name.startswith(".")}
+    """Reads nothing: a running job may rename what is there."""
+    return {name for name in names(folder) if not Path(name).name.startswith(".")}
 
 
 def rows_of(folder: Path) -> list[TokenRow]:
