@@ -23,7 +23,7 @@ test: setup  ## run all tests
 
 test-harm: setup  ## kill, starve and damage it for half an hour: tests/harm
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt nanobind
-	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m pytest --quiet -rs -s tests/harm
+	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m pytest --override-ini addopts=--import-mode=importlib --quiet -rs -s tests/harm
 
 check: setup  ## ruff and the type checker
 	$(BIN)/ruff check .

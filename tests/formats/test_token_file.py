@@ -189,10 +189,10 @@ def test_random_images_behind_a_good_header(body, vocab_size, count):
     assert again.to_bytes() == forged
 
 
-def forged_image(vocab_size, grid, payload=b"", images=1, name=b"a", size=(1, 1), scales=1):
+def forged_image(vocab_size, grid, payload=b"", images=1, name=b"a", size=(1, 1), scales=1, version=1):
     image = struct.pack("<H", len(name)) + name + struct.pack("<IIHB", *size, 3, scales)
     image += struct.pack(f"<B{len(grid)}I", len(grid), *grid) + payload
-    return sealed(MAGIC + struct.pack("<HQ32sQI", 1, 0, b"f" * 32, vocab_size, images) + image * images + b"crc!")
+    return sealed(MAGIC + struct.pack("<HQ32sQI", version, 0, b"f" * 32, vocab_size, images) + image * images + b"crc!")
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,7 @@ def forged_image(vocab_size, grid, payload=b"", images=1, name=b"a", size=(1, 1)
         (forged_image(2, (2**32 - 1,) * 255), "longer than the file"),
         (forged_image(2, (2**32 - 1, 2**20), b"12345678"), "longer than the file"),
         (forged_image(256, (2, 0)), "grids: side: got 0"),
+        (forged_image(256, (0, 1, 2**32 - 1), version=2), "grids: side: got 0"),  # 2^32 codes a position, no index
         (forged_image(256, (1,), b"1", size=(0, 1)), "image_size: got 0"),
         (forged_image(256, (1,), b"1", name=b"../../etc/passwd"), "name"),
         (forged_image(256, (1,), b"1", name=b"/etc/passwd"), "name"),

@@ -23,7 +23,7 @@ from math import prod
 
 from smalti.formats.byte_fields import Reader, varint
 from smalti.formats.token_codec import Grids, TokenCodec
-from smalti.formats.token_image import TokenImage, check_number
+from smalti.formats.token_image import TokenImage, check_grids
 
 __all__ = ["FINGERPRINT_BYTES", "read_compact", "write_compact"]
 
@@ -71,7 +71,6 @@ def _read_head(reader: Reader, codec: TokenCodec) -> tuple[str, tuple[int, int],
     """What stands of an image before the indices."""
     name = reader.take(reader.varint()).decode("utf-8")
     height, width, channels, scales = (reader.varint() for _ in range(4))
-    grids = tuple(tuple(reader.varint() for _ in range(reader.varint())) for _ in range(scales))
-    for grid in grids:
-        check_number("grids: side", min(grid, default=1), max(grid, default=1), 1, 2**32 - 1)
-    return name, (height, width), channels, grids or codec.grids
+    grids = tuple(tuple(reader.varint() for _ in range(reader.varint())) for _ in range(scales)) or codec.grids
+    check_grids(grids)
+    return name, (height, width), channels, grids

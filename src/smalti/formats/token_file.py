@@ -61,7 +61,7 @@ from smalti.formats.range_coding import (
 )
 from smalti.formats.symbol_coder import MissingCoderError
 from smalti.formats.token_codec import Grids, TokenCodec
-from smalti.formats.token_image import TokenImage, check_number
+from smalti.formats.token_image import TokenImage, check_grids, check_number
 
 __all__ = [
     "Coding",
@@ -339,7 +339,9 @@ def _read_head(reader: Reader) -> Head:
     name = reader.take(reader.number(2)).decode("utf-8")
     image_size = (reader.number(4), reader.number(4))
     channels = reader.number(2)
-    return name, image_size, channels, tuple(tuple(reader.numbers(reader.number(1))) for _ in range(reader.number(1)))
+    grids = tuple(tuple(reader.numbers(reader.number(1))) for _ in range(reader.number(1)))
+    check_grids(grids)
+    return name, image_size, channels, grids
 
 
 def _read_packed(reader: Reader, count: int, vocab_size: int) -> list[TokenImage]:

@@ -35,11 +35,7 @@ class TokenImage:
         _check_name(self.name)
         check_number("image_size", min(self.image_size), max(self.image_size), 1, 2**32 - 1)
         check_number("channels", self.channels, self.channels, 1, 2**16 - 1)
-        check_number("grids: number of scales", len(self.grids), len(self.grids), 1, 255)
-        for grid in self.grids:
-            check_number("grids: rank", len(grid), len(grid), 0, 255)
-            if grid:
-                check_number("grids: side", min(grid), max(grid), 1, 2**32 - 1)
+        check_grids(self.grids)
         if self.indices.dtype != np.int64 or self.indices.shape != (self.num_tokens,):
             got = f"{self.indices.dtype} {self.indices.shape}"
             raise ValueError(f"indices: got {got}, the grids {self.grids} have int64 ({self.num_tokens},)")
@@ -63,6 +59,15 @@ def check_number(name: str, low: int, high: int, least: int, most: int) -> None:
     for value in (low, high):
         if not least <= value <= most:
             raise ValueError(f"{name}: got {value}, allowed are {least} to {most}")
+
+
+def check_grids(grids: Grids) -> None:
+    """Refuse grids that no image has. Readers call it first: a side of 0 beside a huge one declares no index, and yet
+    as many codes per position as it says."""
+    check_number("grids: number of scales", len(grids), len(grids), 1, 255)
+    for grid in grids:
+        check_number("grids: rank", len(grid), len(grid), 0, 255)
+        check_number("grids: side", min(grid, default=1), max(grid, default=1), 1, 2**32 - 1)
 
 
 def _check_name(name: str) -> None:
