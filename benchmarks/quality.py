@@ -41,6 +41,7 @@ from torch import nn
 
 from smalti.data import TransformConfig, open_images
 from smalti.metrics import CodeUsage, psnr
+from smalti.ops.device import CPU_BF16_FEATURES
 from smalti.quantizers import (
     BinarySphericalQuantizer,
     DeadCodeRevival,
@@ -57,7 +58,6 @@ from smalti.quantizers import (
 )
 from smalti.tokenizers.chosen_quantizer import default_quantizer
 from smalti.training import OptimizationConfig, learning_rate
-from smalti.training.runtime import CPU_BF16_FEATURES
 
 K, D, HIDDEN, SIZE, BATCH = 512, 64, 128, 32, 64
 PATCH_NUMS = (1, 2, 3, 4, 6, 8)

@@ -34,12 +34,12 @@ from torch import Tensor
 from train import measure_rows
 
 from smalti.jobs.sample import to_tokens
+from smalti.ops.device import choose_dtype
 from smalti.ops.linear import linear
 from smalti.priors import NextScaleTransformer, NextTokenTransformer, Prior, SamplingConfig, TokenLayout
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.sampling import draw
 from smalti.tokenizers import Tokenizer
-from smalti.training.runtime import choose_dtype
 from smalti.zoo import build, build_prior
 
 THREADS = 2
