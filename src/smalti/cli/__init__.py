@@ -102,7 +102,10 @@ def choose(arguments: list[str]) -> int:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Import the module of a verb, run it, and turn what goes wrong into one line and an exit code."""
+    from smalti.cli.missing_file import refuse_missing_file
+
     try:
+        refuse_missing_file(verb, arguments)
         return importlib.import_module(module_of(verb)).run(arguments)
     except KeyboardInterrupt:
         print(f"smalti {verb}: interrupted", file=sys.stderr)
