@@ -197,8 +197,8 @@ TERMS = Terms(
     compared="`smalti tokenize` from photographs on disk to written shards, and `tokenizer.encode` alone on the same "
     "images in memory: images a second, medians of rounds in turns. Then the memory of a long run, and large sets on "
     "paper.",
-    number_format="fp32 everywhere, as `smalti tokenize` computes; on paper fp32, and TF32, which torch uses only "
-    "where it is allowed to. Tokens in TF32 may differ from those in fp32.",
+    number_format="fp32 everywhere, as `smalti tokenize` computes; on paper fp32, and TF32, in "
+    "which torch computes convolutions on such GPUs unless it is told otherwise, so that tokens may differ from fp32.",
     layout="As the models choose: channels last in the networks of VQGANs, PyTorch's own in the small ones.",
     threads=f"{THREADS} for the networks; workers are further processes on the same cores.",
     tuning="Nobody; random weights cost what trained ones do.",

@@ -295,7 +295,7 @@ TERMS = Terms(
     layout="In each row. Under the other settings images, kernels and codes are channels last for everybody.",
     threads=f"{THREADS} for everybody.",
     tuning="Nobody; no result depends on what the pictures show.",
-    not_shown='From "as published", that our code is faster by that much: most of it is the number format. Nor '
+    not_shown='From "as published", that our code is faster by that much: the number format is part of it. Nor '
     "anything about GPUs, or about how well anything learns.",
 )
 
