@@ -9,10 +9,8 @@ the rounds of ours / plain. `--out` adds to the rows that the file already has f
 """
 
 import argparse
-import datetime
 import json
 import os
-import statistics
 import tarfile
 import tempfile
 import time
@@ -22,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import torch
-from machine import processor
 from PIL import Image
 from pyarrow import parquet
+from report import Terms, beginning, facts, ratio, write
 from torch.utils.data import DataLoader, Dataset
 
 from smalti.data import TransformConfig, open_images, training_batches
@@ -106,9 +104,7 @@ def compare(places, size, workers, rounds):
     for _ in range(rounds):
         for name in contestants:
             speeds[name].append(images_per_second(name, places, size, workers))
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(speeds[name], speeds["plain"], strict=True)) for name in SOURCES
-    }
+    ratios = {name: ratio(speeds[name], speeds["plain"]) for name in SOURCES}
     return {
         "size": size,
         "workers": workers,
@@ -124,6 +120,24 @@ def markdown(rows):
         numbers = (*(speed[name] for name in (*SOURCES, "plain")), row["times_plain"]["folder"])
         lines.append(f"| {row['size']} | {row['workers']} | {' | '.join(map(str, numbers))} |")
     return "\n".join(lines)
+
+
+TERMS = Terms(
+    compared="Images a second of our training stream from a folder, tar shards and a Parquet file, and of a plain "
+    "`DataLoader` around Pillow on the folder. The best round, from the third batch on; ratios: medians of the rounds.",
+    number_format="uint8 from the files; every batch arrives as fp32 in -1 to 1. Ours passes uint8 between processes, "
+    "the plain one floats.",
+    layout="Contiguous (B, C, H, W).",
+    threads="One in the main process, and as many worker processes as the row says.",
+    tuning="Nobody for these photographs.",
+    not_shown="How fast training is: that depends on the model. Nor anything about disks: the files lie in the page "
+    "cache. Ours decodes JPEGs at a reduced size where that loses hardly anything, the plain one in full.",
+)
+
+
+def document(result):
+    photographs = f"{result['photographs']} photographs, batches of {result['batch']}, images a second:"
+    return "\n".join([*beginning("Loading images", TERMS, result), photographs, "", markdown(result["rows"])]) + "\n"
 
 
 def main():
@@ -145,19 +159,13 @@ def main():
             rows += [row for row in json.loads(options.out.read_text())["rows"] if row["size"] not in options.sizes]
         rows.sort(key=lambda row: (row["size"], row["workers"]))
         result = {
-            "date": datetime.date.today().isoformat(),
-            "machine": processor(),
-            "cores": os.cpu_count(),
+            **facts("pillow", "pyarrow"),
             "load": os.getloadavg(),
             "photographs": len(list(options.photos.iterdir())),
             "batch": BATCH,
             "rows": rows,
         }
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(
-            f"# Loading images\n\n{result['date']}, {result['cores']} cores ({result['machine']}), "
-            f"{result['photographs']} photographs, images a second:\n\n{markdown(rows)}\n"
-        )
+        write(options.out, result, document(result))
     print(markdown(rows))
 
 

@@ -12,11 +12,8 @@ Of taming-transformers and open-magvit2 only the networks are used, which need n
 
 import argparse
 import contextlib
-import datetime
-import importlib.metadata
 import io
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -26,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from machine import processor
+from report import beginning, facts, write
 from taming.modules.diffusionmodules import model as taming_networks
 from taming.modules.vqvae.quantize import VectorQuantizer as TamingQuantizer
 from torch import Tensor, nn
@@ -219,16 +216,21 @@ def compare(make: Callable[[], Contestant], rounds: int) -> dict:
     return row
 
 
+TERMS = Terms(
+    compared="Milliseconds to encode and to decode one image by a published tokenizer: its publisher's package and "
+    "ours with the same weights; medians of rounds in turns, ratio = ours / theirs.",
+    number_format="fp32 for both.",
+    layout="Each package's own: ours channels last, theirs contiguous. Much of the difference may be this.",
+    threads=f"{THREADS} for both.",
+    tuning="Nobody; the weights are random where they are not at hand, which costs the same.",
+    not_shown="How the packages stand on GPUs, in larger batches, or in channels last, which theirs could be given.",
+)
+
+
 def table(result: dict) -> str:
     """The result in Markdown."""
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
-        "# Published tokenizers: their package and ours, the same weights",
-        "",
-        f"`make bench-published`, {result['date']}, {result['machine']}, {result['cores']} cores, "
-        f"{result['threads']} threads, float32, {versions}. One image; medians of {result['rounds']} rounds that "
-        "alternate; ratio = ours / theirs.",
-        "",
+        *beginning("Published tokenizers: their package and ours, the same weights", TERMS, result),
         "| model | pixels | encode, theirs | ours | ratio | decode, theirs | ours | ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -257,19 +259,15 @@ def main():
             rows[name] = {"package": package, **compare(make, options.rounds)}
             print(name, json.dumps(rows[name]), flush=True)
     result = {
-        "date": datetime.date.today().isoformat(),
-        "machine": processor(),
-        "cores": os.cpu_count(),
+        **facts(*PACKAGES),
         "threads": THREADS,
         "rounds": options.rounds,
-        "versions": {package: importlib.metadata.version(package) for package in ("torch", *PACKAGES)},
         "rows": rows,
     }
     if options.out:
         earlier = json.loads(options.out.read_text())["rows"] if options.only and options.out.is_file() else {}
         result["rows"] = {name: {**earlier, **rows}[name] for name in CONTESTANTS if name in {**earlier, **rows}}
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(table(result))
+        write(options.out, result, table(result))
 
 
 if __name__ == "__main__":

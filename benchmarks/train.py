@@ -1,42 +1,43 @@
 """A training step and an encoding side by side: ours with its defaults, and what one writes with other packages.
 
-    python benchmarks/train.py [--rounds 5] [--only simple-64] [--out benchmarks/train.json]
+    python benchmarks/train.py [--rounds 3] [--only simple-64] [--out benchmarks/train.json]
 
 Networks: `SimpleVQVAE` (128 channels, 512 codes) and `vqgan-f8` (32 channels at the first level instead of 128, so that
 a step takes a second and not a minute), both at 64 and 128 pixels. The contestants:
 
-- smalti: `train_steps` as `smalti train` runs it: number format and memory layout chosen by the runtime, k-means start,
-  revival, clipping, averaged weights.
-- tutorial: our network in plain PyTorch (fp32) with the tutorials' quantizer (all distances, a one-hot matrix), AdamW.
+- smalti: `train_steps` as `smalti train` runs it, with k-means start, revival, clipping, averaged weights.
+- tutorial: our network in plain PyTorch with the tutorials' quantizer (all distances, a one-hot matrix), AdamW.
 - vector-quantize-pytorch: the same with its `VectorQuantize`.
 - diffusers: its `VQModel` of the same widths, AdamW (vqgan-f8 only).
 
+Everybody runs under several settings. "as published": ours as its runtime chooses, the others as they are written, in
+fp32 and PyTorch's layout. "fp32" and, where the processor multiplies it, "bf16": all in this format, images, kernels
+and codes channels last, quantizers in fp32. A ratio compares with ours under the same setting.
+
 Every contestant first makes the steps in which codebooks start, then each round times all of them, taking turns; a row
 has the images a second of the median round and the median over the rounds of theirs / ours. Peak memory is that of a
-process that makes the same steps and nothing else.
+process that makes the same steps and nothing else. All rows take about eight minutes on two cores.
 """
 
 import argparse
-import datetime
 import itertools
-import json
-import os
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from machine import processor
+from report import Terms, beginning, facts, in_turns, measure_rows, ratio
 from torch import Tensor, nn
 
 from smalti.data import Batch
 from smalti.losses import LossTable
+from smalti.ops.device import DTYPES, choose_dtype
 from smalti.tokenizers import Tokenizer
 from smalti.training import OptimizationConfig, choose_runtime, start_state, train_steps
 from smalti.zoo import build
@@ -51,6 +52,38 @@ ROWS = {
 """Name → model, pixels a side, images a step."""
 WIDTHS = [32, 64, 64, 128]
 PEERS = ("tutorial", "vector-quantize-pytorch", "diffusers")
+PUBLISHED = "as published"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a contestant computes."""
+
+    dtype: torch.dtype
+    layout: torch.memory_format
+
+    def cast(self) -> AbstractContextManager:
+        """The context of networks."""
+        return torch.autocast("cpu", dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def __str__(self) -> str:
+        name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        return f"{name}, {'channels last' if self.layout == torch.channels_last else 'contiguous'}"
+
+
+def setting_of(who: str, name: str) -> Setting:
+    """What a contestant does under the setting of that name."""
+    if name != PUBLISHED:
+        return Setting(DTYPES[name], torch.channels_last)
+    if who == "smalti":
+        return Setting(choose_dtype("auto", torch.device("cpu")), torch.channels_last)
+    return Setting(torch.float32, torch.contiguous_format)
+
+
+def setting_names() -> list[str]:
+    """As published, then all alike: in fp32, and in bf16 where the processor multiplies it."""
+    fast = choose_dtype("auto", torch.device("cpu"))
+    return [PUBLISHED, "fp32", *(["bf16"] if fast == torch.bfloat16 else [])]
 
 
 def make_model(name: str) -> Tokenizer:
@@ -75,9 +108,9 @@ class Contestant:
         self.step, self.encode = step, encode
 
 
-def ours(model: str, image: Tensor) -> Contestant:
+def ours(model: str, image: Tensor, setting: Setting) -> Contestant:
     """What `smalti train` does."""
-    runtime = choose_runtime("cpu")
+    runtime = choose_runtime("cpu", next(name for name, dtype in DTYPES.items() if dtype == setting.dtype))
     tokenizer = make_model(model)
     config = OptimizationConfig(steps=10**6, batch_size=len(image))
     state = start_state(tokenizer, config, runtime)
@@ -127,30 +160,34 @@ class PeerQuantizer(nn.Module):
 
 
 class PlainNetwork(nn.Module):
-    """Our encoder and decoder as plain PyTorch lays them out, with another quantizer between."""
+    """Our encoder and decoder with another quantizer between."""
 
-    def __init__(self, model: str, kind: type[TutorialQuantizer] | type[PeerQuantizer]):
+    def __init__(self, model: str, kind: type[TutorialQuantizer] | type[PeerQuantizer], setting: Setting):
         super().__init__()
+        self.setting = setting
         tokenizer = make_model(model)
         self.encoder, self.decoder = tokenizer.encoder, tokenizer.decoder
         self.quantizer = kind(tokenizer.vocab_size, tokenizer.quantizer.embedding_dim)
-        self.to(memory_format=torch.contiguous_format)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction and the quantizer's loss."""
-        z_q, loss = self.quantizer(self.encoder(image))
-        return self.decoder(z_q), loss
+        z_q, loss = self.quantize(image)
+        with self.setting.cast():
+            return self.decoder(z_q.contiguous(memory_format=self.setting.layout)), loss
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Codes of images."""
-        return self.quantizer(self.encoder(image))[0]
+    def quantize(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes of images and the loss; quantizers compute in fp32, as ours do."""
+        with self.setting.cast():
+            z = self.encoder(image)
+        return self.quantizer(z.float())
 
 
 class DiffusersNetwork(nn.Module):
     """diffusers' VQModel of the same widths."""
 
-    def __init__(self):
+    def __init__(self, setting: Setting):
         super().__init__()
+        self.setting = setting
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from diffusers import VQModel
@@ -165,20 +202,26 @@ class DiffusersNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction and the quantizer's loss."""
-        z_q, loss, _ = self.vq.quantize(self.vq.encode(image).latents)
-        return self.vq.decode(z_q, force_not_quantize=True).sample, loss
+        z_q, loss = self.quantize(image)
+        with self.setting.cast():
+            return self.vq.decode(z_q, force_not_quantize=True).sample, loss
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Codes of images."""
-        return self.vq.quantize(self.vq.encode(image).latents)[0]
+    def quantize(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes of images and the loss."""
+        with self.setting.cast():
+            z = self.vq.encode(image).latents
+        z_q, loss, _ = self.vq.quantize(z.float())
+        return z_q.contiguous(memory_format=self.setting.layout), loss
 
 
-def theirs(peer: str, model: str, image: Tensor) -> Contestant:
+def theirs(peer: str, model: str, image: Tensor, setting: Setting) -> Contestant:
     """A network in a plain training loop."""
     if peer == "diffusers":
-        network: nn.Module = DiffusersNetwork()
+        network: nn.Module = DiffusersNetwork(setting)
     else:
-        network = PlainNetwork(model, TutorialQuantizer if peer == "tutorial" else PeerQuantizer)
+        network = PlainNetwork(model, TutorialQuantizer if peer == "tutorial" else PeerQuantizer, setting)
+    network.to(memory_format=setting.layout)
+    image = image.contiguous(memory_format=setting.layout)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
 
     def step() -> None:
@@ -192,16 +235,16 @@ def theirs(peer: str, model: str, image: Tensor) -> Contestant:
     def encode() -> object:
         network.eval()
         with torch.no_grad():
-            return network.encode(image)
+            return network.quantize(image)[0]
 
     return Contestant(step, encode)
 
 
-def make(who: str, row: str) -> Contestant:
+def make(who: str, row: str, name: str) -> Contestant:
     """A contestant on its feet: the codebook has started, caches are warm."""
     model, side, batch = ROWS[row]
-    image = pictures(side, batch)
-    contestant = ours(model, image) if who == "smalti" else theirs(who, model, image)
+    image, setting = pictures(side, batch), setting_of(who, name)
+    contestant = ours(model, image, setting) if who == "smalti" else theirs(who, model, image, setting)
     for _ in range(WARM_UP):
         contestant.step()
     contestant.encode()
@@ -217,102 +260,82 @@ def contestants_of(row: str) -> Iterator[str]:
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
-def seconds(call: Callable[[], object], times: int) -> float:
-    """Of one call, on average over a few."""
-    start = time.perf_counter()
-    for _ in range(times):
-        call()
-    return (time.perf_counter() - start) / times
-
-
 def peak_memory(who: str, row: str) -> float:
-    """MB of a process that makes the warm-up steps and nothing else."""
+    """MB of a process that makes the warm-up steps as published and nothing else."""
     command = [sys.executable, __file__, "--memory-of", who, row]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def compare(row: str, rounds: int) -> dict:
-    """All contestants of a row."""
+    """All contestants of a row under all settings."""
     batch = ROWS[row][2]
-    field = {who: make(who, row) for who in contestants_of(row)}
-    times = {(who, what): [] for who in field for what in ("train", "encode")}
-    for _ in range(rounds):
-        for who, contestant in field.items():
-            times[who, "train"].append(seconds(contestant.step, STEPS))
-            times[who, "encode"].append(seconds(contestant.encode, STEPS))
-    result = {"row": row, "images": batch, "contestants": {}}
-    for who in field:
-        entry = {"peak_mb": round(peak_memory(who, row))}
-        for what in ("train", "encode"):
-            entry[f"{what}_images_per_second"] = round(batch / statistics.median(times[who, what]), 1)
-            pairs = zip(times[who, what], times["smalti", what], strict=True)
-            entry[f"{what}_times_ours"] = round(statistics.median(a / b for a, b in pairs), 2)
-        result["contestants"][who] = entry
+    result: dict = {"row": row, "images": batch, "settings": {}}
+    for name in setting_names():
+        field = {who: make(who, row, name) for who in contestants_of(row)}
+        times = {
+            "train": in_turns({who: contestant.step for who, contestant in field.items()}, rounds, STEPS),
+            "encode": in_turns({who: contestant.encode for who, contestant in field.items()}, rounds, STEPS),
+        }
+        entries = {who: {"setting": str(setting_of(who, name))} for who in field}
+        for who, what in itertools.product(field, times):
+            entries[who][f"{what}_images_per_second"] = round(batch / statistics.median(times[what][who]), 1)
+            entries[who][f"{what}_times_ours"] = round(ratio(times[what][who], times[what]["smalti"]), 2)
+        result["settings"][name] = entries
+    for who, entry in result["settings"][PUBLISHED].items():
+        entry["peak_mb"] = round(peak_memory(who, row))
     return result
+
+
+TERMS = Terms(
+    compared="Images a second of a training step and of an encoding: `smalti train`, and plain PyTorch loops with two "
+    "other quantizers in the same network, or with diffusers' network. Ratio: theirs / ours in time, both under the "
+    "same setting, median of the rounds; above 1 where ours is faster.",
+    number_format='In each row. "as published" is what each does when nobody asks for anything; under the other '
+    "settings all networks compute in the same format by autocast, and all quantizers in fp32.",
+    layout="In each row. Under the other settings images, kernels and codes are channels last for everybody.",
+    threads=f"{THREADS} for everybody.",
+    tuning="Nobody; no result depends on what the pictures show.",
+    not_shown='From "as published", that our code is faster by that much: the number format is part of it. Nor '
+    "anything about GPUs, or about how well anything learns.",
+)
 
 
 def table(rows: list[dict], head: dict) -> str:
     """The results in Markdown."""
     lines = [
-        "# A training step side by side", "",
-        f"{head['date']}, {head['machine']}, {THREADS} threads, torch {head['torch']}. Ratios: theirs / ours in time, "
-        "median of the rounds: above 1 where ours is faster.", "",
-        "| network | contestant | train, images/s | ratio | encode, images/s | ratio | peak memory, MB |",
-        "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        *beginning("A training step side by side", TERMS, head),
+        "| network | setting | contestant | format, layout | train, images/s | ratio | encode, images/s | ratio "
+        "| peak memory, MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        for who, entry in row["contestants"].items():
-            lines.append(
-                f"| {row['row']} | {who} | {entry['train_images_per_second']} | {entry['train_times_ours']} "
-                f"| {entry['encode_images_per_second']} | {entry['encode_times_ours']} | {entry['peak_mb']} |"
-            )
+        for name, entries in row["settings"].items():
+            for who, entry in entries.items():
+                lines.append(
+                    f"| {row['row']} | {name} | {who} | {entry['setting']} | {entry['train_images_per_second']} "
+                    f"| {entry['train_times_ours']} | {entry['encode_images_per_second']} "
+                    f"| {entry['encode_times_ours']} | {entry.get('peak_mb', '')} |"
+                )
     return "\n".join(lines) + "\n"
-
-
-def measure_rows(
-    names: list[str],
-    measure: Callable[[str], dict],
-    table: Callable[[list[dict], dict], str],
-    head: dict,
-    order: list[str],
-    out: Path | None,
-) -> None:
-    """Measure rows, write each as soon as it is there; those of another call on the same day and machine stay."""
-    rows = []
-    if out and out.exists():
-        kept = json.loads(out.read_text())
-        rows = kept["rows"] if {k: kept[k] for k in head} == head else []
-    for row in names:
-        rows = [r for r in rows if r["row"] != row] + [measure(row)]
-        print(json.dumps(rows[-1], indent=1), flush=True)
-        if out:
-            rows.sort(key=lambda r: order.index(r["row"]))
-            out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
-            out.with_suffix(".md").write_text(table(rows, head))
 
 
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=ROWS)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory-of", nargs=2, metavar=("WHO", "ROW"), help="used by the benchmark itself")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     if options.memory_of:
-        make(*options.memory_of)
+        make(*options.memory_of, PUBLISHED)
         # Linux's own count: getrusage's would begin at what the process that started this one had.
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         print(int(status["VmHWM"].split()[0]) / 1024)
         return
-    head = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores",
-        "torch": torch.__version__,
-    }
-    head["peers"] = {name: version(name) for name in ("vector-quantize-pytorch", "diffusers")}
     names = [options.only] if options.only else list(ROWS)
+    head = facts("vector-quantize-pytorch", "diffusers")
     measure_rows(names, lambda row: compare(row, options.rounds), table, head, list(ROWS), options.out)
 
 

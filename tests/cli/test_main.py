@@ -47,6 +47,31 @@ def test_memory_that_was_freed_is_used_again_unless_the_user_decides(setting, ke
     assert cleared_anew is not kept
 
 
+WAITING = """
+import os, sys
+from smalti.cli import main
+sys.argv = ["smalti", "--version"]
+main()
+print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"), "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ({}, "1000 None False"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE False"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None False"),
+    ],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_decides(setting, found):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    command = [sys.executable, "-c", WAITING]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | setting)
+    assert done.stdout.splitlines()[-1] == found
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
 def test_help_lists_every_command(arguments, capsys):
     assert main(arguments) == 0

@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments is None:
             os.environ["PYTHONSAFEPATH"] = "1"  # for the processes that a verb starts
             keep_freed_memory()
+            sleep_when_waiting()
         code = choose(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
@@ -82,6 +83,18 @@ def keep_freed_memory() -> None:
         mallopt(mmap_threshold, never)
 
 
+def sleep_when_waiting() -> None:
+    """Have the threads of torch that wait for each other sleep after some 20 microseconds, instead of 5 milliseconds.
+
+    A thread that spins keeps its core from the one that it waits for, as soon as another process wants a core as well:
+    a training step of 20 ms then took 670 ms, with this 28. libgomp reads the variable when torch is imported. Its own
+    value where it knows of too few cores is the same, but it cannot know of other processes. Who sets one of
+    OpenMP's variables for waiting decides for himself.
+    """
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+
+
 def choose(arguments: list[str]) -> int:
     """Answer what concerns no verb, or run the verb."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -102,7 +115,10 @@ def choose(arguments: list[str]) -> int:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Import the module of a verb, run it, and turn what goes wrong into one line and an exit code."""
+    from smalti.cli.missing_file import refuse_missing_file
+
     try:
+        refuse_missing_file(verb, arguments)
         return importlib.import_module(module_of(verb)).run(arguments)
     except KeyboardInterrupt:
         print(f"smalti {verb}: interrupted", file=sys.stderr)

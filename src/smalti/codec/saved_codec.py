@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import hf_hub_download
 from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -19,6 +18,7 @@ from smalti.codec.context_codec import ContextCodec
 from smalti.codec.context_model import ContextModel
 from smalti.formats.atomic import replace_file
 from smalti.formats.foreign import foreign
+from smalti.formats.hub import fetch
 from smalti.formats.token_codec import Grids
 
 __all__ = ["CODEC_FILE", "find_codec", "make_codec", "read_codec", "write_codec"]
@@ -91,7 +91,7 @@ def find_codec(run: str | Path, path: str = "") -> ContextCodec:
     """
     if path or Path(run).is_dir():
         return read_codec(path or Path(run, CODEC_FILE))
-    return read_codec(hf_hub_download(str(run), CODEC_FILE))
+    return read_codec(fetch(str(run), CODEC_FILE))
 
 
 def _fingerprint(tensors: dict[str, np.ndarray], tokenizer: str, grids: str) -> str:

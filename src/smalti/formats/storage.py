@@ -5,9 +5,7 @@ fsspec, whose stores give an object its name only when all of it has arrived.
 """
 
 from pathlib import Path
-from typing import cast
-
-import fsspec
+from typing import Any, cast
 
 from smalti.formats.atomic import replace_file
 
@@ -25,9 +23,11 @@ class Storage:
         Raises:
             ValueError: a protocol that fsspec does not know, or whose package is not installed.
         """
+        from fsspec.core import url_to_fs  # a slow import, and only needed here
+
         self.root = str(root)
         try:
-            self._fs, self._path = fsspec.core.url_to_fs(self.root)
+            self._fs, self._path = url_to_fs(self.root)
         except (ValueError, ImportError) as error:
             raise ValueError(f"storage: {self.root} cannot be used ({error})") from error
         self.local = Path(self._path) if "file" in _protocols(self._fs) else None
@@ -74,6 +74,6 @@ class Storage:
         return f"{self._path.rstrip('/')}/{name}" if name else self._path
 
 
-def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+def _protocols(filesystem: Any) -> tuple[str, ...]:
     protocol = filesystem.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)

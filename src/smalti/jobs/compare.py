@@ -43,9 +43,9 @@ from smalti.metrics import (
     code_near,
     require_codec,
 )
+from smalti.ops.device import find_device
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.training.runtime import find_device
 from smalti.zoo import open_tokenizer
 
 

@@ -24,8 +24,8 @@ from smalti.formats import (
     replace_folder,
 )
 from smalti.jobs.encode import coding_tables
+from smalti.ops.device import find_device
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.training.runtime import find_device
 from smalti.zoo import BOXED, filled, open_tokenizer, saved_folder
 
 __all__ = ["FROM_FILE", "DecodeConfig", "DecodedImage", "decode", "file_names", "to_tokens"]

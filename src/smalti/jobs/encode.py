@@ -17,8 +17,8 @@ from torch import Tensor
 from smalti.codec import CODEC_FILE, ContextCodec, find_codec
 from smalti.data import DEFAULT_MAX_PIXELS, load_image
 from smalti.formats import Coding, TokenFile, TokenImage, check_replaceable, packed_size, write_token_file
+from smalti.ops.device import find_device
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.training.runtime import find_device
 from smalti.zoo import open_tokenizer, saved_folder
 
 __all__ = [

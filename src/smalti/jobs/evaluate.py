@@ -26,7 +26,7 @@ from smalti.jobs.measure import (
 from smalti.jobs.preparation import MeasureConfig, prepared_images, target_size
 from smalti.jobs.repeat import command_line
 from smalti.metrics import CodeUsageResult, Protocol
-from smalti.training.runtime import find_device
+from smalti.ops.device import find_device
 from smalti.zoo import open_tokenizer
 
 

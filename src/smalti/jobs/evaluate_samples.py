@@ -29,8 +29,8 @@ from smalti.metrics import (
     read_statistics,
 )
 from smalti.metrics.inception_score import SPLITS
+from smalti.ops.device import find_device
 from smalti.ops.pixels import to_float
-from smalti.training.runtime import find_device
 
 CHANNELS = 3
 """Samples and reference are compared in colour; a grey image is three equal channels."""

@@ -7,7 +7,7 @@ from smalti.data import DEFAULT_MAX_PIXELS, save_image
 from smalti.formats import check_replaceable, packed_size
 from smalti.jobs.encode import EncodedImage, image_names, read_pixels
 from smalti.metrics import psnr
-from smalti.training.runtime import find_device
+from smalti.ops.device import find_device
 from smalti.zoo import open_tokenizer
 
 __all__ = ["ReconstructConfig", "ReconstructResult", "reconstruct"]

@@ -24,10 +24,10 @@ from torch import Tensor
 from smalti.data import TransformConfig, load_image, save_image
 from smalti.formats.atomic import replace_file, replace_folder
 from smalti.jobs.page import figure, section, table, write_page
+from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.ops.pixels import to_float
 from smalti.priors import Prior, SamplingConfig, TokenLayout
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.training.runtime import Precision, choose_dtype, find_device
 from smalti.training.samples import picture_grid
 from smalti.zoo import load, load_prior
 

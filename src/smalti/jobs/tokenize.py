@@ -24,8 +24,8 @@ from smalti.formats.token_set import MANIFEST, Shard, TokenManifest, read_manife
 from smalti.jobs.preparation import Size, target_size
 from smalti.jobs.shard_making import CPU_BATCH, Plan, ShardNote, common, make_shards
 from smalti.jobs.tokenize_ray import Crew, make_on_ray
+from smalti.ops.device import find_device
 from smalti.tokenizers import Tokenizer
-from smalti.training.runtime import find_device
 from smalti.zoo import open_tokenizer
 
 __all__ = ["TokenizeConfig", "TokenizeResult", "tokenize"]

@@ -32,10 +32,10 @@ from smalti.jobs.train_config import TrainConfig, plain_settings
 from smalti.jobs.train_scales import fit_scales
 from smalti.losses import LossTable, build_network_losses
 from smalti.metrics import mean_color, psnr
+from smalti.ops.device import DTYPES
 from smalti.ops.processes import process_count, process_rank
 from smalti.tokenizers import Tokenizer
 from smalti.training import (
-    DTYPES,
     Adversary,
     DataError,
     Reporter,

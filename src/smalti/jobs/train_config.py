@@ -8,7 +8,8 @@ from smalti.data import TransformConfig
 from smalti.data.loader import check_workers
 from smalti.formats.arguments import construct
 from smalti.losses import check_weights
-from smalti.training import AdversarialConfig, OptimizationConfig, Precision, read_settings
+from smalti.ops.device import Precision
+from smalti.training import AdversarialConfig, OptimizationConfig, read_settings
 from smalti.zoo import DEFAULT, TRAINING, saved_folder
 
 FINE_TUNING = {"steps": 2_000, "warmup_steps": 100, "decay_steps": None}

@@ -22,13 +22,13 @@ import torch
 from smalti.data import TokenBatch, TokenDataset
 from smalti.formats.atomic import replace_file
 from smalti.jobs.train_config import plain_settings
+from smalti.ops.device import Precision
 from smalti.ops.processes import process_count, process_rank
 from smalti.priors import Prior, TokenLayout
 from smalti.quantizers import MultiScaleQuantizer
 from smalti.tokenizers import Tokenizer
 from smalti.training import (
     OptimizationConfig,
-    Precision,
     PriorStep,
     Reporter,
     ResumePoint,

@@ -21,8 +21,9 @@ from smalti.formats.arguments import construct
 from smalti.formats.saved_model import SavedModel
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig
-from smalti.quantizers import Quantizer, quantizer_from_config
+from smalti.quantizers import Quantizer, with_quantizer
 
+Model = TypeVar("Model", bound="Prior")
 Settings = TypeVar("Settings")
 
 
@@ -32,6 +33,9 @@ class Prior(SavedModel):
     Class labels lie in [0, num_classes); `num_classes` itself stands for "no class", which guidance needs and which
     training puts in place of a label now and then (`class_dropout`).
     """
+
+    hub_tag = "image-prior"
+    loader = "load_prior"
 
     settings: Any
     """Sizes of the network, a frozen dataclass."""
@@ -46,9 +50,10 @@ class Prior(SavedModel):
     gradient_checkpointing: bool = False
     """Whether training computes the blocks a second time in the backward pass instead of keeping what they made."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        coders = {Quantizer: (lambda quantizer: quantizer.config(), quantizer_from_config)}
-        super().__init_subclass__(library_name="smalti", tags=["image-prior"], coders=coders, **kwargs)
+    @classmethod
+    def from_config(cls: type[Model], config: Mapping[str, Any]) -> Model:
+        """See `SavedModel.from_config`."""
+        return super().from_config(with_quantizer(config))
 
     @abstractmethod
     def loss(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, ""]:

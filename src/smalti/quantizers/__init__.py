@@ -16,7 +16,7 @@ from smalti.quantizers.index_backpropagation import IndexBackpropagationQuantize
 from smalti.quantizers.lookup_free import LookupFreeQuantizer
 from smalti.quantizers.multi_scale import MultiScaleQuantizer
 from smalti.quantizers.projected import ProjectedQuantizer
-from smalti.quantizers.rebuild import quantizer_from_config
+from smalti.quantizers.rebuild import quantizer_from_config, with_quantizer
 from smalti.quantizers.residual import ResidualQuantizer
 from smalti.quantizers.rows import RowQuantizer
 from smalti.quantizers.sim_vq import SimVQ
@@ -47,4 +47,5 @@ __all__ = [
     "ZNormVectorQuantizer",
     "one_codebook_update",
     "quantizer_from_config",
+    "with_quantizer",
 ]

@@ -57,6 +57,14 @@ def quantizer_from_config(config: Mapping[str, Any]) -> Quantizer:
     return construct(QUANTIZERS[config["type"]], BEFORE.get(config["type"], {}) | arguments)
 
 
+def with_quantizer(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a model, with its quantizer built where that is a dictionary as `Quantizer.config` returns."""
+    quantizer = config.get("quantizer")
+    if quantizer is None or isinstance(quantizer, Quantizer):
+        return config
+    return {**config, "quantizer": quantizer_from_config(quantizer)}
+
+
 def _part(name: str, value: Any) -> Any:
     """An argument that is itself an object, from its dictionary."""
     if value is None:

@@ -3,10 +3,10 @@
 Legend: B images, C image channels, H x W pixels, D embedding_dim, K scales, l_k tokens of scale k, L their sum.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from smalti.formats.saved_model import SavedModel
 from smalti.ops.graphs import recording
 from smalti.ops.pixels import to_float, to_uint8
-from smalti.quantizers import Indices, Quantizer, QuantizerOutput, quantizer_from_config
+from smalti.quantizers import Indices, Quantizer, QuantizerOutput, with_quantizer
 from smalti.tokenizers.tokens import Tokens
 from smalti.tokenizers.var_interface import PatchNums, VARQuantizer, as_grids, numbered, square_grid
 
@@ -34,12 +34,18 @@ class TokenizerOutput:
         return iter((self.reconstruction, self.quantizer_output.loss, self.quantizer_output.indices))
 
 
+Model = TypeVar("Model", bound="Tokenizer")
+
+
 class Tokenizer(SavedModel):
     """An image tokenizer: image -> latent -> codes -> image.
 
     A subclass builds `encoder`, `quantizer` and `decoder` and says what it is (`config`). Saving and loading, also
     to and from the Hugging Face hub, come with `save_pretrained`, `from_pretrained` and `push_to_hub`.
     """
+
+    hub_tag = "image-tokenizer"
+    loader = "load"
 
     encoder: nn.Module
     """(B, C, H, W) to (B, D, H / stride, W / stride)."""
@@ -53,9 +59,10 @@ class Tokenizer(SavedModel):
     image_range: tuple[float, float] = (-1.0, 1.0)
     """What -1 and 1 become for encoder and decoder; images in and out of a tokenizer always lie in [-1, 1]."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        coders = {Quantizer: (lambda quantizer: quantizer.config(), quantizer_from_config)}
-        super().__init_subclass__(library_name="smalti", tags=["image-tokenizer"], coders=coders, **kwargs)
+    @classmethod
+    def from_config(cls: type[Model], config: Mapping[str, Any]) -> Model:
+        """See `SavedModel.from_config`; a quantizer may be built already."""
+        return super().from_config(with_quantizer(config))
 
     @property
     def vocab_size(self) -> int:

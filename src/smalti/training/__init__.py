@@ -37,12 +37,8 @@ from smalti.training.randomness import (
 from smalti.training.record import RunRecord, measure, read_log
 from smalti.training.run_folder import ResumePoint, RunFolder, read_settings
 from smalti.training.runtime import (
-    DTYPES,
-    Precision,
     Runtime,
     choose_runtime,
-    find_device,
-    has_bf16,
     launched_processes,
     launched_rank,
 )
@@ -50,7 +46,6 @@ from smalti.training.samples import picture_grid, reconstruction_grid
 from smalti.training.state import SkippedStep, TrainingState, start_state
 
 __all__ = [
-    "DTYPES",
     "AdversarialConfig",
     "Adversary",
     "AveragedModel",
@@ -62,7 +57,6 @@ __all__ = [
     "OptimizationConfig",
     "PartTaken",
     "Piece",
-    "Precision",
     "PriorStep",
     "Reporter",
     "ResumePoint",
@@ -83,8 +77,6 @@ __all__ = [
     "choose_runtime",
     "console_reporter",
     "deliver",
-    "find_device",
-    "has_bf16",
     "in_all",
     "join_processes",
     "join_sharded",

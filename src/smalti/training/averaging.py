@@ -5,7 +5,6 @@ TensorFlow's ExponentialMovingAverage. The average is what a run saves; the trai
 """
 
 import copy
-from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from smalti.quantizers.tables import Codebook
 
 Model = TypeVar("Model", bound=nn.Module)
+Pairs = tuple[list[Tensor], list[Tensor]]
 
 
 class AveragedModel(Generic[Model]):
@@ -41,26 +41,32 @@ class AveragedModel(Generic[Model]):
     def update(self, model: Model, step: int) -> None:
         """Take in the weights of `model` after `step` (1, 2, ...) steps."""
         new_weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        for average, tensor, averaged in self._pairs(model):
-            if averaged:
-                average.lerp_(tensor, new_weight)
-            else:
-                average.copy_(tensor)
+        (averages, weights), (copies, tensors) = self._pairs(model)
+        if averages:
+            torch._foreach_lerp_(averages, weights, new_weight)
+        if copies:
+            torch._foreach_copy_(copies, tensors)
 
     @torch.no_grad()
     def undo_forward(self, model: Model) -> None:
         """Give `model` back what its forward passes since the last `update` may have moved: codebooks and buffers."""
-        for average, tensor, averaged in self._pairs(model):
-            if not averaged:
-                tensor.copy_(average)
+        _, (copies, tensors) = self._pairs(model)
+        if copies:
+            torch._foreach_copy_(tensors, copies)
 
-    def _pairs(self, model: Model) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Every tensor here, its counterpart in `model`, and whether it is averaged or copied."""
+    def _pairs(self, model: Model) -> tuple[Pairs, Pairs]:
+        """The tensors that are averaged, and those that are copied: here and in `model`.
+
+        As lists, so that one call takes them all: a few kernels on a GPU, not one for each of hundreds of tensors.
+        """
         codebooks = {id(module.weight) for module in model.modules() if isinstance(module, Codebook)}
+        averaged: Pairs = ([], [])
+        copied: Pairs = (list(self.model.buffers()), list(model.buffers()))
         for average, parameter in zip(self.model.parameters(), model.parameters(), strict=True):
-            yield average, parameter, parameter.requires_grad and id(parameter) not in codebooks
-        for copied, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            yield copied, buffer, False
+            kind = averaged if parameter.requires_grad and id(parameter) not in codebooks else copied
+            kind[0].append(average)
+            kind[1].append(parameter)
+        return averaged, copied
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and buffers of the averaged copy."""

@@ -104,7 +104,7 @@ def deliver(model: SavedModel, folder: Path) -> None:
     """`save_pretrained` into a folder that may hold a former version: each file is replaced at once or not at all."""
     with writing(folder), tempfile.TemporaryDirectory(prefix=".model-", dir=folder) as temporary:
         model.save_pretrained(temporary)
-        for name in (CONFIG, AVERAGED):  # not the model card, which is for the hub
+        for name in (CONFIG, AVERAGED):
             with replace_file(folder / name, force=True) as moved:
                 Path(temporary, name).rename(moved)
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from smalti.formats.saved_model import SavedModel
+from smalti.ops.device import Precision
 from smalti.ops.processes import process_rank
 from smalti.training.many_processes import join_processes
-from smalti.training.runtime import Precision, Runtime
+from smalti.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from smalti.training.state import TrainingState

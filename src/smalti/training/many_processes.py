@@ -15,7 +15,8 @@ from typing import Any, Literal, final
 import torch.distributed as dist
 from torch import nn
 
-from smalti.training.runtime import Precision, Runtime, choose_dtype, choose_runtime, launched_processes
+from smalti.ops.device import Precision, choose_dtype
+from smalti.training.runtime import Runtime, choose_runtime, launched_processes
 
 INSTALL = "pip install 'smalti[accelerate]'"
 

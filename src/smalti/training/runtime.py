@@ -15,14 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.formats.saved_model import SavedModel
+from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.tokenizers import Tokenizer
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-CPU_BF16_FEATURES = ("avx512_bf16", "amx_bf16")
-"""CPU features that multiply bf16 matrices faster than fp32 ones."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +103,6 @@ def choose_runtime(
     )
 
 
-def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The number format by its name; "auto" is bf16 where the hardware multiplies it."""
-    if precision == "auto":
-        return torch.bfloat16 if has_bf16(device) else torch.float32
-    return DTYPES[precision]
-
-
 def launched_processes() -> int:
     """How many processes torchrun or accelerate launch started for this run, by the environment; 1: none of them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -124,30 +111,3 @@ def launched_processes() -> int:
 def launched_rank() -> int:
     """Which of them this process is, from 0."""
     return int(os.environ.get("RANK", "0"))
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name, "auto" for CUDA if there is one and the CPU otherwise."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name == "auto":
-        return torch.device("cuda" if accelerator is not None and accelerator.type == "cuda" else "cpu")
-    there = ["cpu"]
-    if accelerator is not None:
-        numbered = [f"{accelerator.type}:{k}" for k in range(torch.accelerator.device_count())]
-        there += [accelerator.type, *numbered]
-    if name not in there:
-        raise ValueError(f"device: got {name!r}, expected auto or what this machine has: {', '.join(there)}")
-    return torch.device(name)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware of a device multiplies bf16 matrices itself."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    if hasattr(torch.cpu, "get_capabilities"):  # public in recent versions of torch
-        features = torch.cpu.get_capabilities()
-        return any(features.get(name, False) for name in CPU_BF16_FEATURES)
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe is not None and probe())

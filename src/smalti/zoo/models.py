@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-
-from smalti.formats.arguments import check_arguments, construct
+from smalti.formats.arguments import check_arguments
+from smalti.formats.hub import fetch
 from smalti.formats.saved_model import read_config
-from smalti.quantizers import quantizer_from_config
 from smalti.tokenizers import VQGAN, Emu3VQ, PatchVQVAE, SimpleVQVAE, TiTok, Tokenizer
 from smalti.zoo.box import filled, is_boxed, saved_folder
 from smalti.zoo.memory import check_memory
@@ -181,15 +179,8 @@ def build(name: str, **changes: Any) -> Tokenizer:
     arguments = {key: _merged(value, changes.get(key, value)) for key, value in row.items()}
     arguments |= {key: value for key, value in _known(cls, changes).items() if key not in row}
     check_arguments(cls, arguments)
-    check_memory(lambda: _constructed(cls, arguments))
-    return _constructed(cls, arguments)
-
-
-def _constructed(cls: type[Tokenizer], arguments: Mapping[str, Any]) -> Tokenizer:
-    """The model, with its quantizer built first where that is a dictionary."""
-    if isinstance(arguments.get("quantizer"), Mapping):
-        arguments = {**arguments, "quantizer": quantizer_from_config(arguments["quantizer"])}
-    return construct(cls, arguments)
+    check_memory(lambda: cls.from_config(arguments))
+    return cls.from_config(arguments)
 
 
 def _merged(value: Any, change: Any) -> Any:
@@ -230,7 +221,7 @@ def load(model: str | Path) -> Tokenizer:
     elif folder.exists() or str(model).count("/") != 1 or str(model).startswith((".", "/")):
         raise FileNotFoundError(f"model: {model} is not a folder with a saved model")
     else:
-        config_path = Path(hf_hub_download(str(model), "config.json"))
+        config_path = fetch(str(model), "config.json")
     config = read_config(config_path)
     kind = config.get("type")
     if kind not in TOKENIZERS:

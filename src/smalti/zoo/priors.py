@@ -9,9 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-
 from smalti.formats.arguments import construct
+from smalti.formats.hub import fetch
 from smalti.formats.saved_model import read_config
 from smalti.priors import MaskedTransformer, NextScaleTransformer, NextTokenTransformer, Prior, TokenLayout
 from smalti.priors.masked import MaskedConfig
@@ -129,7 +128,7 @@ def load_prior(prior: str | Path) -> Prior:
     elif folder.exists() or str(prior).count("/") != 1 or str(prior).startswith((".", "/")):
         raise FileNotFoundError(f"prior: {prior} is not a folder with a saved prior")
     else:
-        path = Path(hf_hub_download(str(prior), "config.json"))
+        path = fetch(str(prior), "config.json")
     config = read_config(path)
     kind = config.get("type")
     if kind not in PRIOR_TYPES:
