@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.quantizers.tables import Codebook
@@ -38,21 +39,23 @@ class AveragedModel(Generic[Model]):
         self.model: Model = copy.deepcopy(model).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, model: Model, step: int) -> None:
-        """Take in the weights of `model` after `step` (1, 2, ...) steps."""
+    def update(self, model: Model, step: int, bad: Float[Tensor, ""] | None = None) -> None:
+        """Take in the weights of `model` after `step` (1, 2, ...) steps.
+
+        Args:
+            model: what to follow.
+            step: completed steps.
+            bad: where it is 1, the average stays, and `model` gets back what its forward passes since the last update
+                may have moved: codebooks and buffers. None: nowhere.
+        """
         new_weight = 1 - min(self.decay, (1 + step) / (10 + step))
         for average, tensor, averaged in self._pairs(model):
             if averaged:
-                average.lerp_(tensor, new_weight)
-            else:
-                average.copy_(tensor)
-
-    @torch.no_grad()
-    def undo_forward(self, model: Model) -> None:
-        """Give `model` back what its forward passes since the last `update` may have moved: codebooks and buffers."""
-        for average, tensor, averaged in self._pairs(model):
-            if not averaged:
-                tensor.copy_(average)
+                average.lerp_(tensor, new_weight if bad is None else (new_weight * (1 - bad)).to(average.dtype))
+                continue
+            if bad is not None:
+                tensor.copy_(torch.where(bad > 0, average, tensor))
+            average.copy_(tensor)
 
     def _pairs(self, model: Model) -> Iterator[tuple[Tensor, Tensor, bool]]:
         """Every tensor here, its counterpart in `model`, and whether it is averaged or copied."""
