@@ -5,6 +5,7 @@ empty, and the GPU then waits for the program. On the CPU the value is there, an
 在 GPU 上读取一个数值会让程序等待整个队列;在 CPU 上读取没有代价,还常能省下大量计算。
 """
 
+import torch
 from torch import Tensor
 
 from smalti.ops.graphs import recording
@@ -16,3 +17,8 @@ WAITING = {"cuda"}
 def reads_are_free(tensor: Tensor) -> bool:
     """Whether a value of this tensor may decide what is done next: no queue is waited for, no graph is recorded."""
     return tensor.device.type not in WAITING and not recording()
+
+
+def worth_a_wait(tensor: Tensor) -> bool:
+    """Whether a check may look at values: where that is free, and on a GPU where nothing is trained or recorded."""
+    return reads_are_free(tensor) or not (torch.is_grad_enabled() or recording())

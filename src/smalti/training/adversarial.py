@@ -225,6 +225,7 @@ class Adversary:
         """The step that follows `step` completed ones begins."""
         self._step = step
         self._adaptive_weight: Tensor | None = None
+        self._buffers = [(buffer, buffer.clone()) for buffer in self.modules.buffers()]
 
     def oppose(self, loss: LossResult, reconstruction: Float[Tensor, "b c h w"]) -> LossResult:
         """The tokenizer's loss with the adversarial term in it, once that counts.
@@ -262,7 +263,6 @@ class Adversary:
         if self._objective is None:  # not earlier: a checkpoint may have been read into the weights meanwhile
             self._objective = self.runtime.distribute(self.modules)
         pairs = [replace(part, inputs=(*part.inputs, x)) for part, x in zip(parts, reconstructions, strict=True)]
-        buffers = [(buffer, buffer.clone()) for buffer in self.modules.buffers()]
         unscaled = torch.amp.GradScaler(enabled=False)
         seen, loss = accumulate_gradients(self._objective, pairs, check, unscaled, self.runtime)
         norm = nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.optimization.grad_clip)
@@ -275,7 +275,7 @@ class Adversary:
         own = torch.stack([numbers * part.share for numbers, part in zip(seen, parts, strict=True)]).sum(dim=0)
         real, fake, accuracy = sum_over_processes(own)
         self.modules.lecam.update(real, fake)
-        for buffer, before in buffers:
+        for buffer, before in self._buffers:
             buffer.copy_(torch.where(check.bad > 0, before, buffer))
         weight = torch.zeros_like(real) if self._adaptive_weight is None else self._adaptive_weight
         return Verdict(loss, real, fake, accuracy, weight)

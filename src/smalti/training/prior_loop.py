@@ -84,7 +84,7 @@ def train_prior_steps(
         start = time.perf_counter()
         # 1. The pieces of this step / 取本步的各小份
         pieces = [next(batches) for _ in range(config.accumulate)]
-        parts = [_part(piece, config, runtime) for piece in pieces]
+        parts = [_part(piece, state.model, config, runtime) for piece in pieces]
         state.check.begin(state.step + 1)
         # 2. Likelihood of the true tokens, and its gradient / 真实词元的似然及其梯度
         _, loss = accumulate_gradients(objective, parts, state.check, state.scaler, runtime)
@@ -99,8 +99,9 @@ def train_prior_steps(
             yield PriorStep(state.step, config.batch_size, loss.total, lr, grad_norm, seconds)
 
 
-def _part(piece: TokenBatch, config: OptimizationConfig, runtime: Runtime) -> Part:
-    inputs = (piece.tokens.to(runtime.device), piece.labels.to(runtime.device))
+def _part(piece: TokenBatch, prior: Prior, config: OptimizationConfig, runtime: Runtime) -> Part:
+    prior.check(piece.tokens, piece.labels)
+    inputs = (runtime.send(piece.tokens), runtime.send(piece.labels))
     return Part(inputs, len(piece) / config.batch_size, ("tokens",) * len(piece))
 
 
