@@ -9,7 +9,7 @@ import pytest
 import torch
 from brute_force import METRICS, assert_nearest, costs_in_float64, randn
 
-from smalti.ops import native, nearest_code, portable
+from smalti.ops import native, nearest_code, portable, waiting
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -47,13 +47,16 @@ def by_triton(z, codebook, metric="euclidean"):
     return nearest_code(z.to(DEVICE), codebook.to(DEVICE), metric, backend="triton").cpu()
 
 
-@pytest.fixture(params=[*KERNELS, "portable", "triton"])
-def search(request):
+@pytest.fixture(params=[*KERNELS, "portable", "portable, as on a GPU", "triton"])
+def search(request, monkeypatch):
     """The search by each back end."""
     if request.param == "triton":
         if not INTERPRETED and not torch.cuda.is_available():
             pytest.skip("no GPU here; test_triton.py runs this under Triton's interpreter")
         return by_triton
+    if request.param == "portable, as on a GPU":
+        monkeypatch.setattr(waiting, "WAITING", {"cpu"})
+        return portable_search
     return portable_search if request.param == "portable" else by_kernel(request.param)
 
 

@@ -67,7 +67,7 @@ def play(runtime: Runtime, accumulate: int = 1, spectral_norm: bool = True) -> d
 def judged(verdict) -> dict[str, float]:
     if verdict is None:
         return {}
-    numbers = {name: value for name, value in asdict(verdict).items() if name != "loss"}
+    numbers = {name: float(value) for name, value in asdict(verdict).items() if name != "loss"}
     return {**numbers, **{name: float(term) for name, term in verdict.loss.terms.items()}}
 
 

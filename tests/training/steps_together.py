@@ -84,8 +84,8 @@ def everything(runtime: Runtime) -> dict:
         results["in all"] = refusal(lambda: in_all(lambda: int("x" if process_rank() else "1")), ValueError)
         results["on main"] = refusal(lambda: on_main(lambda: Path("/nowhere/x").read_text()), FileNotFoundError)
         results["main's"] = on_main(lambda: process_rank() + 7)
-        results["any"] = any_process(process_rank() == 1, runtime.device)
-        results["none"] = any_process(False, runtime.device)
+        results["any"] = any_process(process_rank() == 1)
+        results["none"] = any_process(False)
     return results
 
 

@@ -97,7 +97,8 @@ def test_four_parts_of_a_run():
         assert same(copied(state.adversary.discriminator), fresh) == (step < 2)
     for ramp in (0.5, 1.0, 1.0):
         result = next(training)
-        assert result.loss.weights["adversarial"] == pytest.approx(0.5 * ramp * result.verdict.adaptive_weight)
+        expected = 0.5 * ramp * float(result.verdict.adaptive_weight)
+        assert float(result.loss.weights["adversarial"]) == pytest.approx(expected)
         assert result.verdict.adaptive_weight > 0
 
 
@@ -180,7 +181,7 @@ def test_each_total_is_the_weighted_sum_of_its_terms(loss):
     assert set(results[-1].verdict.loss.terms) == {"discriminator", "r1", "lecam"}
     for result in results:
         for each in [result.loss, *([result.verdict.loss] if result.verdict else [])]:
-            total = sum(each.weights[name] * term.item() for name, term in each.terms.items())
+            total = sum(float(each.weights[name]) * term.item() for name, term in each.terms.items())
             assert each.total.item() == pytest.approx(total, rel=1e-6, abs=1e-6)
 
 
@@ -194,7 +195,7 @@ def test_neither_side_leaves_a_gradient_in_the_other():
     assert all(parameter.grad is None for parameter in state.adversary.discriminator.parameters())
     assert all(parameter.requires_grad for parameter in state.adversary.discriminator.parameters())
     gradients = [parameter.grad.clone() for parameter in state.model.parameters()]
-    state.adversary.learn([Part((image,), 1.0, ("a",))], [output.reconstruction.detach()], 1e-3)
+    state.adversary.learn([Part((image,), 1.0, ("a",))], [output.reconstruction.detach()], 1e-3, state.check)
     assert all(torch.equal(p.grad, g) for p, g in zip(state.model.parameters(), gradients, strict=True))
 
 
@@ -226,7 +227,7 @@ def test_half_precision_changes_the_numbers_but_little(reduced):
         run(6, SMALL, {**WEIGHTS, "r1": 1.0}, runtime=choose_runtime("cpu", precision))[1][-1].verdict
         for precision in ("fp32", reduced)
     ]
-    assert verdicts[1].adaptive_weight == pytest.approx(verdicts[0].adaptive_weight, rel=0.1)
+    assert verdicts[1].adaptive_weight == pytest.approx(float(verdicts[0].adaptive_weight), rel=0.1)
     for name in ("discriminator", "r1"):
         one, other = (verdict.loss.terms[name].item() for verdict in verdicts)
         assert other == pytest.approx(one, rel=0.1), name
@@ -238,7 +239,7 @@ def test_pairs_can_be_augmented_alike():
     state.adversary.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     image = next(batches()).image
     state.adversary.begin(5)
-    state.adversary.learn([Part((image,), 1.0, ("a",))], [image], 1e-3)
+    state.adversary.learn([Part((image,), 1.0, ("a",))], [image], 1e-3, state.check)
     assert torch.equal(*seen)
     assert not torch.equal(seen[0], image)
 
@@ -266,27 +267,28 @@ def test_fp16_skips_any_number_of_batches_that_the_discriminator_cannot_judge(mo
     optimization = replace(OPTIMIZATION, on_non_finite="skip")
     runtime = choose_runtime("cpu", "fp16", channels_last=False)
     state, losses = start(replace(SMALL, disc_start=2, disc_warmup=2), optimization=optimization, runtime=runtime)
-    learn, clip = state.adversary.learn, state.clip_gradients
+    learn, clip, broken = state.adversary.learn, state.clip_gradients, torch.tensor(float("nan"))
 
     def fail_late(*arguments):
         if state.step + 1 in bad - {6}:
-            raise NonFiniteLossError("discriminator became nan")
+            state.check.see({"discriminator": broken}, broken.reshape(1), ())
         return learn(*arguments)
 
     def fail_early(*arguments):
         norm = clip(*arguments)
         if state.step + 1 == 6 in bad:
-            raise NonFiniteLossError("gradient norm became nan")
+            state.check.see({"gradient norm": broken}, broken.reshape(1), ())
         return norm
 
     monkeypatch.setattr(state.adversary, "learn", fail_late)
     monkeypatch.setattr(state, "clip_gradients", fail_early)
     steps = train_steps(state, batches(), losses, optimization, runtime)
     for number in range(1, 9):
-        before, scale = copied(state.model), state.scaler.get_scale()
+        before, scale = (copied(state.model), copied(state.adversary.modules)), state.scaler.get_scale()
         result = next(steps)
         assert isinstance(result, SkippedStep) == (number in bad)
-        assert same(before, copied(state.model)) == (number in bad)
+        for old, module in zip(before, (state.model, state.adversary.modules), strict=True):
+            assert same(old, copied(module)) == (number in bad)
         assert state.scaler.get_scale() == scale
     assert state.skipped == len(bad)
 

@@ -269,7 +269,7 @@ def test_pieces_add_up_to_the_batch(kind):
     for a, b in zip(ones, twos, strict=True):
         assert (a.images, b.images) == (4, 4)
         assert float(a.loss.total) == pytest.approx(float(b.loss.total), rel=1e-6)
-        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5)
+        assert a.grad_norm == pytest.approx(float(b.grad_norm), rel=1e-5)
     for name, value in one.model.state_dict().items():
         torch.testing.assert_close(value, two.model.state_dict()[name], rtol=1e-4, atol=1e-5)
 

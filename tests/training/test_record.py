@@ -20,7 +20,7 @@ def result(step=4, seed=0):
     with torch.no_grad():
         output = model(image)
     loss = LossTable({"l1": 2.0})(image, output)
-    return StepResult(step, 2, (Piece(image, output),), loss, 0.5, 3.0, 0.1)
+    return StepResult(step, 2, (Piece(image, output),), loss, 0.5, torch.tensor(3.0), 0.1)
 
 
 def test_a_line_holds_the_numbers_of_its_step():

@@ -216,10 +216,12 @@ class _Run:
         self.reporter.start(optimization.steps, first)
         try:
             with StopRequest() as stop:
-                for result in train_steps(self.state, self._pieces(), self.losses, optimization, self.runtime):
+                for result in train_steps(
+                    self.state, self._pieces(), self.losses, optimization, self.runtime, config.log_every
+                ):
                     self._report(result)
-                    stopping = any_process(stop.requested, self.runtime.device)
-                    if stopping or self._due(config.checkpoint_every):
+                    stopping = any_process(stop.requested)
+                    if stopping or self._due(config.checkpoint_every, result.step):
                         self._save()
                     if stopping:
                         break
@@ -256,9 +258,9 @@ class _Run:
                 raise ValueError(f"most images cannot be read: {self.source.unreadable_summary()}")
             yield piece
 
-    def _due(self, every: int) -> bool:
-        """Whether what happens `every` so many steps happens after this one; after the last everything does."""
-        return self.state.step % every == 0 or self.state.step == self.config.optimization.steps
+    def _due(self, every: int, step: int) -> bool:
+        """Whether what happens `every` so many steps happens now that this one is reported; after the last all does."""
+        return step == self.state.step and (step % every == 0 or step == self.config.optimization.steps)
 
     def _report(self, result: StepResult | SkippedStep) -> None:
         """Log and picture, as far as they are due."""
@@ -266,10 +268,10 @@ class _Run:
             self.reporter.note(f"skipped a batch: {result.reason}")
         else:
             self.speed.add(result)
-            if result.step == 1 or self._due(self.config.log_every):
+            if result.step == 1 or self._due(self.config.log_every, result.step):
                 self._log(result)
         self.reporter.step(result.step)
-        if self._due(self.config.sample_every):
+        if self._due(self.config.sample_every, result.step):
             on_main(self._sample)
 
     def _log(self, result: StepResult) -> None:
@@ -291,6 +293,8 @@ class _Run:
 
     def _save(self) -> None:
         """A checkpoint with the random state of every process."""
+        for skipped in self.state.look(self.config.optimization, every=1):
+            self._report(skipped)
         random = share(random_state(self.runtime.device))
         on_main(lambda: self.folder.save(self.state, random, self._quality(), _notes(self.source)))
 

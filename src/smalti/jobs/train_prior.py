@@ -52,6 +52,7 @@ from smalti.training import (
     own_random_numbers,
     piece_size,
     random_state,
+    read_numbers,
     share,
     start_state,
     train_prior_steps,
@@ -192,10 +193,12 @@ class _Run:
         self.reporter.start(config.optimization.steps, self.state.step)
         try:
             with StopRequest() as stop:
-                for result in train_prior_steps(self.state, self._batches(), config.optimization, self.runtime):
+                for result in train_prior_steps(
+                    self.state, self._batches(), config.optimization, self.runtime, config.log_every
+                ):
                     self._report(result)
-                    stopping = any_process(stop.requested, self.runtime.device)
-                    if stopping or self._due(config.checkpoint_every):
+                    stopping = any_process(stop.requested)
+                    if stopping or self._due(config.checkpoint_every, result.step):
                         self._save()
                     if stopping:
                         break
@@ -256,19 +259,20 @@ class _Run:
         none = self.state.model.num_classes
         return TokenBatch(batch.tokens, torch.where(batch.labels < 0, none, batch.labels))
 
-    def _due(self, every: int) -> bool:
-        return self.state.step % every == 0 or self.state.step == self.config.optimization.steps
+    def _due(self, every: int, step: int) -> bool:
+        return step == self.state.step and (step % every == 0 or step == self.config.optimization.steps)
 
     def _report(self, result: PriorStep | SkippedStep) -> None:
         if isinstance(result, SkippedStep):
             self.reporter.note(f"skipped a batch: {result.reason}")
-        elif result.step == 1 or self._due(self.config.log_every):
+        elif result.step == 1 or self._due(self.config.log_every, result.step):
+            loss, grad_norm = read_numbers([result.loss, result.grad_norm])
             line = {
                 "step": result.step,
-                "loss": result.loss,
-                "bits_per_token": result.loss / math.log(2),
+                "loss": loss,
+                "bits_per_token": loss / math.log(2),
                 "lr": result.lr,
-                "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
+                "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
                 "images_per_second": result.images / result.seconds,
             }
             self.reporter.measured(line)
@@ -281,6 +285,8 @@ class _Run:
 
     def _save(self) -> None:
         """A checkpoint, with the loss on the held-out images."""
+        for skipped in self.state.look(self.config.optimization, every=1):
+            self._report(skipped)
         random = share(random_state(self.runtime.device))
         nats = self._validation()
         if not math.isnan(nats):

@@ -22,7 +22,7 @@ def adaptive_weight(
     adversarial_loss: Float[Tensor, ""],
     last_layer: Float[Tensor, "..."],
     largest: float,
-    scale: float = 1.0,
+    scale: float | Float[Tensor, ""] = 1.0,
 ) -> Float[Tensor, ""]:
     """||grad of the reconstruction loss|| / (||grad of the adversarial loss|| + 1e-6), at most `largest`.
 

@@ -69,7 +69,7 @@ class Augmentation:
             generator: where random numbers come from, on the CPU; None: torch's own.
         """
         self._drawn = [
-            (augment, torch.rand(batch_size, count, generator=generator).to(device))
+            (augment, torch.rand(batch_size, count, generator=generator).to(device, non_blocking=True))
             for name, (augment, count) in AUGMENTATIONS.items()
             if name in names
         ]

@@ -60,10 +60,10 @@ class LossResult:
     """What to minimise."""
     terms: dict[str, Tensor]
     """Every computed term, unweighted, a scalar that still carries its gradient."""
-    weights: dict[str, float]
-    """The weight that each of the terms was taken with."""
+    weights: dict[str, float | Tensor]
+    """The weight that each of the terms was taken with; a scalar on the device where it was measured there."""
 
-    def plus(self, name: str, term: Float[Tensor, ""], weight: float) -> "LossResult":
+    def plus(self, name: str, term: Float[Tensor, ""], weight: float | Float[Tensor, ""]) -> "LossResult":
         """The same with one more term in it."""
         assert name not in self.terms, f"{name} is in the loss already"
         total = self.total + weight * term
@@ -176,7 +176,7 @@ class LossTable:
         terms = {
             name: loss(output.reconstruction, image) for name, loss in self._losses.items() if self.weight(name) != 0
         }
-        weights = {name: self.weights[name] for name in terms}
+        weights: dict[str, float | Tensor] = {name: self.weights[name] for name in terms}
         for name, term in quantizer.terms.items():
             terms[name] = term
             weights[name] = float(self.weights.get(name, quantizer.weights[name]))

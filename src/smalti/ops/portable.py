@@ -5,7 +5,8 @@ GPUs. The answer is that of a float64 brute force over the float32 numbers, ties
 
 Scores |e|^2 / 2 - z.e come tile by tile from a matrix product in fp32. They are fast but rounded, and of two close
 codes far from the origin they keep no digit. So a bound on their error says which codes can be the nearest, mostly one
-or two, and those alone are compared again by their distances in float64.
+or two, and those alone are compared again by their distances in float64. How many they are only a look at the values
+tells, for which a program would wait for a GPU: there all pairs are compared in float64.
 
 Legend: N vectors, K codes, D components, P pairs of a vector and a code.
 """
@@ -14,8 +15,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.ops.waiting import reads_are_free
+
 MAX_SIDE = 1024  # rows and codes of a tile of scores: 4 MiB
 TILE_NUMBERS = 2**19  # components in the rows, or in the codes, of a tile: 2 MiB
+GPU_SIDE = 2048  # rows and codes of a tile on a GPU: 32 MiB of float64
 PAIR_NUMBERS = 2**18  # components compared at once in float64: 2 MiB
 
 
@@ -29,10 +33,41 @@ def nearest(z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metri
     side = _side(z_ND.shape[1])
     indices_N = torch.zeros(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
     with torch.autocast(z_ND.device.type, enabled=False):
+        if not reads_are_free(z_ND):
+            return torch.cat([_search_all(rows_ND, codebook_KD, metric) for rows_ND in z_ND.split(GPU_SIDE)])
         for start in range(0, z_ND.shape[0], side):
             rows = slice(start, start + side)
             indices_N[rows] = _search_rows(z_ND[rows].float(), codebook_KD, metric, origin_D)
     return indices_N
+
+
+def _search_all(z_ND: Tensor, codebook_KD: Tensor, metric: str) -> Tensor:
+    """All pairs in float64: more arithmetic, but the same whatever the values are, so that no GPU is waited for.
+
+    A matrix product may add up equal codes in different orders, so costs that differ by less than its rounding are
+    equal, and the lowest index wins.
+    """
+    finite_N = z_ND.isfinite().all(dim=1)
+    z_ND = torch.where(finite_N[:, None], z_ND, 0.0).double()
+    cost_N1 = torch.full_like(z_ND[:, :1], torch.inf)
+    index_N1 = torch.zeros_like(cost_N1, dtype=torch.int64)
+    for number, tile_KD in enumerate(codebook_KD.split(GPU_SIDE)):
+        finite_K = tile_KD.isfinite().all(dim=1)
+        e_KD = torch.where(finite_K[:, None], tile_KD, 0.0).double()
+        if metric == "euclidean":
+            cost_NK = torch.cdist(z_ND, e_KD, compute_mode="donot_use_mm_for_euclid_dist")
+            rounding_N1 = torch.zeros_like(cost_N1)
+        else:
+            e_KD = torch.nn.functional.normalize(e_KD, dim=1) if metric == "cosine" else e_KD
+            cost_NK = -(z_ND @ e_KD.T)
+            rounding_N1 = 2.0**-48 * z_ND.norm(dim=1, keepdim=True) * e_KD.norm(dim=1).amax()
+        cost_NK = cost_NK.masked_fill(~finite_K, torch.inf)
+        least_N1 = cost_NK.amin(dim=1, keepdim=True)
+        first_N1 = (cost_NK <= least_N1 + rounding_N1).byte().argmax(dim=1, keepdim=True)  # the first of equals
+        closer_N1 = least_N1 < cost_N1 - rounding_N1
+        index_N1 = torch.where(closer_N1, first_N1 + number * GPU_SIDE, index_N1)
+        cost_N1 = torch.where(closer_N1, least_N1, cost_N1)
+    return index_N1[:, 0].masked_fill(~finite_N, 0)
 
 
 def nearest_by_scores(

@@ -9,6 +9,8 @@ in train mode calls them, so an evaluation in one process never waits for anothe
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +37,26 @@ def sum_over_processes(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return total
 
 
+def sum_numbers(*own: int) -> list[int]:
+    """Sum of each number over all processes, by way of the CPU: nobody waits for a GPU."""
+    if process_count() == 1:
+        return list(own)
+    sums = torch.tensor(own, device="cpu")
+    dist.all_reduce(sums, group=host_group())
+    return sums.tolist()
+
+
+def host_group() -> Any:
+    """The processes as a group that exchanges what lies on the CPU; None: the default group does."""
+    return None if dist.get_backend() == "gloo" else _gloo_beside(dist.group.WORLD)
+
+
+@lru_cache(maxsize=1)
+def _gloo_beside(default: Any) -> Any:
+    """A second group of the same processes, made once for each default group."""
+    return dist.new_group(backend="gloo")
+
+
 def mean_over_processes(mean_K: Float[Tensor, " k"], count: int) -> Float[Tensor, " k"]:
     """Mean over the joined batch, given the mean over the `count` rows of this process.
 
@@ -45,16 +67,14 @@ def mean_over_processes(mean_K: Float[Tensor, " k"], count: int) -> Float[Tensor
     """
     if process_count() == 1:
         return mean_K
-    share = mean_K.new_tensor([count])
+    share = mean_K.new_full((1,), count)
     *sums, total = sum_over_processes(torch.cat([mean_K.detach() * share, share])).split([mean_K.numel(), 1])
     return sums[0] / total.clamp(min=1) + (mean_K - mean_K.detach())
 
 
 def joined_size(z_ND: Float[Tensor, "n d"]) -> int:
     """Number of rows of the joined batch."""
-    if process_count() == 1:
-        return z_ND.shape[0]
-    return int(sum_over_processes(torch.tensor(z_ND.shape[0], device=z_ND.device)))
+    return z_ND.shape[0] if process_count() == 1 else sum_numbers(z_ND.shape[0])[0]
 
 
 def sample_vectors(
@@ -92,13 +112,14 @@ def _take(z_ND: Tensor, positions_M: Tensor, passes: Sequence[int]) -> Tensor:
     """Rows of the joined batch: each process gives those that it has, and zeros for the others."""
     if process_count() == 1:
         return z_ND[positions_M]
-    rank, own = process_rank(), torch.tensor(passes, device=z_ND.device)
-    sizes = torch.zeros(len(passes), process_count(), dtype=torch.int64, device=z_ND.device)
-    sizes[:, rank] = own
-    sizes = sum_over_processes(sizes)
-    first_P = (sizes.flatten().cumsum(0).reshape(sizes.shape) - sizes)[:, rank]
+    rank, world = process_rank(), process_count()
+    # How many rows each process brought in each pass, pass after pass / 各轮中各进程的行数
+    sizes = sum_numbers(*(size if process == rank else 0 for size in passes for process in range(world)))
     rows_MD = z_ND.new_zeros(positions_M.shape[0], z_ND.shape[1])
-    for first, part_ND in zip(first_P.tolist(), z_ND.split(list(passes)), strict=True):
-        here_M = (positions_M >= first) & (positions_M < first + len(part_ND))
-        rows_MD[here_M] = part_ND[positions_M[here_M] - first].detach()
+    for number, part_ND in enumerate(z_ND.detach().split(list(passes))):
+        if not len(part_ND):
+            continue
+        own_M = positions_M - sum(sizes[: number * world + rank])
+        here_M = (own_M >= 0) & (own_M < len(part_ND))
+        rows_MD = torch.where(here_M.unsqueeze(1), part_ND[own_M.clamp(0, len(part_ND) - 1)], rows_MD)
     return sum_over_processes(rows_MD)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from smalti.formats.arguments import construct
 from smalti.formats.saved_model import SavedModel
+from smalti.ops.waiting import worth_a_wait
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig
 from smalti.quantizers import Quantizer, with_quantizer
@@ -117,23 +118,25 @@ class Prior(SavedModel):
             setattr(self, name, constant.to(getattr(self, name)))
         return self
 
-    def _check(self, tokens_BL: Tensor | None, labels_B: Tensor) -> None:
-        """Refuse sequences of another layout and labels that are no class."""
-        if labels_B.numel():
-            low, high = (int(value) for value in labels_B.aminmax())
-            if low < 0 or high > self.num_classes:
-                bad = low if low < 0 else high
-                raise ValueError(f"labels: got {bad}, allowed are 0 to {self.num_classes} ({self.num_classes}: none)")
-        if tokens_BL is None:
-            return
-        if tuple(tokens_BL.shape) != (labels_B.shape[0], self.layout.num_tokens):
+    def check(self, tokens_BL: Int64[Tensor, "b l"] | None, labels_B: Int64[Tensor, " b"]) -> None:
+        """Refuse sequences of another layout and labels that are no class.
+
+        In training on a GPU only shapes are looked at: its loop calls this with tokens that still are on the CPU.
+
+        Raises:
+            ValueError: names what is wrong.
+        """
+        if tokens_BL is not None and tuple(tokens_BL.shape) != (labels_B.shape[0], self.layout.num_tokens):
             expected = (labels_B.shape[0], self.layout.num_tokens)
             raise ValueError(f"tokens: got shape {tuple(tokens_BL.shape)}, expected {expected}")
-        if tokens_BL.numel():
-            low, high = (int(value) for value in tokens_BL.aminmax())
-            if low < 0 or high >= self.layout.vocab_size:
-                bad = low if low < 0 else high
-                raise ValueError(f"tokens: got the value {bad}, allowed are 0 to {self.layout.vocab_size - 1}")
+        if not worth_a_wait(labels_B):
+            return
+        bad = _outside(labels_B, self.num_classes)
+        if bad is not None:
+            raise ValueError(f"labels: got {bad}, allowed are 0 to {self.num_classes} ({self.num_classes}: none)")
+        bad = _outside(tokens_BL, self.layout.vocab_size - 1)
+        if bad is not None:
+            raise ValueError(f"tokens: got the value {bad}, allowed are 0 to {self.layout.vocab_size - 1}")
 
     def _dropped(self, labels_B: Tensor) -> Tensor:
         """Labels of which training has hidden some."""
@@ -153,9 +156,24 @@ class Prior(SavedModel):
         return block(*inputs)
 
 
-def cross_entropy(logits_BLV: Float[Tensor, "b l v"], tokens_BL: Int64[Tensor, "b l"]) -> Float[Tensor, ""]:
-    """Mean negative log-likelihood in nats a token, in fp32."""
-    return F.cross_entropy(logits_BLV.flatten(0, 1).float(), tokens_BL.flatten())
+def _outside(values: Tensor | None, largest: int) -> int | None:
+    """A value below 0 or above `largest`, if there is one."""
+    if values is None or values.numel() == 0:
+        return None
+    low, high = (int(value) for value in values.aminmax())
+    return low if low < 0 else high if high > largest else None
+
+
+IGNORED = -100
+"""In place of a token that the loss leaves out."""
+
+
+def cross_entropy(
+    logits_BLV: Float[Tensor, "b l v"], tokens_BL: Int64[Tensor, "b l"], label_smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """Mean negative log-likelihood in nats a token, in fp32, of all tokens that are not `IGNORED`."""
+    logits_NV, tokens_N = logits_BLV.flatten(0, 1).float(), tokens_BL.flatten()
+    return F.cross_entropy(logits_NV, tokens_N, ignore_index=IGNORED, label_smoothing=label_smoothing)
 
 
 def check_given(given_BL: Tensor | None, keep_BL: Tensor | None) -> None:

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import TransformerBlock, ViTConfig, check_sizes
-from smalti.priors.base import Prior, as_settings, check_given
+from smalti.priors.base import IGNORED, Prior, as_settings, check_given, cross_entropy
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 
@@ -115,12 +114,12 @@ class MaskedTransformer(Prior):
         In eval mode half of the tokens of each image is hidden, the same ones in every call, so that validation losses
         compare; without label smoothing.
         """
-        self._check(tokens_BL, labels_B)
+        self.check(tokens_BL, labels_B)
         hidden_BL = self._hide(tokens_BL)
         seen_BL = tokens_BL.masked_fill(hidden_BL, self.hidden)
-        logits = self(seen_BL, self._dropped(labels_B))[hidden_BL]
+        logits_BLV = self(seen_BL, self._dropped(labels_B))
         smoothing = self.settings.label_smoothing if self.training else 0.0
-        return F.cross_entropy(logits.float(), tokens_BL[hidden_BL], label_smoothing=smoothing)
+        return cross_entropy(logits_BLV, tokens_BL.masked_fill(~hidden_BL, IGNORED), smoothing)
 
     def _hide(self, tokens_BL: Tensor) -> Tensor:
         """Which tokens training hides: of each image the share cos(π/2 · u), u uniform."""
@@ -149,7 +148,7 @@ class MaskedTransformer(Prior):
     ) -> Int64[Tensor, "b l"]:
         """See `Prior.sample`: each pass draws all hidden tokens and hides the least sure ones again."""
         check_given(given_BL, keep_BL)
-        self._check(given_BL, labels_B)
+        self.check(given_BL, labels_B)
         config, steps = config or SamplingConfig(), self.settings.sampling_steps
         doubled_B = self._doubled(labels_B, config.guidance)
         shape = (labels_B.shape[0], self.layout.num_tokens)

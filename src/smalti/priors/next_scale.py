@@ -157,7 +157,7 @@ class NextScaleTransformer(Prior):
 
     def loss(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
         """See `Prior.loss`; every token of every scale is predicted."""
-        self._check(tokens_BL, labels_B)
+        self.check(tokens_BL, labels_B)
         logits_BLV = self(self.quantizer.var_input(self.layout.split(tokens_BL)), self._dropped(labels_B))
         return cross_entropy(logits_BLV, tokens_BL)
 
@@ -175,7 +175,7 @@ class NextScaleTransformer(Prior):
     ) -> Int64[Tensor, "b l"]:
         """See `Prior.sample`: one pass a scale; guidance grows from 0 at the first scale to its full strength."""
         check_given(given_BL, keep_BL)
-        self._check(given_BL, labels_B)
+        self.check(given_BL, labels_B)
         config = config or SamplingConfig()
         layout, grids = self.layout, tuple((grid[0], grid[1]) for grid in self.layout.grids)
         doubled_B = self._doubled(labels_B, config.guidance)

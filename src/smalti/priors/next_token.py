@@ -131,7 +131,7 @@ class NextTokenTransformer(Prior):
 
     def loss(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
         """See `Prior.loss`; every token is predicted."""
-        self._check(tokens_BL, labels_B)
+        self.check(tokens_BL, labels_B)
         return cross_entropy(self(tokens_BL, self._dropped(labels_B)), tokens_BL)
 
     # ---- sampling -----------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class NextTokenTransformer(Prior):
     ) -> Int64[Tensor, "b l"]:
         """See `Prior.sample`: one pass a token; kept tokens are read like drawn ones."""
         check_given(given_BL, keep_BL)
-        self._check(given_BL, labels_B)
+        self.check(given_BL, labels_B)
         config = config or SamplingConfig()
         doubled_B = self._doubled(labels_B, config.guidance)
         cache, reader = self._cache(doubled_B.shape[0]), packed(self, rows=doubled_B.shape[0])

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from smalti.ops import recomputing
+from smalti.ops.waiting import reads_are_free, worth_a_wait
 from smalti.ops.graphs import recording
 
 Indices = Shaped[Tensor, "b *grid"] | Sequence[Shaped[Tensor, "b ..."]]
@@ -25,6 +26,9 @@ Indices = Shaped[Tensor, "b *grid"] | Sequence[Shaped[Tensor, "b ..."]]
 
 The type is loose on purpose: what cannot be looked up is refused by `check_indices` with a sentence.
 """
+
+INVALID = -1
+"""The index of a vector that has no code. Nothing decodes it, and no file takes it."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class Quantizer(nn.Module, ABC):
         """Indices of a latent, without gradient and without learning.
 
         Raises:
-            ValueError: the latent is not finite everywhere; not looked at inside a compiled or exported graph.
+            ValueError: the latent is not finite everywhere; not looked at inside a compiled or exported graph. On a GPU
+                the tokens of such an image are -1 instead, which nothing decodes: so nobody has to wait.
         """
 
     @abstractmethod
@@ -174,27 +179,36 @@ class Quantizer(nn.Module, ABC):
 
 
 def check_finite(z: Tensor) -> None:
-    """Refuse a latent with NaN or infinities, whose codes would mean nothing; a recorded graph does not look."""
-    if recording() or z.device.type == "meta":
+    """Refuse a latent with NaN or infinities, whose codes would mean nothing; see `marked` for where nobody looks."""
+    if not reads_are_free(z) or z.device.type == "meta":
         return
     bad = z.numel() - int(z.isfinite().sum())
     if bad:
         raise ValueError(f"z: got non-finite values ({bad} of {z.numel()} are NaN or infinite), expected finite ones")
 
 
+def marked(indices: Int64[Tensor, "b *grid"], z: Float[Tensor, "b *c_and_spatial"]) -> Int64[Tensor, "b *grid"]:
+    """On a GPU, which `check_finite` does not wait for: `INVALID` for all tokens of an image with such a latent."""
+    if reads_are_free(z) or recording() or z.device.type == "meta":
+        return indices
+    finite_B = z.isfinite().flatten(1).all(dim=1)
+    return indices.masked_fill(~finite_B.reshape(-1, *[1] * (indices.dim() - 1)), INVALID)
+
+
 def check_indices(indices: Any, num_embeddings: int, name: str = "indices") -> None:
     """Refuse what cannot be looked up: another dtype than int64, or values outside [0, num_embeddings).
 
-    Where torch records a graph values are not looked at (`ops/graphs.py`).
+    Where torch records a graph (`ops/graphs.py`) and in training on a GPU values are not looked at.
     """
     if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
         raise ValueError(f"{name}: got {getattr(indices, 'dtype', type(indices).__name__)}, expected an int64 tensor")
-    if recording() or indices.numel() == 0:
+    if indices.numel() == 0 or not worth_a_wait(indices):
         return
     low, high = (int(value) for value in indices.aminmax())
     if low < 0 or high >= num_embeddings:
         bad = low if low < 0 else high
-        raise ValueError(f"{name}: got the value {bad}, allowed are 0 to {num_embeddings - 1}")
+        why = " (it stands for an image with values out of range or not finite)" if bad == INVALID else ""
+        raise ValueError(f"{name}: got the value {bad}{why}, allowed are 0 to {num_embeddings - 1}")
 
 
 def to_rows(z: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "n c"]:

@@ -33,6 +33,7 @@ from smalti.quantizers.base import (
     check_finite,
     check_indices,
     from_rows,
+    marked,
     mean_square,
     not_negative,
     positive,
@@ -176,7 +177,8 @@ class MultiScaleQuantizer(Quantizer):
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
             residuals = self._residuals(self._project(z), grids, None)
-            return tuple(scale.indices for scale in self._walk(residuals.search, z.shape[0], grids, z.device))
+            walk = self._walk(residuals.search, z.shape[0], grids, z.device)
+            return tuple(marked(scale.indices, z) for scale in walk)
 
     def decode(self, indices: Indices) -> Float[Tensor, "b c h w"]:
         """f_hat (B, C, H, W) in fp32 of the indices of all scales."""

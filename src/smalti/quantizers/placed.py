@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from smalti.ops import kmeans_start, recomputing
+from smalti.ops.waiting import reads_are_free
 from smalti.ops.processes import joined_size, sample_vectors
 from smalti.quantizers.codebook import CodebookQuantizer
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
@@ -23,6 +24,8 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
 
     before: Float[Tensor, "k d"] | None = None
     """The table before the last pass that taught it at once: what activation checkpointing must see again."""
+    initialised: bool = False
+    """Whether initialisation is known to be over; then `batches_seen`, which may lie on a GPU, is not asked again."""
 
     def __init__(
         self,
@@ -61,9 +64,11 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
     @property
     def initialising(self) -> bool:
         """Whether the next training batch still serves to initialise the codebook."""
-        if self.init is None or self.frozen or self.kept:
+        if self.init is None or self.frozen or self.kept or self.initialised:
             return False
-        return torch.compiler.is_compiling() or int(self.batches_seen) < self.init.batches
+        if not torch.compiler.is_compiling():
+            self.initialised = int(self.batches_seen) >= self.init.batches
+        return not self.initialised
 
     @torch.no_grad()
     def initialise(self, u_ND: Float[Tensor, "n d"]) -> None:
@@ -77,6 +82,10 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
         )
         started = counts_K.sum() > 0
         self._place(started.expand_as(counts_K), self.project(centres_KD), counts_K.float())
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.initialised = False  # the number of batches is another one now
 
     def weight(self) -> Float[Tensor, "k d"]:
         """See `CodebookQuantizer.weight`; a repeated pass sees the table of the pass that it repeats."""
@@ -115,8 +124,8 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
 
         No vector serves twice: of more dead codes than vectors the rest waits for the next batch.
         """
-        if not torch.compiler.is_compiling() and not dead_K.any():
-            return  # nothing is drawn; a graph cannot look, so it draws in vain
+        if reads_are_free(dead_K) and not dead_K.any():
+            return  # nothing is drawn; a graph and a GPU do not look, so they draw in vain
         turn_K = dead_K.cumsum(0) - 1
         count = min(self.num_embeddings, joined_size(u_ND))
         vectors_KD = sample_vectors(u_ND, count, passes)[turn_K.clamp(0, count - 1)]

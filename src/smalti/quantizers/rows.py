@@ -28,7 +28,16 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from smalti.ops import straight_through
-from smalti.quantizers.base import Indices, Quantizer, QuantizerOutput, check_finite, check_indices, from_rows, to_rows
+from smalti.quantizers.base import (
+    Indices,
+    Quantizer,
+    QuantizerOutput,
+    check_finite,
+    check_indices,
+    from_rows,
+    marked,
+    to_rows,
+)
 
 LARGEST_LISTED_CODEBOOK = 2**20
 """Implicit codebooks with more codes are never written out."""
@@ -90,7 +99,7 @@ class RowQuantizer(Quantizer):
         check_finite(z)
         with torch.autocast(z.device.type, enabled=False):
             indices = self.search(self.project(to_rows(z).float()))
-        return indices.reshape(z.shape[0], *z.shape[2:], *self.code_shape)
+        return marked(indices.reshape(z.shape[0], *z.shape[2:], *self.code_shape), z)
 
     def decode(self, indices: Indices) -> Float[Tensor, "b c *spatial"]:
         """Codes (B, C, *spatial) in fp32 of indices (B, *spatial, *code_shape)."""

@@ -14,6 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from smalti.formats.saved_model import SavedModel
+from smalti.ops.waiting import reads_are_free
 from smalti.ops.graphs import recording
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.quantizers import Indices, Quantizer, QuantizerOutput, with_quantizer
@@ -84,7 +85,8 @@ class Tokenizer(SavedModel):
         Call `eval()` first where the network has batch normalisation, which else would learn from what it encodes.
 
         Raises:
-            ValueError: another dtype, or floats outside [-1, 1]: the dtype declares the range, nothing is guessed.
+            ValueError: another dtype, or floats outside [-1, 1]: the dtype declares the range, nothing is guessed. On a
+                GPU the tokens of such an image are -1 instead, which nothing decodes.
         """
         pixels = to_float(image) if image.dtype == torch.uint8 else image
         return Tokens(self._indices(_in_range(pixels)), (image.shape[2], image.shape[3]), self.vocab_size, image.dtype)
@@ -308,6 +310,9 @@ def _in_range(image: Tensor) -> Tensor:
         raise ValueError(f"image: got dtype {image.dtype}, expected uint8 (0 to 255) or float (-1 to 1)")
     if recording() or image.numel() == 0:
         return image
+    if not reads_are_free(image):  # NaN has no token (`quantizers.base.marked`), and nobody waits
+        inside_B = (image.abs() <= 1.001).flatten(1).all(dim=1)
+        return torch.where(inside_B.reshape(-1, 1, 1, 1), image, torch.nan)
     low, high = (float(value) for value in image.aminmax())
     if not (low >= -1.001 and high <= 1.001):
         raise ValueError(f"image: float values from {low:.4g} to {high:.4g}, expected -1 to 1 (or uint8, 0 to 255)")

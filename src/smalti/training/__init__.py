@@ -1,6 +1,5 @@
 """Training: the loop, and what it stands on. Readable in one sitting; begin with `loop.py`."""
 
-from smalti.training.accumulation import NonFiniteLossError
 from smalti.training.adversarial import AdversarialConfig, Adversary, Verdict
 from smalti.training.agreement import any_process, in_all, on_main, share
 from smalti.training.averaging import AveragedModel
@@ -13,6 +12,7 @@ from smalti.training.checkpoint import (
     read_notes,
     save_checkpoint,
 )
+from smalti.training.finite_check import NonFiniteLossError
 from smalti.training.fully_sharded import join_sharded
 from smalti.training.initial_weights import PartTaken, take_weights
 from smalti.training.interruption import StopRequest
@@ -34,7 +34,7 @@ from smalti.training.randomness import (
     restore_random_state,
     seed_everything,
 )
-from smalti.training.record import RunRecord, measure, read_log
+from smalti.training.record import RunRecord, measure, read_log, read_numbers
 from smalti.training.run_folder import ResumePoint, RunFolder, read_settings
 from smalti.training.runtime import (
     Runtime,
@@ -95,6 +95,7 @@ __all__ = [
     "random_state",
     "read_log",
     "read_notes",
+    "read_numbers",
     "read_settings",
     "reconstruction_grid",
     "restore_random_state",

@@ -42,8 +42,9 @@ from smalti.losses import (
 )
 from smalti.ops.processes import sum_over_processes
 from smalti.tokenizers import Tokenizer
-from smalti.training.accumulation import Hidden, Part, accumulate_gradients, refuse_non_finite
-from smalti.training.optimization import OptimizationConfig, expect
+from smalti.training.accumulation import Hidden, Part, accumulate_gradients
+from smalti.training.finite_check import FiniteCheck
+from smalti.training.optimization import OptimizationConfig, expect, step_unless
 from smalti.training.runtime import Runtime
 
 
@@ -119,13 +120,13 @@ class Verdict:
 
     loss: LossResult
     """The discriminator's total and its terms: discriminator, r1, lecam."""
-    logits_real: float
+    logits_real: Float[Tensor, ""]
     """Mean logit of the images."""
-    logits_fake: float
+    logits_fake: Float[Tensor, ""]
     """Mean logit of the reconstructions."""
-    accuracy: float
+    accuracy: Float[Tensor, ""]
     """Share of patches on the right side of 0; 0.5: it cannot tell."""
-    adaptive_weight: float
+    adaptive_weight: Float[Tensor, ""]
     """What the gradients' lengths called for; 0 in the warm-up, 1 where that is switched off."""
 
 
@@ -223,7 +224,8 @@ class Adversary:
     def begin(self, step: int) -> None:
         """The step that follows `step` completed ones begins."""
         self._step = step
-        self._adaptive_weight: float | None = None
+        self._adaptive_weight: Tensor | None = None
+        self._buffers = [(buffer, buffer.clone()) for buffer in self.modules.buffers()]
 
     def oppose(self, loss: LossResult, reconstruction: Float[Tensor, "b c h w"]) -> LossResult:
         """The tokenizer's loss with the adversarial term in it, once that counts.
@@ -240,45 +242,51 @@ class Adversary:
         term = self.modules.deceived(reconstruction)
         if self._adaptive_weight is None:
             self._adaptive_weight = self._measured(loss, term)
-        return loss.plus("adversarial", term, self.losses.weight("adversarial") * ramp * self._adaptive_weight)
+        weight = self.losses.weight("adversarial") * ramp * self._adaptive_weight
+        return loss.plus("adversarial", term, weight.to(term.dtype))
 
-    def learn(self, parts: Sequence[Part], reconstructions: Sequence[Tensor], lr: float) -> Verdict | None:
+    def learn(
+        self, parts: Sequence[Part], reconstructions: Sequence[Tensor], lr: float, check: FiniteCheck
+    ) -> Verdict | None:
         """One step of the discriminator; None before it is its time to learn.
+
+        Where a number of the step is not finite, the discriminator's own included, nothing has changed afterwards.
 
         Args:
             parts: the images of this process, in pieces.
             reconstructions: what the tokenizer made of them, without gradient.
             lr: the tokenizer's learning rate.
-
-        Raises:
-            NonFiniteLossError: a term or the gradient is not finite; nothing has changed.
+            check: sees every loss term, and the norm of the gradient.
         """
         if self._step < self.config.start(self.optimization.steps) - self.config.disc_warmup:
             return None
         if self._objective is None:  # not earlier: a checkpoint may have been read into the weights meanwhile
             self._objective = self.runtime.distribute(self.modules)
         pairs = [replace(part, inputs=(*part.inputs, x)) for part, x in zip(parts, reconstructions, strict=True)]
-        try:
-            unscaled = torch.amp.GradScaler(enabled=False)
-            seen, loss = accumulate_gradients(self._objective, pairs, self._step + 1, unscaled, self.runtime)
-            norm = nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.optimization.grad_clip)
-            keys = [key for part in parts for key in part.keys]
-            refuse_non_finite({"discriminator's gradient norm": norm}, norm.reshape(1), self._step + 1, keys)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr * self.config.lr_ratio
-            self.optimizer.step()
-        finally:
-            self.optimizer.zero_grad(set_to_none=True)
+        unscaled = torch.amp.GradScaler(enabled=False)
+        seen, loss = accumulate_gradients(self._objective, pairs, check, unscaled, self.runtime)
+        norm = nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.optimization.grad_clip)
+        keys = [key for part in parts for key in part.keys]
+        check.see({"discriminator's gradient norm": norm}, norm.reshape(1), keys)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * self.config.lr_ratio
+        step_unless(self.optimizer, check.bad)
+        self.optimizer.zero_grad(set_to_none=True)
         own = torch.stack([numbers * part.share for numbers, part in zip(seen, parts, strict=True)]).sum(dim=0)
         real, fake, accuracy = sum_over_processes(own)
         self.modules.lecam.update(real, fake)
-        return Verdict(loss, float(real), float(fake), float(accuracy), self._adaptive_weight or 0.0)
+        for buffer, before in self._buffers:
+            buffer.copy_(torch.where(check.bad > 0, before, buffer))
+        weight = torch.zeros_like(real) if self._adaptive_weight is None else self._adaptive_weight
+        return Verdict(loss, real, fake, accuracy, weight)
 
-    def _measured(self, loss: LossResult, term: Tensor) -> float:
+    def _measured(self, loss: LossResult, term: Tensor) -> Tensor:
+        """In float64, as plain numbers are."""
+        scale = self.scaler.scale(torch.ones_like(term.detach()))
         if not self.config.adaptive_weight:
-            return 1.0
-        largest, scale = self.config.max_adaptive_weight, self.scaler.get_scale()
-        return float(adaptive_weight(loss.total, term, self._last_layer, largest, scale))
+            return torch.ones_like(scale).double()
+        largest = self.config.max_adaptive_weight
+        return adaptive_weight(loss.total, term, self._last_layer, largest, scale).double()
 
 
 def last_layer(decoder: nn.Module) -> nn.Parameter:

@@ -7,10 +7,9 @@ is the plain thing: run the task, raise the error. All processes must call them 
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
 import torch.distributed as dist
 
-from smalti.ops.processes import process_count, process_rank, sum_over_processes
+from smalti.ops.processes import host_group, process_count, process_rank, sum_numbers
 
 Value = TypeVar("Value")
 
@@ -23,13 +22,13 @@ def share(value: Value) -> list[Value]:
     if process_count() == 1:
         return [value]
     values: list[Value | None] = [None] * process_count()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=host_group())
     return values  # type: ignore[return-value]
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in any process; `device` is where tensors are exchanged."""
-    return bool(sum_over_processes(torch.tensor(int(flag), device=device)))
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    return sum_numbers(int(flag)) != [0]
 
 
 def raise_together(error: Exception | None) -> None:
@@ -59,7 +58,7 @@ def on_main(task: Callable[[], Value]) -> Value:
             outcome[0] = task()
         except REFUSALS as refused:
             outcome[1] = refused
-    dist.broadcast_object_list(outcome, src=0)
+    dist.broadcast_object_list(outcome, src=0, group=host_group())
     if isinstance(outcome[1], Exception):
         raise outcome[1]
     return outcome[0]  # type: ignore[return-value]

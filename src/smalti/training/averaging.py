@@ -8,6 +8,7 @@ import copy
 from typing import Any, Generic, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.quantizers.tables import Codebook
@@ -38,21 +39,26 @@ class AveragedModel(Generic[Model]):
         self.model: Model = copy.deepcopy(model).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, model: Model, step: int) -> None:
-        """Take in the weights of `model` after `step` (1, 2, ...) steps."""
+    def update(self, model: Model, step: int, bad: Float[Tensor, ""] | None = None) -> None:
+        """Take in the weights of `model` after `step` (1, 2, ...) steps.
+
+        Args:
+            model: what to follow.
+            step: completed steps.
+            bad: where it is 1, the average stays, and `model` gets back what its forward passes since the last update
+                may have moved: codebooks and buffers. None: nowhere.
+        """
         new_weight = 1 - min(self.decay, (1 + step) / (10 + step))
         (averages, weights), (copies, tensors) = self._pairs(model)
-        if averages:
+        if averages and bad is None:
             torch._foreach_lerp_(averages, weights, new_weight)
+        elif averages:
+            held = new_weight * (1 - bad)
+            torch._foreach_lerp_(averages, weights, [held.to(average.dtype) for average in averages])
+        if copies and bad is not None:
+            torch._foreach_copy_(tensors, [torch.where(bad > 0, a, b) for a, b in zip(copies, tensors, strict=True)])
         if copies:
             torch._foreach_copy_(copies, tensors)
-
-    @torch.no_grad()
-    def undo_forward(self, model: Model) -> None:
-        """Give `model` back what its forward passes since the last `update` may have moved: codebooks and buffers."""
-        _, (copies, tensors) = self._pairs(model)
-        if copies:
-            torch._foreach_copy_(tensors, copies)
 
     def _pairs(self, model: Model) -> tuple[Pairs, Pairs]:
         """The tensors that are averaged, and those that are copied: here and in `model`.

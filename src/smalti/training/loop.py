@@ -14,16 +14,15 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.data import Batch
 from smalti.losses import LossResult, LossTable
-from smalti.ops.processes import sum_over_processes
+from smalti.ops.processes import sum_numbers
 from smalti.quantizers import QuantizerOutput, one_codebook_update
 from smalti.tokenizers import Tokenizer, TokenizerOutput
-from smalti.training.accumulation import Hidden, NonFiniteLossError, Part, accumulate_gradients
+from smalti.training.accumulation import Hidden, Part, accumulate_gradients
 from smalti.training.adversarial import Adversary, Verdict
 from smalti.training.agreement import raise_together
 from smalti.training.optimization import OptimizationConfig, learning_rate
@@ -59,7 +58,7 @@ class StepResult:
     """The total and every unweighted term, without gradient: means over the images of all processes."""
     lr: float
     """Learning rate of the step."""
-    grad_norm: float
+    grad_norm: Float[Tensor, ""]
     """Norm of the gradient before clipping; infinite where fp16 overflowed, which changes no weight."""
     seconds: float
     """How long the step took, waiting for the batch included."""
@@ -93,8 +92,12 @@ def train_steps(
     losses: LossTable,
     config: OptimizationConfig,
     runtime: Runtime,
+    look_every: int = 1,
 ) -> Iterator[StepResult | SkippedStep]:
     """Train from `state.step` to `config.steps`, handing out each step's result after the step is complete.
+
+    A GPU is never waited for within a step. So a step whose numbers are not finite changes nothing at once, but is
+    told of as skipped only with the next look.
 
     Args:
         state: changed in place; from `start_state` with the same runtime, maybe with a checkpoint read into it.
@@ -102,6 +105,7 @@ def train_steps(
         losses: the table of weights.
         config: learning rate, clipping, what to do about a loss that is not finite.
         runtime: device, number format, layout, processes.
+        look_every: steps between two looks at whether losses and gradients are finite; on the CPU every step has one.
 
     Raises:
         NonFiniteLossError: a term or the gradient is NaN or infinite; names it, the step and the files of the batch.
@@ -114,25 +118,26 @@ def train_steps(
         # 1. The pieces of this step and how many images all processes have / 取本步的各小份,并统计所有进程的图像数
         parts, images = _next_parts(batches, config.accumulate, runtime)
         lr, verdict = learning_rate(config, state.step), None
+        state.check.begin(state.step + 1)
         if state.adversary is not None:
             state.adversary.begin(state.step)
-        try:
-            # 4. Backward; the straight-through estimator carries the gradient past the codes / 反向:直通估计越过量化
-            # Several pieces are one batch to the codebook, too / 多个小份对码本来说也是同一批
-            with one_codebook_update(state.model) if len(parts) > 1 else nullcontext():
-                outputs, loss = accumulate_gradients(objective, parts, state.step + 1, state.scaler, runtime)
-            grad_norm = state.clip_gradients(config, parts)
-            pieces = tuple(Piece(part.inputs[0], output) for part, output in zip(parts, outputs, strict=True))
-            # 5. The discriminator's own step, on the same images and reconstructions / 判别器在同样的图像上更新一次
-            if state.adversary is not None:
-                verdict = state.adversary.learn(parts, [piece.output.reconstruction for piece in pieces], lr)
-        except NonFiniteLossError as error:
-            yield state.skip(config, error)
-            continue
+        # 4. Backward; the straight-through estimator carries the gradient past the codes / 反向:直通估计越过量化
+        # Several pieces are one batch to the codebook, too / 多个小份对码本来说也是同一批
+        with one_codebook_update(state.model) if len(parts) > 1 else nullcontext():
+            outputs, loss = accumulate_gradients(objective, parts, state.check, state.scaler, runtime)
+        grad_norm = state.clip_gradients(config, parts)
+        pieces = tuple(Piece(part.inputs[0], output) for part, output in zip(parts, outputs, strict=True))
+        # 5. The discriminator's own step, on the same images and reconstructions / 判别器在同样的图像上更新一次
+        if state.adversary is not None:
+            verdict = state.adversary.learn(parts, [piece.output.reconstruction for piece in pieces], lr, state.check)
         # 6. One AdamW step at the learning rate of this step number; the average follows the new weights, codebook and
-        #    buffers are copied  按当前步数的学习率更新一次;平均权重跟随,码本与缓冲区直接复制
-        state.move(lr)
-        yield StepResult(state.step, images, pieces, loss, lr, grad_norm, time.perf_counter() - start, verdict)
+        #    buffers are copied. Where a number is not finite, all of that is taken back
+        #    按当前步数的学习率更新一次;平均权重跟随,码本与缓冲区直接复制;若有数值非有限,则全部撤回
+        state.move(lr, grad_norm)
+        skipped = state.look(config, look_every)
+        yield from skipped
+        if state.step not in [step.step for step in skipped]:
+            yield StepResult(state.step, images, pieces, loss, lr, grad_norm, time.perf_counter() - start, verdict)
 
 
 def _next_parts(batches: Iterator[Batch], count: int, runtime: Runtime) -> tuple[list[Part], int]:
@@ -142,8 +147,7 @@ def _next_parts(batches: Iterator[Batch], count: int, runtime: Runtime) -> tuple
         pieces = [next(batches) for _ in range(count)]
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a worker process was killed
         failure = DataError(str(error))
-    own = [sum(len(piece) for piece in pieces), int(failure is not None)]
-    images, failures = sum_over_processes(torch.tensor(own, device=runtime.device)).tolist()
+    images, failures = sum_numbers(sum(len(piece) for piece in pieces), int(failure is not None))
     if failures:
         raise_together(failure)
     return [Part((runtime.place(piece.image),), len(piece) / images, piece.keys) for piece in pieces], images

@@ -10,7 +10,8 @@ from itertools import chain
 from typing import Literal
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from smalti.quantizers.tables import CodeTransform
 
@@ -142,6 +143,15 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
     """AdamW over the trainable parameters of a model that already is on its device; fused, one kernel a group."""
     groups = parameter_groups(model, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def step_unless(optimizer: torch.optim.Optimizer, held: Float[Tensor, ""]) -> None:
+    """One step of a fused optimizer, which changes neither weights nor moments where `held` is 1.
+
+    The optimizer's kernel reads the flag itself, on the device: it is the way in which a scaler of fp16 holds it.
+    """
+    optimizer.grad_scale, optimizer.found_inf = None, held  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 def load_moments(optimizer: torch.optim.Optimizer, saved: dict) -> None:

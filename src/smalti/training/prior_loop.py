@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from smalti.data import TokenBatch
 from smalti.losses import LossResult
 from smalti.priors import Prior
-from smalti.training.accumulation import Hidden, NonFiniteLossError, Part, accumulate_gradients
+from smalti.training.accumulation import Hidden, Part, accumulate_gradients
 from smalti.training.optimization import OptimizationConfig, learning_rate
 from smalti.training.runtime import Runtime
 from smalti.training.state import SkippedStep, TrainingState
@@ -32,11 +32,11 @@ class PriorStep:
     """Number of the step, from 1."""
     images: int
     """Images of the step, over all processes."""
-    loss: float
+    loss: Float[Tensor, ""]
     """Mean negative log-likelihood in nats a token."""
     lr: float
     """Learning rate of the step."""
-    grad_norm: float
+    grad_norm: Float[Tensor, ""]
     """Norm of the gradient before clipping; infinite where fp16 overflowed, which changes no weight."""
     seconds: float
     """How long the step took."""
@@ -59,7 +59,11 @@ class Likelihood(nn.Module):
 
 
 def train_prior_steps(
-    state: TrainingState[Prior], batches: Iterator[TokenBatch], config: OptimizationConfig, runtime: Runtime
+    state: TrainingState[Prior],
+    batches: Iterator[TokenBatch],
+    config: OptimizationConfig,
+    runtime: Runtime,
+    look_every: int = 1,
 ) -> Iterator[PriorStep | SkippedStep]:
     """Train from `state.step` to `config.steps`, handing out each step's result after the step is complete.
 
@@ -69,6 +73,7 @@ def train_prior_steps(
             prior, `num_classes` for none.
         config: learning rate, clipping, what to do about a loss that is not finite.
         runtime: device, number format, processes.
+        look_every: steps between two looks at whether losses and gradients are finite, as in `train_steps`.
 
     Raises:
         NonFiniteLossError: the loss or the gradient is NaN or infinite.
@@ -79,23 +84,24 @@ def train_prior_steps(
         start = time.perf_counter()
         # 1. The pieces of this step / 取本步的各小份
         pieces = [next(batches) for _ in range(config.accumulate)]
-        parts = [_part(piece, config, runtime) for piece in pieces]
-        try:
-            # 2. Likelihood of the true tokens, and its gradient / 真实词元的似然及其梯度
-            _, loss = accumulate_gradients(objective, parts, state.step + 1, state.scaler, runtime)
-            grad_norm = state.clip_gradients(config, parts)
-        except NonFiniteLossError as error:
-            yield state.skip(config, error)
-            continue
+        parts = [_part(piece, state.model, config, runtime) for piece in pieces]
+        state.check.begin(state.step + 1)
+        # 2. Likelihood of the true tokens, and its gradient / 真实词元的似然及其梯度
+        _, loss = accumulate_gradients(objective, parts, state.check, state.scaler, runtime)
+        grad_norm = state.clip_gradients(config, parts)
         # 3. One AdamW step, then the average follows / AdamW 更新一次,平均权重跟随
         lr = learning_rate(config, state.step)
-        state.move(lr)
-        seconds = time.perf_counter() - start
-        yield PriorStep(state.step, config.batch_size, float(loss.total), lr, grad_norm, seconds)
+        state.move(lr, grad_norm)
+        skipped = state.look(config, look_every)
+        yield from skipped
+        if state.step not in [step.step for step in skipped]:
+            seconds = time.perf_counter() - start
+            yield PriorStep(state.step, config.batch_size, loss.total, lr, grad_norm, seconds)
 
 
-def _part(piece: TokenBatch, config: OptimizationConfig, runtime: Runtime) -> Part:
-    inputs = (piece.tokens.to(runtime.device), piece.labels.to(runtime.device))
+def _part(piece: TokenBatch, prior: Prior, config: OptimizationConfig, runtime: Runtime) -> Part:
+    prior.check(piece.tokens, piece.labels)
+    inputs = (runtime.send(piece.tokens), runtime.send(piece.labels))
     return Part(inputs, len(piece) / config.batch_size, ("tokens",) * len(piece))
 
 

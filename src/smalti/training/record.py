@@ -7,7 +7,7 @@ whole set).
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from smalti.formats.atomic import replace_file
-from smalti.metrics import CodeUsage, psnr
+from smalti.metrics import psnr
+from smalti.ops import count_codes
+from smalti.ops.processes import sum_over_processes
 from smalti.training.adversarial import Verdict
-from smalti.training.agreement import share
 from smalti.training.loop import Piece, StepResult
 
 LOG = "log.jsonl"
@@ -39,33 +40,45 @@ def measure(result: StepResult, vocab_size: int, skipped: int, images_per_second
         adversarial: its loss and terms, logits_real, logits_fake, accuracy, adaptive_weight. The batch is that of all
         processes, which must all call this.
     """
-    parts = [part for parts in share([_look(piece) for piece in result.pieces]) for part in parts]
-    counter = CodeUsage(vocab_size, len(parts[0][0]))
-    for scales, _ in parts:
-        counter.update(scales)
-    usage = counter.compute()
-    decibels = torch.cat([decibels for _, decibels in parts])
-    return {
-        "step": result.step,
-        "loss": float(result.loss.total),
-        "terms": {name: float(term) for name, term in result.loss.terms.items()},
-        "weights": result.loss.weights,
-        "lr": result.lr,
-        "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
-        "psnr": float(decibels[decibels.isfinite()].mean()) if decibels.isfinite().any() else None,
-        "usage": usage.total.usage,
-        "usage_per_scale": [scale.usage for scale in usage.scales],
-        "skipped": skipped,
-        "images_per_second": images_per_second,
-        **({"adversarial": _judged(result.verdict)} if result.verdict else {}),
-    }
+    line = read_numbers(
+        {
+            "step": result.step,
+            "loss": result.loss.total,
+            "terms": result.loss.terms,
+            "weights": result.loss.weights,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            **_quality(result.pieces, vocab_size),
+            "skipped": skipped,
+            "images_per_second": images_per_second,
+            **({"adversarial": _judged(result.verdict)} if result.verdict else {}),
+        }
+    )
+    return line | {name: line[name] if math.isfinite(line[name]) else None for name in ("grad_norm", "psnr")}
+
+
+def read_numbers(nested: Any) -> Any:
+    """The same dictionaries and lists with plain numbers for scalars, which are all read at once."""
+    scalars: list[Tensor] = []
+    _replaced(nested, lambda scalar: scalars.append(scalar.detach().double()))
+    values = iter(torch.stack(scalars).tolist())
+    return _replaced(nested, lambda _: next(values))
+
+
+def _replaced(nested: Any, function: Callable[[Tensor], Any]) -> Any:
+    """What a function makes of each tensor in dictionaries and lists, in their place."""
+    if isinstance(nested, dict):
+        return {name: _replaced(value, function) for name, value in nested.items()}
+    if isinstance(nested, list):
+        return [_replaced(value, function) for value in nested]
+    return function(nested) if isinstance(nested, Tensor) else nested
 
 
 def _judged(verdict: Verdict) -> dict[str, Any]:
     """The numbers of a verdict, as they stand in the log."""
     return {
-        "loss": float(verdict.loss.total),
-        "terms": {name: float(term) for name, term in verdict.loss.terms.items()},
+        "loss": verdict.loss.total,
+        "terms": verdict.loss.terms,
         "logits_real": verdict.logits_real,
         "logits_fake": verdict.logits_fake,
         "accuracy": verdict.accuracy,
@@ -73,11 +86,20 @@ def _judged(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _look(piece: Piece) -> tuple[list[Tensor], Tensor]:
-    """Indices of every scale and decibels (B,) of every image of a piece, on the CPU."""
-    indices = piece.output.quantizer_output.indices
-    scales = (indices,) if isinstance(indices, Tensor) else indices
-    return [scale.cpu() for scale in scales], psnr(piece.output.reconstruction, piece.image).cpu()
+def _quality(pieces: Sequence[Piece], vocab_size: int) -> dict[str, Any]:
+    """PSNR and usage over the pieces of all processes; the PSNR is NaN where every image is exact."""
+    decibels_B = torch.cat([psnr(piece.output.reconstruction, piece.image) for piece in pieces])
+    finite_B = decibels_B.isfinite()
+    total, images = sum_over_processes(torch.stack([torch.where(finite_B, decibels_B, 0.0).sum(), finite_B.sum()]))
+    indices = [piece.output.quantizer_output.indices for piece in pieces]
+    scales = zip(*((i,) if isinstance(i, Tensor) else i for i in indices), strict=True)
+    counts = [count_codes(torch.cat([part.flatten() for part in scale]), vocab_size) for scale in scales]
+    used_SK = sum_over_processes(torch.stack(counts)) > 0
+    return {
+        "psnr": total / images,
+        "usage": used_SK.any(dim=0).double().mean(),
+        "usage_per_scale": list(used_SK.double().mean(dim=1)),
+    }
 
 
 class RunRecord:

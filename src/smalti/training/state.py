@@ -1,4 +1,4 @@
-"""What a step changes, and how: clipping, the optimizer's move, the average; or nothing, where a batch is skipped.
+"""What a step changes, and how: clipping, the optimizer's move, the average; or nothing, where a number is not finite.
 
 Both loops stand on this, that of tokenizers (`loop.py`) and that of priors (`prior_loop.py`).
 """
@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from smalti.formats.saved_model import SavedModel
-from smalti.training.accumulation import NonFiniteLossError, Part, refuse_non_finite
+from smalti.training.accumulation import Part
 from smalti.training.adversarial import Adversary
 from smalti.training.averaging import AveragedModel
-from smalti.training.optimization import OptimizationConfig, build_optimizer
+from smalti.training.finite_check import FiniteCheck, NonFiniteLossError
+from smalti.training.optimization import OptimizationConfig, build_optimizer, step_unless
 from smalti.training.runtime import Runtime
 
 Model = TypeVar("Model", bound=SavedModel)
@@ -32,6 +34,8 @@ class TrainingState(Generic[Model]):
     """AdamW with its two moving averages for each weight."""
     scaler: torch.amp.GradScaler
     """Scale of the loss in fp16; switched off for other number formats."""
+    check: FiniteCheck
+    """Sees whether the numbers of a step are finite."""
     step: int = 0
     """Completed steps; also the number of the next batch, so it is the position in the data."""
     skipped: int = 0
@@ -48,45 +52,58 @@ class TrainingState(Generic[Model]):
         self.adversary = adversary
         self.modules["adversary"], self.optimizers["adversary"] = adversary.modules, adversary.optimizer
 
-    def clip_gradients(self, config: OptimizationConfig, parts: Sequence[Part]) -> float:
-        """Shorten the gradient of all weights together to `grad_clip`, and return the norm that it had.
-
-        Raises:
-            NonFiniteLossError: the norm is NaN or infinite, and not because fp16 overflowed.
-        """
+    def clip_gradients(self, config: OptimizationConfig, parts: Sequence[Part]) -> Float[Tensor, ""]:
+        """Shorten the gradient of all weights together to `grad_clip`, and return the norm that it had."""
         self.scaler.unscale_(self.optimizer)
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         norm = nn.utils.clip_grad_norm_(trainable, config.grad_clip)
         if hasattr(norm, "full_tensor"):  # of weights in parts, see `fully_sharded.py`
             norm = norm.full_tensor()
-        # An overflow under a large scale is no failure: the scaler leaves the weights alone and halves the scale.
-        if not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
-            keys = [key for part in parts for key in part.keys]
-            refuse_non_finite({"gradient norm": norm}, norm.reshape(1), self.step + 1, keys)
-        return float(norm)
+        # An overflow under a large scale is no failure: the weights stay, and the scaler halves the scale.
+        overflow = ~norm.isfinite() & (self._scale() > 1)
+        seen = norm.masked_fill(overflow, 0)
+        self.check.see({"gradient norm": seen}, seen.reshape(1), [key for part in parts for key in part.keys])
+        return norm
 
-    def move(self, lr: float) -> None:
-        """One step of the optimizer; the average follows the new weights, codebook and buffers are copied."""
+    def move(self, lr: float, grad_norm: Float[Tensor, ""]) -> None:
+        """One step of the optimizer; the average follows the new weights, codebook and buffers are copied.
+
+        Where a number of this step is not finite, all of that is taken back: weights, moments, average, codebook,
+        buffers and the scale of fp16 are those before the step. Where fp16 overflowed, weights and moments are.
+        """
+        bad, scale = self.check.bad, self._scale()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.scaler.step(self.optimizer)
+        step_unless(self.optimizer, torch.maximum(bad, (~grad_norm.isfinite()).to(bad)))
         self.scaler.update()
+        if self.scaler.is_enabled():
+            self.scaler.update(torch.where(bad > 0, scale, self._scale()))
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.averaged.update(self.model, self.step)
+        self.averaged.update(self.model, self.step, bad)
 
-    def skip(self, config: OptimizationConfig, error: NonFiniteLossError) -> "SkippedStep":
-        """Leave everything as it was before the step and count it, or raise where the config says stop."""
-        self.optimizer.zero_grad(set_to_none=True)
-        # The scaler keeps its scale and forgets that it may have unscaled these gradients; the zero makes the scale
-        # where no loss was scaled yet.
-        self.scaler.scale(torch.zeros((), device=next(self.model.parameters()).device))
-        self.scaler.update(self.scaler.get_scale())
-        self.averaged.undo_forward(self.model)
-        if config.on_non_finite == "stop":
-            raise error
-        self.step, self.skipped = self.step + 1, self.skipped + 1
-        return SkippedStep(self.step, str(error))
+    def look(self, config: OptimizationConfig, every: int) -> "list[SkippedStep]":
+        """The steps that changed nothing because a number was not finite, where it is time to look for them.
+
+        Args:
+            config: number of steps, and what to do about such a step.
+            every: steps between two looks, where looking means waiting; after the last step there always is one.
+
+        Raises:
+            NonFiniteLossError: there is such a step, and the config says stop; the state is that before it.
+        """
+        if not (self.check.due(every) or self.step == config.steps):
+            return []
+        skipped = [SkippedStep(step, reason) for step, reason in self.check.look().items()]
+        if skipped and config.on_non_finite == "stop":
+            self.step = skipped[0].step - 1
+            raise NonFiniteLossError(skipped[0].reason)
+        self.skipped += len(skipped)
+        return skipped
+
+    def _scale(self) -> Float[Tensor, ""]:
+        """What the scaler multiplies losses with, on the device; 1 where it is switched off."""
+        return self.scaler.scale(torch.ones_like(self.check.bad))
 
 
 @dataclass(frozen=True)
@@ -103,4 +120,5 @@ def start_state(model: Model, config: OptimizationConfig, runtime: Runtime) -> T
     """The state before the first step: the model on its device, its copy to average into, a fresh optimizer."""
     runtime.prepare(model)
     average = AveragedModel(model, config.ema_decay)
-    return TrainingState(model, average, build_optimizer(model, config), runtime.scaler())
+    check = FiniteCheck(runtime.device, last=config.on_non_finite == "stop")
+    return TrainingState(model, average, build_optimizer(model, config), runtime.scaler(), check)
