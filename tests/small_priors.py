@@ -24,9 +24,9 @@ DEEP = TokenLayout.of(V, [(2, 3, 2)], (8, 12))
 GREEDY = SamplingConfig(guidance=0.0, top_k=1)
 
 
-def next_scale(**changes: object) -> NextScaleTransformer:
+def next_scale(*, num_classes: int = 3, **changes: object) -> NextScaleTransformer:
     config = NextScaleConfig(**{"depth": 2, "width": 16, "num_heads": 2} | changes)  # type: ignore[arg-type]
-    return NextScaleTransformer(PYRAMID, 3, MultiScaleQuantizer(V, 4, (1, 2, 3), num_phi=2), config)
+    return NextScaleTransformer(PYRAMID, num_classes, MultiScaleQuantizer(V, 4, (1, 2, 3), num_phi=2), config)
 
 
 def next_scale_deep() -> NextScaleTransformer:
@@ -36,13 +36,14 @@ def next_scale_deep() -> NextScaleTransformer:
     return NextScaleTransformer(DEEP_PYRAMID, 3, quantizer, NextScaleConfig(depth=2, width=16, num_heads=2))
 
 
-def next_token(layout: TokenLayout = FLAT, **changes: object) -> NextTokenTransformer:
+def next_token(layout: TokenLayout = FLAT, *, num_classes: int = 3, **changes: object) -> NextTokenTransformer:
     config = NextTokenConfig(**{"depth": 2, "width": 16, "num_heads": 2} | changes)  # type: ignore[arg-type]
-    return NextTokenTransformer(layout, 3, config)
+    return NextTokenTransformer(layout, num_classes, config)
 
 
-def masked(layout: TokenLayout = FLAT) -> MaskedTransformer:
-    return MaskedTransformer(layout, 3, MaskedConfig(depth=2, width=16, num_heads=2, sampling_steps=5))
+def masked(layout: TokenLayout = FLAT, *, num_classes: int = 3, **changes: object) -> MaskedTransformer:
+    config = MaskedConfig(**{"depth": 2, "width": 16, "num_heads": 2, "sampling_steps": 5} | changes)  # type: ignore[arg-type]
+    return MaskedTransformer(layout, num_classes, config)
 
 
 def awake(prior: Prior) -> Prior:

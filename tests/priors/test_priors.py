@@ -37,6 +37,7 @@ from smalti.priors import (
     SamplingConfig,
     TokenLayout,
 )
+from smalti.priors.adaptive_block import AdaptiveBlock
 from smalti.priors.cache import KeyValueCache
 from smalti.quantizers import MultiScaleQuantizer
 
@@ -380,3 +381,54 @@ def test_label_smoothing_is_for_training_alone() -> None:
     hidden = prior._hide(tokens)
     found = logits(prior, tokens.masked_fill(hidden, V), labels)[hidden]
     torch.testing.assert_close(loss, F.cross_entropy(found, tokens[hidden], label_smoothing=0.1))
+
+
+# ---- what training leaves out ---------------------------------------------------------------------------------------
+
+DROPPING = {
+    "next-scale": (next_scale, {"drop_path": 0.5}),
+    "next-token": (next_token, {"dropout": 0.5}),
+    "masked": (masked, {"dropout": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_dropping_is_for_training_alone(name: str) -> None:
+    make, settings = DROPPING[name]
+    torch.manual_seed(0)
+    plain = awake(make())
+    dropping = awake(make(**settings))
+    dropping.load_state_dict(plain.state_dict())
+    tokens, labels = sequences(plain)
+    assert torch.equal(logits(dropping, tokens, labels), logits(plain, tokens, labels))
+    dropping.train()
+    assert not torch.equal(logits(dropping, tokens, labels), logits(dropping, tokens, labels))
+    assert set(settings) == set(dropping.config()["config"]) - set(plain.config()["config"])  # older fingerprints stay
+    with pytest.raises(ValueError, match=r"got 1\.0, expected at least 0 and below 1"):
+        make(**dict.fromkeys(settings, 1.0))
+
+
+def test_what_a_dropped_path_adds_is_the_same_on_average() -> None:
+    torch.manual_seed(0)
+    block = AdaptiveBlock(8, 2, mlp_ratio=1.0, l2_norm=True, shared=False, drop_path=0.25).train()
+    gains = block._some(torch.ones(40_000, 1, 8))
+    assert set(gains.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert (gains == gains[..., :1]).all()  # an image keeps all of a branch or nothing
+    assert gains.mean().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("make", [next_scale, next_token, masked])
+def test_without_classes_guidance_costs_and_changes_nothing(
+    make: Callable[..., Prior], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    prior = awake(make(num_classes=0))
+    labels, batches = torch.zeros(3, dtype=torch.int64), set()
+    for block in prior.blocks.children():
+        block.register_forward_pre_hook(lambda _, inputs: batches.add(len(inputs[0])))
+    draws = [
+        prior.sample(labels, SamplingConfig(guidance=guidance), generator=torch.Generator().manual_seed(0))
+        for guidance in (0.0, 3.0)
+    ]
+    assert torch.equal(*draws)
+    assert batches == {3}

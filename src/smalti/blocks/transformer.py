@@ -71,15 +71,21 @@ class SelfAttention(nn.Module):
 class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ViTConfig):
+    def __init__(self, config: ViTConfig, dropout: float = 0.0):
+        """
+        Args:
+            config: sizes.
+            dropout: share of what is added to x that training sets to 0.
+        """
         super().__init__()
         width, hidden = config.width, round(config.width * config.mlp_ratio)
         self.norm1 = nn.LayerNorm(width)
         self.attention = SelfAttention(width, config.num_heads)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
         """(B, N, W) to the same shape."""
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))

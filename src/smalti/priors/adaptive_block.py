@@ -1,7 +1,8 @@
 """The transformer block of VAR: what it does to a token depends on the class, through scales and shifts (AdaLN).
 
 Source: adaptive layer norm, Peebles and Xie 2022, "DiT" (arXiv 2212.09748); with queries and keys of unit length and
-learned temperatures, as VAR uses it (Tian et al. 2024, arXiv 2404.02905, appendix). `llama_block.py` is the other block
+learned temperatures, as VAR uses it (Tian et al. 2024, arXiv 2404.02905, appendix); branches left out at random, Huang
+et al. 2016, "Deep networks with stochastic depth" (arXiv 1603.09382). `llama_block.py` is the other block
 here: no condition, rotary positions.
 
 Legend: B images, n tokens read now, m tokens read so far, H heads, d components of a head, W = H · d width.
@@ -70,7 +71,9 @@ class GeluMLP(nn.Module):
 class AdaptiveBlock(nn.Module):
     """x + γ1 · attention(norm(x) · (1 + σ1) + μ1), then the same with an MLP and γ2, σ2, μ2."""
 
-    def __init__(self, width: int, num_heads: int, *, mlp_ratio: float, l2_norm: bool, shared: bool):
+    def __init__(
+        self, width: int, num_heads: int, *, mlp_ratio: float, l2_norm: bool, shared: bool, drop_path: float = 0.0
+    ):
         """
         Args:
             width: components of a token.
@@ -79,12 +82,14 @@ class AdaptiveBlock(nn.Module):
             l2_norm: see `UnitAttention`.
             shared: the six vectors come from one linear layer of the whole model, to which the block adds its own
                 constants; otherwise the block has a linear layer of its own.
+            drop_path: probability that training leaves out what the attention, or the MLP, adds to an image.
         """
         super().__init__()
         self.attention = UnitAttention(width, num_heads, l2_norm=l2_norm)
         self.mlp = GeluMLP(width, round(width * mlp_ratio))
         self.modulation = None if shared else nn.Linear(width, 6 * width)
         self.offsets = nn.Parameter(torch.randn(6, width) / width**0.5) if shared else None
+        self.drop_path = drop_path
 
     def modulations(self, condition_BW: Float[Tensor, "b w"], shared_B6W: Tensor | None) -> Float[Tensor, "6 b 1 w"]:
         """γ1, γ2, σ1, σ2, μ1, μ2 for a condition; the same for all tokens, so sampling computes them once."""
@@ -115,8 +120,15 @@ class AdaptiveBlock(nn.Module):
     ) -> Float[Tensor, "b n w"]:
         """(B, n, W) to the same shape."""
         gain1, gain2, scale1, scale2, shift1, shift2 = modulations
-        x = torch.addcmul(x, gain1, self.attention(modulated(x, scale1, shift1), mask, cache))
-        return torch.addcmul(x, gain2, self.mlp(modulated(x, scale2, shift2)))
+        x = torch.addcmul(x, self._some(gain1), self.attention(modulated(x, scale1, shift1), mask, cache))
+        return torch.addcmul(x, self._some(gain2), self.mlp(modulated(x, scale2, shift2)))
+
+    def _some(self, gain: Float[Tensor, "b 1 w"]) -> Float[Tensor, "b 1 w"]:
+        """The gain, which in training is 0 for some images and larger for the others: the same on average."""
+        if not self.training or self.drop_path == 0:
+            return gain
+        stays = torch.rand(gain.shape[0], 1, 1, device=gain.device) >= self.drop_path
+        return gain * stays / (1 - self.drop_path)
 
 
 def length(x: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n 1"]:

@@ -86,11 +86,12 @@ class Prior(SavedModel):
         """
 
     def config(self) -> dict[str, Any]:
-        """See `SavedModel.config`."""
+        """See `SavedModel.config`; shares that training drops only where there are some: older fingerprints stay."""
+        unused = {name for name in ("dropout", "drop_path") if not getattr(self.settings, name, 0)}
         return {
             "layout": self.layout.config(),
             "num_classes": self.num_classes,
-            "config": asdict(self.settings),
+            "config": {name: value for name, value in asdict(self.settings).items() if name not in unused},
             "class_names": list(self.class_names),
         }
 
@@ -145,6 +146,10 @@ class Prior(SavedModel):
         hidden = torch.rand(labels_B.shape, device=labels_B.device) < self.class_dropout
         return labels_B.masked_fill(hidden, self.num_classes)
 
+    def _guidance(self, config: SamplingConfig) -> float:
+        """Strength of guidance; 0 without classes, where both predictions are one and would cost twice."""
+        return config.guidance if self.num_classes else 0.0
+
     def _doubled(self, labels_B: Tensor, guidance: float) -> Tensor:
         """With guidance, the batch a second time without classes: (2B,)."""
         return torch.cat([labels_B, torch.full_like(labels_B, self.num_classes)]) if guidance else labels_B
@@ -181,6 +186,13 @@ def check_given(given_BL: Tensor | None, keep_BL: Tensor | None) -> None:
     if (given_BL is None) != (keep_BL is None):
         alone, missing = ("given_BL", "keep_BL") if keep_BL is None else ("keep_BL", "given_BL")
         raise ValueError(f"{missing}: got None, expected it together with {alone}")
+
+
+def check_shares(**shares: float) -> None:
+    """Refuse shares that leave nothing to learn from, by their names."""
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{name}: got {share}, expected at least 0 and below 1")
 
 
 def kept(drawn: Tensor, given_BL: Tensor | None, keep_BL: Tensor | None, span: slice) -> Tensor:

@@ -54,16 +54,25 @@ class GatedMLP(nn.Module):
 class LlamaBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, num_heads: int, num_kv_heads: int, hidden: int):
+    def __init__(self, width: int, num_heads: int, num_kv_heads: int, hidden: int, dropout: float):
+        """
+        Args:
+            width: components of a token.
+            num_heads: heads of queries.
+            num_kv_heads: heads of keys and values, a divisor of `num_heads`.
+            hidden: hidden width of the MLP.
+            dropout: share of what is added to x that training sets to 0.
+        """
         super().__init__()
         self.norm1 = nn.RMSNorm(width, eps=1e-5)
         self.attention = RotaryAttention(width, num_heads, num_kv_heads)
         self.norm2 = nn.RMSNorm(width, eps=1e-5)
         self.mlp = GatedMLP(width, hidden)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, x: Float[Tensor, "b n w"], rotary: Float[Tensor, "n half 2"], cache: LayerCache | None = None
     ) -> Float[Tensor, "b n w"]:
         """(B, n, W) to the same shape."""
-        x = x + self.attention(self.norm1(x), rotary, cache)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.dropout(self.attention(self.norm1(x), rotary, cache))
+        return x + self.dropout(self.mlp(self.norm2(x)))

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import TransformerBlock, ViTConfig, check_sizes
-from smalti.priors.base import IGNORED, Prior, as_settings, check_given, cross_entropy
+from smalti.priors.base import IGNORED, Prior, as_settings, check_given, check_shares, cross_entropy
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 
@@ -39,6 +39,8 @@ class MaskedConfig:
     """Hidden width of the MLPs divided by `width`."""
     class_dropout: float = 0.1
     """Probability that training hides the class, so that guidance works."""
+    dropout: float = 0.0
+    """Share of the embeddings, and of what each block adds, that training sets to 0; MaskGIT: 0.1."""
     label_smoothing: float = 0.1
     """Share of the target spread evenly over the vocabulary, as in the paper."""
     sampling_steps: int = 12
@@ -49,8 +51,7 @@ class MaskedConfig:
     def __post_init__(self) -> None:
         if self.sampling_steps < 1:
             raise ValueError(f"sampling_steps: got {self.sampling_steps}, expected at least 1")
-        if not 0 <= self.class_dropout < 1:
-            raise ValueError(f"class_dropout: got {self.class_dropout}, expected at least 0 and below 1")
+        check_shares(class_dropout=self.class_dropout, dropout=self.dropout)
         check_sizes(self.width, self.num_heads, self.mlp_ratio, depth=self.depth)
 
 
@@ -85,7 +86,8 @@ class MaskedTransformer(Prior):
         self.word_embedding = nn.Embedding(layout.vocab_size + 1, width)  # the last row: hidden / 最后一行表示被遮住
         self.positions = nn.Parameter(torch.empty(1 + layout.num_tokens, width))
         sizes = ViTConfig(width, config.depth, config.num_heads, mlp_ratio=config.mlp_ratio)
-        self.blocks = nn.ModuleList(TransformerBlock(sizes) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(sizes, config.dropout) for _ in range(config.depth))
+        self.dropout = nn.Dropout(config.dropout)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, layout.vocab_size)
         for module in self.modules():
@@ -103,7 +105,7 @@ class MaskedTransformer(Prior):
     def forward(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, "b l v"]:
         """Logits (B, L, V) of every position, from tokens (B, L) of which some are `hidden`."""
         x_BLW = torch.cat([self.class_embedding(labels_B).unsqueeze(1), self.word_embedding(tokens_BL)], dim=1)
-        x_BLW = x_BLW + self.positions
+        x_BLW = self.dropout(x_BLW + self.positions)
         for block in self.blocks:
             x_BLW = self._through(block, x_BLW)
         return self.head(self.norm(x_BLW[:, 1:]))
@@ -150,7 +152,8 @@ class MaskedTransformer(Prior):
         check_given(given_BL, keep_BL)
         self.check(given_BL, labels_B)
         config, steps = config or SamplingConfig(), self.settings.sampling_steps
-        doubled_B = self._doubled(labels_B, config.guidance)
+        guidance = self._guidance(config)
+        doubled_B = self._doubled(labels_B, guidance)
         shape = (labels_B.shape[0], self.layout.num_tokens)
         tokens_BL = torch.full(shape, self.hidden, device=labels_B.device)
         if given_BL is not None and keep_BL is not None:
@@ -159,9 +162,9 @@ class MaskedTransformer(Prior):
         chances: list[Tensor] = []
         for step in range(1, steps + 1):
             hidden_BL = tokens_BL == self.hidden
-            logits_BLV = self(tokens_BL.repeat(2, 1) if config.guidance else tokens_BL, doubled_B)
-            if config.guidance:
-                logits_BLV = guided(logits_BLV, config.guidance)
+            logits_BLV = self(tokens_BL.repeat(2, 1) if guidance else tokens_BL, doubled_B)
+            if guidance:
+                logits_BLV = guided(logits_BLV, guidance)
             drawn_BL, p_BL = draw(logits_BLV, config, generator)
             chances.append(p_BL)
             tokens_BL = torch.where(hidden_BL, drawn_BL, tokens_BL)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from smalti.blocks.transformer import check_sizes
 from smalti.ops.linear import linear
 from smalti.priors.adaptive_block import AdaptiveBlock, modulated
-from smalti.priors.base import Prior, as_settings, check_given, cross_entropy, kept
+from smalti.priors.base import Prior, as_settings, check_given, check_shares, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
@@ -54,11 +54,13 @@ class NextScaleConfig:
     """Whether one linear layer serves the conditioning of all blocks (VAR's 512-pixel model)."""
     class_dropout: float = 0.1
     """Probability that training hides the class, so that guidance works."""
+    drop_path: float = 0.0
+    """Probability that training leaves out a branch of the last block, growing linearly from 0 at the first; VAR:
+    depth / 240."""
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.num_heads, self.mlp_ratio, depth=self.depth)
-        if not 0 <= self.class_dropout < 1:
-            raise ValueError(f"class_dropout: got {self.class_dropout}, expected at least 0 and below 1")
+        check_shares(class_dropout=self.class_dropout, drop_path=self.drop_path)
 
 
 @final
@@ -115,8 +117,9 @@ class NextScaleTransformer(Prior):
                 mlp_ratio=config.mlp_ratio,
                 l2_norm=config.l2_attention,
                 shared=config.shared_adaln,
+                drop_path=config.drop_path * i / max(1, config.depth - 1),
             )
-            for _ in range(config.depth)
+            for i in range(config.depth)
         )
         self.head_modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, layout.codes_per_position * layout.vocab_size)
@@ -178,7 +181,8 @@ class NextScaleTransformer(Prior):
         self.check(given_BL, labels_B)
         config = config or SamplingConfig()
         layout, grids = self.layout, tuple((grid[0], grid[1]) for grid in self.layout.grids)
-        doubled_B = self._doubled(labels_B, config.guidance)
+        guidance = self._guidance(config)
+        doubled_B = self._doubled(labels_B, guidance)
         condition_BW = self.class_embedding(doubled_B)
         shared = self._shared(condition_BW)
         modulations = [block.modulations(condition_BW, shared) for block in self._layers()]
@@ -192,8 +196,8 @@ class NextScaleTransformer(Prior):
             for block, six, layer in zip(self.blocks, modulations, cache.layers, strict=True):
                 x_BlW = block(x_BlW, six, None, layer)
             logits_BlV = self._logits(x_BlW, condition_BW)
-            if config.guidance:
-                logits_BlV = guided(logits_BlV, config.guidance * k / max(1, len(grids) - 1))
+            if guidance:
+                logits_BlV = guided(logits_BlV, guidance * k / max(1, len(grids) - 1))
             drawn_Bl, p_Bl = draw(logits_BlV, config, generator)
             chances.append(p_Bl)
             tokens.append(kept(drawn_Bl, given_BL, keep_BL, slice(start, end)))
@@ -204,7 +208,7 @@ class NextScaleTransformer(Prior):
             f_hat_BCHW, seen_BChw = self.quantizer.next_scale_input(k, f_hat_BCHW, codes_BChw, grids)
             seen_BlC = seen_BChw.flatten(2).transpose(1, 2).to(self.word_embedding.weight.dtype)
             x_BlW = self.word_embedding(seen_BlC) + places[k + 1]
-            x_BlW = x_BlW.repeat(2, 1, 1) if config.guidance else x_BlW
+            x_BlW = x_BlW.repeat(2, 1, 1) if guidance else x_BlW
         check_drawn(torch.cat(chances, dim=1))
         return torch.cat(tokens, dim=1)
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import check_sizes
-from smalti.priors.base import Prior, as_settings, check_given, cross_entropy, kept
+from smalti.priors.base import Prior, as_settings, check_given, check_shares, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.llama_block import LlamaBlock
@@ -46,6 +46,8 @@ class NextTokenConfig:
     """Slowest rotary frequency, see `rotary_table`."""
     class_dropout: float = 0.1
     """Probability that training hides the class, so that guidance works."""
+    dropout: float = 0.0
+    """Share of the embeddings, and of what each block adds, that training sets to 0; LlamaGen: 0.1."""
 
     def __post_init__(self) -> None:
         heads = self.num_kv_heads or self.num_heads
@@ -56,8 +58,7 @@ class NextTokenConfig:
             raise ValueError(f"rope_base: got {self.rope_base}, expected more than 0")
         if heads < 1 or self.num_heads % heads:
             raise ValueError(f"num_kv_heads: got {heads}, expected a divisor of {self.num_heads}")
-        if not 0 <= self.class_dropout < 1:
-            raise ValueError(f"class_dropout: got {self.class_dropout}, expected at least 0 and below 1")
+        check_shares(class_dropout=self.class_dropout, dropout=self.dropout)
 
     @property
     def mlp_width(self) -> int:
@@ -99,8 +100,10 @@ class NextTokenTransformer(Prior):
         self.word_embedding = nn.Embedding(layout.vocab_size, config.width)
         self.code_embedding = nn.Parameter(torch.zeros(codes, config.width)) if codes > 1 else None
         self.blocks = nn.ModuleList(
-            LlamaBlock(config.width, heads, config.num_kv_heads or heads, config.mlp_width) for _ in range(config.depth)
+            LlamaBlock(config.width, heads, config.num_kv_heads or heads, config.mlp_width, config.dropout)
+            for _ in range(config.depth)
         )
+        self.dropout = nn.Dropout(config.dropout)
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
         self.head = nn.Linear(config.width, layout.vocab_size, bias=False)
         self.register_buffer("rotary", self.constants()["rotary"], persistent=False)
@@ -150,20 +153,21 @@ class NextTokenTransformer(Prior):
         check_given(given_BL, keep_BL)
         self.check(given_BL, labels_B)
         config = config or SamplingConfig()
-        doubled_B = self._doubled(labels_B, config.guidance)
+        guidance = self._guidance(config)
+        doubled_B = self._doubled(labels_B, guidance)
         cache, reader = self._cache(doubled_B.shape[0]), packed(self, rows=doubled_B.shape[0])
         tokens_BL = torch.empty(labels_B.shape[0], self.layout.num_tokens, dtype=torch.int64, device=labels_B.device)
         chances: list[Tensor] = []
         x_B1W = self.class_embedding(doubled_B).unsqueeze(1)
         for i in range(self.layout.num_tokens):
             logits_B1V = reader._read(x_B1W, i, cache)
-            if config.guidance:
-                logits_B1V = guided(logits_B1V, config.guidance)
+            if guidance:
+                logits_B1V = guided(logits_B1V, guidance)
             drawn_B1, p_B1 = draw(logits_B1V, config, generator)
             chances.append(p_B1)
             tokens_BL[:, i : i + 1] = kept(drawn_B1, given_BL, keep_BL, slice(i, i + 1))
             x_B1W = self.word_embedding(tokens_BL[:, i : i + 1])
-            x_B1W = x_B1W.repeat(2, 1, 1) if config.guidance else x_B1W
+            x_B1W = x_B1W.repeat(2, 1, 1) if guidance else x_B1W
         check_drawn(torch.cat(chances, dim=1))
         return tokens_BL
 
@@ -176,7 +180,7 @@ class NextTokenTransformer(Prior):
             x_BnW = (
                 x_BnW + self.code_embedding[torch.arange(start, end, device=x_BnW.device) % len(self.code_embedding)]
             )
-        rotary = self.rotary[start:end]
+        x_BnW, rotary = self.dropout(x_BnW), self.rotary[start:end]
         for i, block in enumerate(self.blocks):
             x_BnW = self._through(block, x_BnW, rotary, cache.layers[i] if cache else None)
         return self.head(self.norm(x_BnW))

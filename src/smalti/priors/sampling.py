@@ -24,8 +24,9 @@ class SamplingConfig:
     """How tokens are drawn."""
 
     guidance: float = 1.5
-    """How far predictions are pushed away from those without a class: 0 not at all. A next-scale prior ramps it up from
-    0 at the first scale, as VAR does; the others use it throughout."""
+    """How far predictions are pushed away from those without a class: 0 not at all. VAR's `cfg` is the same number,
+    LlamaGen's `cfg_scale` one more. A next-scale prior ramps it up from 0 at the first scale, as VAR does; the others
+    use it throughout. Without classes it changes nothing."""
     temperature: float = 1.0
     """Divides the logits: below 1 safer, above 1 more varied."""
     top_k: int = 0

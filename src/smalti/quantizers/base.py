@@ -18,8 +18,8 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from smalti.ops import recomputing
-from smalti.ops.waiting import reads_are_free, worth_a_wait
 from smalti.ops.graphs import recording
+from smalti.ops.waiting import reads_are_free, worth_a_wait
 
 Indices = Shaped[Tensor, "b *grid"] | Sequence[Shaped[Tensor, "b ..."]]
 """Token indices, int64: (B, *grid), or one such tensor per scale, coarse to fine.

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from smalti.ops import kmeans_start, recomputing
-from smalti.ops.waiting import reads_are_free
 from smalti.ops.processes import joined_size, sample_vectors
+from smalti.ops.waiting import reads_are_free
 from smalti.quantizers.codebook import CodebookQuantizer
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 

@@ -14,9 +14,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from smalti.formats.saved_model import SavedModel
-from smalti.ops.waiting import reads_are_free
 from smalti.ops.graphs import recording
 from smalti.ops.pixels import to_float, to_uint8
+from smalti.ops.waiting import reads_are_free
 from smalti.quantizers import Indices, Quantizer, QuantizerOutput, with_quantizer
 from smalti.tokenizers.tokens import Tokens
 from smalti.tokenizers.var_interface import PatchNums, VARQuantizer, as_grids, numbered, square_grid

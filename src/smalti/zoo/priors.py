@@ -34,12 +34,14 @@ CONFIGS = {
 
 
 def _var(depth: int, **more: Any) -> dict[str, Any]:
-    """VAR's rule: 64 components a head, as many heads as blocks."""
-    return {"type": "NextScaleTransformer", "depth": depth, "width": 64 * depth, "num_heads": depth, **more}
+    """VAR's rules: 64 components per head, as many heads as blocks, branches dropped the more the deeper it is."""
+    sizes = {"depth": depth, "width": 64 * depth, "num_heads": depth, "drop_path": depth / 240}
+    return {"type": "NextScaleTransformer", **sizes, **more}
 
 
 def _llamagen(depth: int, width: int, num_heads: int) -> dict[str, Any]:
-    return {"type": "NextTokenTransformer", "depth": depth, "width": width, "num_heads": num_heads}
+    sizes = {"depth": depth, "width": width, "num_heads": num_heads, "dropout": 0.1}
+    return {"type": "NextTokenTransformer", **sizes}
 
 
 SMALL = {"depth": 6, "width": 256, "num_heads": 4}
@@ -59,7 +61,7 @@ PRIORS: dict[str, dict[str, Any]] = {
     "llamagen-xl": _llamagen(36, 1280, 20),
     "llamagen-xxl": _llamagen(48, 1536, 24),
     "llamagen-3b": _llamagen(24, 3200, 32),
-    "maskgit-b": {"type": "MaskedTransformer", "depth": 24, "width": 768, "num_heads": 12},
+    "maskgit-b": {"type": "MaskedTransformer", "depth": 24, "width": 768, "num_heads": 12, "dropout": 0.1},
 }
 """Complete sizes by name: the class under "type", then the fields of its config."""
 
