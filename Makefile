@@ -53,11 +53,15 @@ bench-published: setup  ## time published tokenizers against their own packages,
 
 bench-quality: setup  ## which quantizer learns best, writes benchmarks/quality.{md,json,png}; PHOTOS=folder adds a set
 	$(PIP) vector-quantize-pytorch matplotlib
+	$(BIN)/python benchmarks/quality.py --tune --out benchmarks/quality $(if $(PHOTOS),--folder $(PHOTOS))
 	$(BIN)/python benchmarks/quality.py --out benchmarks/quality $(if $(PHOTOS),--folder $(PHOTOS))
 
 bench-train: setup  ## time a training step and an encoding against plain PyTorch and its packages, write benchmarks/train.json and .md
 	$(PIP) vector-quantize-pytorch
 	$(BIN)/python benchmarks/train.py --out benchmarks/train.json
+
+bench-waiting: setup  ## time a step beside other work, by how long threads spin, write benchmarks/waiting.json and .md
+	$(BIN)/python benchmarks/waiting.py --out benchmarks/waiting.json
 
 bench-tokenize: setup  ## time tokenizing against the bare model on ../shared/photos/train, write benchmarks/tokenizing.json and .md
 	$(BIN)/python benchmarks/tokenizing.py --out benchmarks/tokenizing.json
@@ -82,4 +86,4 @@ bench-codec: setup  ## bytes of token files in each coding, and the codec's spee
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test test-harm check bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-tokenize bench-sample bench-prior box codec bench-codec clean
+.PHONY: help setup demo test test-harm check bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-waiting bench-tokenize bench-sample bench-prior box codec bench-codec clean

@@ -13,7 +13,7 @@ from PIL import Image
 from smalti.data.files import ImageFiles
 from smalti.data.loader import ordered_batches, training_batches
 from smalti.data.transforms import TransformConfig
-from smalti.ops.pixels import to_uint8
+from smalti.ops.pixels import to_float, to_uint8
 
 AUGMENT = TransformConfig(size=8, crop="random", zoom=2.0, flip=True)
 PLAIN = TransformConfig(size=8)
@@ -45,6 +45,15 @@ def take(count, source, transform=AUGMENT, batch_size=3, seed=5, **options):
 
 
 # --- the training stream ---
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_can_stay_as_they_are_stored(photos, workers):
+    source = ImageFiles(photos)
+    for stored, floats in zip(take(3, source, floats=False, workers=workers), take(3, source), strict=True):
+        assert stored.image.dtype == torch.uint8
+        assert torch.equal(to_float(stored.image), floats.image)
+        assert (stored.keys, stored.labels) == (floats.keys, floats.labels)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from smalti.ops.pixels import to_float
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import choose_runtime
 
@@ -30,6 +31,15 @@ def test_layout_changes_strides_but_no_value(channels_last):
         assert tensor.is_contiguous(memory_format=torch.channels_last) is channels_last
     assert torch.equal(placed, image)
     torch.testing.assert_close(model(placed).reconstruction, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_stored_pixels_become_the_floats_that_they_would_have_become_before(channels_last):
+    runtime = choose_runtime("cpu", "fp32", channels_last)
+    pixels = torch.randint(0, 256, (2, 3, 8, 6), dtype=torch.uint8)
+    placed = runtime.place(pixels)
+    assert torch.equal(placed, runtime.place(to_float(pixels)))
+    assert placed.is_contiguous(memory_format=torch.channels_last) is channels_last
 
 
 def test_compiling_leaves_names_quantizer_and_copies_alone(monkeypatch):

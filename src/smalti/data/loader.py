@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from multiprocessing import get_all_start_methods, get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,14 +55,15 @@ class Batch:
     """Images of one size, with what is known about them.
 
     Attributes:
-        image: (B, C, H, W) in -1...1. B is the batch size, less the files that could not be read.
+        image: (B, C, H, W) in -1...1, or uint8 where it was asked for. B is the batch size, less the files that could
+            not be read.
         keys: `ImageSource.key` of each image.
         labels: `ImageSource.label` of each image.
         unreadable: keys of the files skipped since the batch before; the reasons are in `ImageSource.unreadable`.
         captions: `ImageSource.caption` of each image.
     """
 
-    image: Float32[Tensor, "B C H W"]
+    image: Float32[Tensor, "B C H W"] | UInt8[Tensor, "B C H W"]
     keys: tuple[str, ...]
     labels: tuple[int | None, ...]
     unreadable: tuple[str, ...] = ()
@@ -82,9 +83,8 @@ class Order:
     """Its bytes; None where a worker can read them itself."""
 
 
-@dataclass
-class _ReadImage:
-    """What a worker sends: uint8, a quarter of the bytes, as a numpy array, which needs no shared memory."""
+class _ReadImage(NamedTuple):
+    """One image, and what is known about it."""
 
     image: UInt8[np.ndarray, "c h w"]
     key: str
@@ -93,10 +93,21 @@ class _ReadImage:
 
 
 @dataclass
+class _Run:
+    """Successive images of one size as a worker sends them: uint8, a quarter of the bytes, as one numpy array, which
+    arrives in one piece and needs no shared memory."""
+
+    images: UInt8[np.ndarray, "n c h w"]
+    keys: tuple[str, ...]
+    labels: tuple[int | None, ...]
+    captions: tuple[str | None, ...]
+
+
+@dataclass
 class _ReadBatch:
     """The images of a batch that could be read, why the others could not, and what was wrong with labels."""
 
-    images: list[_ReadImage] = field(default_factory=list)
+    runs: list[_Run] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     vanished: str = ""
@@ -112,6 +123,7 @@ def training_batches(
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     rank: int = 0,
     world: int = 1,
+    floats: bool = True,
 ) -> Iterator[Batch]:
     """The endless training stream from batch number `start_batch` on, or one process's part of it.
 
@@ -132,6 +144,8 @@ def training_batches(
         cache_bytes: decoded images that each process keeps.
         rank: which of the training processes this is, 0...world - 1.
         world: number of training processes.
+        floats: images in -1...1; False leaves them uint8, a quarter of the bytes on the way to a GPU, which turns them
+            into floats sooner than this process would (`smalti.ops.pixels.to_float`).
 
     Raises:
         ValueError: a bad argument, at once; no image is readable, or images of different sizes meet, while iterating.
@@ -143,7 +157,7 @@ def training_batches(
     reader = _Reader(CachedSource(source, cache_bytes), transform, seed, refill=True)
     stream = endless_batches(len(source), source.blocks, batch_size * world, seed, start_batch)
     part = slice(rank * batch_size, (rank + 1) * batch_size)
-    return _one_size(read_batches(reader, (positions[part] for positions in stream), workers), source)
+    return _one_size(read_batches(reader, (positions[part] for positions in stream), workers), source, floats)
 
 
 def ordered_batches(
@@ -185,20 +199,21 @@ class _Reader(Dataset[_ReadBatch]):
         self.refill = refill
 
     def __getitem__(self, orders: tuple[Order, ...]) -> _ReadBatch:
-        batch = _ReadBatch()
+        batch, images = _ReadBatch(), list[_ReadImage]()
         try:
             for order in orders:
-                self._append(batch, order)
+                self._append(batch, images, order)
             count, last = len(self.source), orders[-1].position
             for step in range(1, count if self.refill else 0):
-                if batch.images:
+                if images:
                     break
-                self._append(batch, Order(replace(last, index=(last.index + step) % count)))
+                self._append(batch, images, Order(replace(last, index=(last.index + step) % count)))
         except SourceVanishedError as error:  # an exception would arrive as the traceback of a worker
             batch.vanished = str(error)
+        batch.runs = [_run(list(run)) for _, run in groupby(images, key=lambda read: read.image.shape)]
         return batch
 
-    def _append(self, batch: _ReadBatch, order: Order) -> None:
+    def _append(self, batch: _ReadBatch, images: list[_ReadImage], order: Order) -> None:
         index = order.position.index
         try:
             picture = ordered_picture(self.source, order, self.transform.enough)
@@ -209,7 +224,12 @@ class _Reader(Dataset[_ReadBatch]):
         known = self.source.key(index), self.source.label(index), self.source.caption(index)
         if note := self.source.notes.get(known[0]):
             batch.notes[known[0]] = note
-        batch.images.append(_ReadImage(pixels, *known))
+        images.append(_ReadImage(pixels, *known))
+
+
+def _run(images: Sequence[_ReadImage]) -> _Run:
+    pixels, keys, labels, captions = zip(*images, strict=True)
+    return _Run(np.stack(pixels), keys, labels, captions)
 
 
 def ordered_picture(source: ImageSource, order: Order, enough: int | None = None) -> Image.Image:
@@ -304,18 +324,18 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _one_size(read: Iterator[_ReadBatch], source: ImageSource) -> Iterator[Batch]:
+def _one_size(read: Iterator[_ReadBatch], source: ImageSource, floats: bool) -> Iterator[Batch]:
     for batch in read:
         source.unreadable.update(batch.failures)
         source.notes.update(batch.notes)
-        if not batch.images:
+        if not batch.runs:
             raise ValueError(_nothing_readable(source))
-        shapes = sorted({read.image.shape[1:] for read in batch.images})
-        if len(shapes) > 1:
+        if len(batch.runs) > 1:
+            shapes = sorted({run.images.shape[2:] for run in batch.runs})
             raise ValueError(
                 f"size: none, but images differ in height and width ({shapes[0]}, {shapes[-1]}); give a size"
             )
-        yield _batch(batch.images, tuple(batch.failures))
+        yield _batch(batch.runs[0], tuple(batch.failures), floats)
 
 
 def _runs_of_one_size(read: Iterator[_ReadBatch], source: ImageSource, may_be_empty: bool) -> Iterator[Batch]:
@@ -325,22 +345,17 @@ def _runs_of_one_size(read: Iterator[_ReadBatch], source: ImageSource, may_be_em
         source.unreadable.update(batch.failures)
         source.notes.update(batch.notes)
         skipped.extend(batch.failures)
-        for _, run in groupby(batch.images, key=lambda read: read.image.shape):
-            yield _batch(list(run), tuple(skipped))
+        for run in batch.runs:
+            yield _batch(run, tuple(skipped))
             skipped.clear()
             nothing_yet = False
     if nothing_yet and not may_be_empty:
         raise ValueError(_nothing_readable(source))
 
 
-def _batch(images: Sequence[_ReadImage], skipped: tuple[str, ...]) -> Batch:
-    return Batch(
-        image=to_float(torch.from_numpy(np.stack([read.image for read in images]))),
-        keys=tuple(read.key for read in images),
-        labels=tuple(read.label for read in images),
-        unreadable=skipped,
-        captions=tuple(read.caption for read in images),
-    )
+def _batch(run: _Run, skipped: tuple[str, ...], floats: bool = True) -> Batch:
+    image = torch.from_numpy(run.images)
+    return Batch(to_float(image) if floats else image, run.keys, run.labels, skipped, run.captions)
 
 
 def _nothing_readable(source: ImageSource) -> str:

@@ -252,7 +252,7 @@ class _Run:
         start = self.state.step * optimization.accumulate
         for piece in training_batches(
             self.source, config.input, size, config.seed, start, config.workers,
-            rank=process_rank(), world=process_count(),
+            rank=process_rank(), world=process_count(), floats=False,
         ):  # fmt: skip
             if len(self.source.unreadable) > len(self.source) / 2:
                 raise ValueError(f"most images cannot be read: {self.source.unreadable_summary()}")

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from smalti.formats.saved_model import SavedModel
 from smalti.ops.device import Precision, choose_dtype, find_device
+from smalti.ops.pixels import to_float
 from smalti.tokenizers import Tokenizer
 
 
@@ -65,10 +66,11 @@ class Runtime:
         """
         return lambda: state
 
-    def place(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Images (B, C, H, W) on the device, in the layout of the model."""
+    def place(self, image: Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Images (B, C, H, W) on the device, in the layout of the model; uint8 becomes -1...1 there, after the copy."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return self.send(image).contiguous(memory_format=layout)
+        there = self.send(image).contiguous(memory_format=layout)
+        return to_float(there) if there.dtype == torch.uint8 else there
 
     def send(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the device; a GPU fetches it from pinned memory by itself, so nobody waits."""
