@@ -97,8 +97,8 @@ from triton.compiler import ASTSource
 from smalti.ops import triton_search as ts
 
 types = dict.fromkeys(["z", "codes", "origin", "bias", "scale", "length", "largest"], "*fp32")
-types |= {"rows": "*i64", "indices": "*i64", "is_open": "*i1", "relative_error": "fp32"}
-types |= dict.fromkeys(["N", "K", "D", "stride_zn", "stride_ck", "stride_k"], "i32")
+types |= {"rows": "*i64", "count": "*i64", "indices": "*i64", "is_open": "*i1", "relative_error": "fp32"}
+types |= dict.fromkeys(["K", "D", "stride_zn", "stride_ck", "stride_k"], "i32")
 ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 
 def spills(kernel, capability, num_warps, **constants):
@@ -149,3 +149,22 @@ def test_on_a_gpu_no_matrix_of_distances_is_stored(dim: int) -> None:
     assert torch.cuda.max_memory_allocated() - before < 64 * (65536 + 16384)
     assert torch.equal(indices[::512], torch.cdist(z[::512].double(), codebook.double()).argmin(1))
     assert (nearest_code(z, codebook, precision="fast") == indices).float().mean() > 0.9
+
+
+@interpreted
+def test_triton_serves_a_device_only_where_it_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smalti.ops import nearest, triton_search
+
+    cpu, search = torch.device("cpu"), triton_search.nearest
+    nearest._triton_agrees.cache_clear()
+    assert nearest._triton_agrees(cpu)
+
+    def fails(*_: object) -> torch.Tensor:
+        raise RuntimeError("no kernel image\nis available")
+
+    for broken, why in ((lambda *given: search(*given) + 1, "finds other codes"), (fails, r"\(no kernel image\)")):
+        monkeypatch.setattr(triton_search, "nearest", broken)
+        nearest._triton_agrees.cache_clear()
+        with pytest.warns(RuntimeWarning, match=why):
+            assert not nearest._triton_agrees(cpu)
+    nearest._triton_agrees.cache_clear()

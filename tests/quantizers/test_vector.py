@@ -186,3 +186,10 @@ def test_cosine_ignores_the_length_of_the_latent() -> None:
     vq, z = quantizer(metric="cosine"), torch.randn(2, 6, 9)
     assert torch.equal(vq(z).indices, vq(z * 37).indices)
     torch.testing.assert_close(vq(z).loss, vq(z * 37).loss)
+
+
+def test_a_cosine_codebook_starts_on_the_sphere_where_its_gradient_is_no_longer_than_others() -> None:
+    vq = VectorQuantizer(4096, 8, metric="cosine")
+    torch.testing.assert_close(vq.embedding.weight.detach().norm(dim=1), torch.ones(4096))
+    vq(torch.randn(2, 8, 8, 8)).loss.backward()
+    assert vq.embedding.weight.grad.norm() < 1

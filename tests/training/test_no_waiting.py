@@ -5,12 +5,16 @@ numbers under a mode that counts reads, and on fake tensors, which have no value
 """
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import small_priors
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,6 +28,7 @@ from smalti.training import (
     Adversary,
     NonFiniteLossError,
     OptimizationConfig,
+    Runtime,
     SkippedStep,
     choose_runtime,
     measure,
@@ -221,3 +226,50 @@ def test_what_encoding_does_not_look_at_has_tokens_that_nothing_decodes(as_on_a_
         assert torch.equal(scale[[0, 2, 3]], right[[0, 2, 3]])
     with pytest.raises(ValueError, match=r"-1 .*out of range or not finite"):
         model.decode(tokens)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_a_step_runs_on_tensors_that_have_no_values(as_on_a_gpu, monkeypatch):
+    """Model, losses, adversarial phase, optimizer and averages: whoever asks a fake tensor for a value gets an error.
+
+    Fake tensors of the device cuda have a backward pass only where torch is built for CUDA, hence those of the CPU.
+    """
+    monkeypatch.setattr(Runtime, "move", lambda *_: None)  # fake parameters cannot be moved
+    with FakeTensorMode():
+        state, steps = training(EMAVectorQuantizer)
+        state.averaged.model = tokenizer(EMAVectorQuantizer).requires_grad_(False).eval()  # its copy lost the mode
+        state.model.quantizer.part(0).initialised = True
+        state.step = 6
+        result = next(steps)
+    assert isinstance(result.loss.total, FakeTensor)
+    assert {"l1", "adversarial"} <= set(result.loss.terms)
+    assert set(result.verdict.loss.terms) == {"discriminator", "r1", "lecam"}
+
+
+ONE_GRAPH = """
+import torch
+from smalti.losses import LossTable
+from smalti.quantizers import DeadCodeRevival, EMAVectorQuantizer, KMeansInit, MultiScaleQuantizer
+from smalti.tokenizers import SimpleVQVAE
+from smalti.training import choose_runtime
+from smalti.training.loop import Objective
+
+torch.manual_seed(0)
+codebook = EMAVectorQuantizer(16, 4, init=KMeansInit(2), revival=DeadCodeRevival(0.5))
+model = SimpleVQVAE(16, 4, 8, quantizer=MultiScaleQuantizer(16, 4, (1, 2, 4), quantizer=codebook)).train()
+image = torch.rand(4, 3, 16, 16) * 2 - 1
+for _ in range(3):
+    model(image)
+objective = Objective(model, LossTable({"l1": 1.0}), choose_runtime("cpu", "fp32", channels_last=False), None)
+before = {name: value.clone() for name, value in model.state_dict().items()}
+compiled = torch.compile(objective, fullgraph=True, backend="eager")(image)[0]
+model.load_state_dict(before)
+torch.testing.assert_close(compiled, objective(image)[0])
+"""
+
+
+def test_the_objective_is_one_graph():
+    """In a process of its own, because the tests' import hook cannot be compiled."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, "-c", ONE_GRAPH], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

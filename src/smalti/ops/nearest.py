@@ -9,6 +9,7 @@ Legend: N vectors, K codes, D components.
 """
 
 import importlib.util
+import itertools
 import warnings
 from functools import cache
 from typing import Literal, get_args
@@ -45,7 +46,7 @@ def nearest_code(
         metric: "euclidean" (smallest distance), "cosine" (largest cosine; lengths below 1e-12 count as 1e-12) or "dot"
             (largest dot product).
         backend: "native" (compiled, CPU), "triton" (CUDA), "portable" (torch, any device), or "auto": the fastest that
-            can serve.
+            can serve, Triton only after a check on this device.
         precision: "exact" answers as a float64 brute force over the fp32 numbers does. "fast" lets the Triton back end
             answer from products in TF32 (10 bits), so that of codes about equally near any may come out; the other
             back ends have no faster mode and stay exact.
@@ -119,7 +120,7 @@ def _decomposition(z_ND: Tensor, codebook_KD: Tensor, metric: str, *_: object) -
 def _choose(z_ND: Tensor, codebook_KD: Tensor) -> Literal["native", "triton", "portable"]:
     """The fastest back end that can serve these tensors."""
     if z_ND.device.type == "cuda" and _has_triton():
-        return "triton"
+        return "triton" if _triton_agrees(z_ND.device) else "portable"
     if not _fits_native(z_ND, codebook_KD):
         return "portable"
     if not native.available():
@@ -131,6 +132,33 @@ def _choose(z_ND: Tensor, codebook_KD: Tensor) -> Literal["native", "triton", "p
 @cache
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def _triton_agrees(device: torch.device) -> bool:
+    """Whether the Triton kernels run on this device and find there what a matrix product and an arg-min find.
+
+    Asked once a device, before the first search: Triton, its driver and the GPU are three versions that may not fit.
+    """
+    from smalti.ops import triton_search
+
+    random = torch.Generator().manual_seed(0)
+    why = ""
+    for dim, metric in itertools.product((5, 64), get_args(Metric)):
+        codebook_KD = torch.randn(300, dim, generator=random)
+        z_ND = codebook_KD[:100] + 1e-2 * torch.randn(100, dim, generator=random)
+        expected_N = portable.nearest_by_scores(z_ND, codebook_KD, metric)
+        try:
+            if not torch.equal(
+                triton_search.nearest(z_ND.to(device), codebook_KD.to(device), metric).cpu(), expected_N
+            ):
+                why = "it finds other codes than a matrix product"
+        except Exception as error:  # a compiler, a driver and a GPU may fail in any way
+            why = str(error).strip().split("\n")[0] or type(error).__name__
+        if why:
+            warnings.warn(f"Triton cannot serve {device} ({why}): code search uses plain torch", RuntimeWarning, 2)
+            return False
+    return True
 
 
 def _fits_native(z_ND: Tensor, codebook_KD: Tensor) -> bool:

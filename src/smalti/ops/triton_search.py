@@ -2,7 +2,8 @@
 
 Neighbours: `native.py` does the same on CPUs, `portable.py` in plain torch anywhere. The exact answer is that of a
 float64 brute force over the float32 numbers, ties to the lowest index, whatever the data. It is found in passes, each
-finer and slower than the one before, which hand on only the rows that they cannot settle:
+finer and slower than the one before, which hand on only the rows that they cannot settle. How many these are stays on
+the GPU: a pass starts with all rows, the open ones first, and its programs for the others end at once:
 
     1. scores from TF32 products on tensor cores (10 bits; from `MIN_TF32_DIM` components on),
     2. scores from fp32 products,
@@ -57,13 +58,13 @@ def nearest(
     passes: tuple[Products, ...] = ("tf32", "ieee") if D >= MIN_TF32_DIM else ("ieee",)
     if precision == "fast":
         passes = ("tf32",)
-    rows = torch.arange(N, device=z_ND.device)
+    is_open = torch.ones(N, dtype=torch.bool, device=z_ND.device)
     with torch.cuda.device_of(z_ND):
         codes = _describe(codebook_KD, metric)
         for products in passes:
-            rows = rows[_search(z_ND, codebook_KD, codes, rows, indices_N, products)]
+            is_open = _search(z_ND, codebook_KD, codes, _Rows.first(is_open), indices_N, products)
         if precision == "exact":
-            _search_float64(z_ND, codebook_KD, metric, rows, indices_N)
+            _search_float64(z_ND, codebook_KD, metric, _Rows.first(is_open), indices_N)
     return indices_N
 
 
@@ -89,6 +90,20 @@ class _Codes(NamedTuple):
     """The largest length |e|, scaled length and bias of a finite code."""
 
 
+class _Rows(NamedTuple):
+    """Which rows a pass works on."""
+
+    order_N: Tensor
+    """Numbers of all rows, those of this pass first."""
+    number: Tensor
+    """How many these are, (1,) on the GPU."""
+
+    @classmethod
+    def first(cls, is_open_N: Tensor) -> "_Rows":
+        """The open rows first, in their order."""
+        return cls((~is_open_N).to(torch.uint8).argsort(stable=True), is_open_N.sum().reshape(1))
+
+
 def _describe(codebook_KD: Tensor, metric: str) -> _Codes:
     K, D = codebook_KD.shape
     origin_D = torch.zeros(D, device=codebook_KD.device)
@@ -104,25 +119,23 @@ def _describe(codebook_KD: Tensor, metric: str) -> _Codes:
 
 
 def _search(
-    z_ND: Tensor, codebook_KD: Tensor, codes: _Codes, rows: Tensor, indices_N: Tensor, products: Products
+    z_ND: Tensor, codebook_KD: Tensor, codes: _Codes, rows: _Rows, indices_N: Tensor, products: Products
 ) -> Tensor:
-    """Write the indices of the rows numbered `rows`; return which of them (bool) remain open."""
+    """Write the indices of some rows; return which of all rows (bool) remain open."""
     K, D = codebook_KD.shape
-    is_open = torch.empty(rows.numel(), dtype=torch.bool, device=rows.device)
-    if rows.numel():
-        search[(triton.cdiv(rows.numel(), LAUNCH["BLOCK_N"]),)](
-            z_ND, codebook_KD, *codes, rows, indices_N, is_open, rows.numel(), K, *z_ND.stride(), *codebook_KD.stride(),
-            _relative_error(products, D), PRODUCTS=products, D=D, BLOCK_D=_block_d(products, D), **LAUNCH,
-        )  # fmt: skip
-    return is_open
+    is_open_N = torch.zeros(len(z_ND), dtype=torch.bool, device=z_ND.device)
+    search[(triton.cdiv(len(z_ND), LAUNCH["BLOCK_N"]),)](
+        z_ND, codebook_KD, *codes, *rows, indices_N, is_open_N, K, *z_ND.stride(), *codebook_KD.stride(),
+        _relative_error(products, D), PRODUCTS=products, D=D, BLOCK_D=_block_d(products, D), **LAUNCH,
+    )  # fmt: skip
+    return is_open_N
 
 
-def _search_float64(z_ND: Tensor, codebook_KD: Tensor, metric: str, rows: Tensor, indices_N: Tensor) -> None:
-    if rows.numel():
-        search_float64[(triton.cdiv(rows.numel(), LAUNCH_FLOAT64["BLOCK_N"]),)](
-            z_ND, codebook_KD, rows, indices_N, rows.numel(), *codebook_KD.shape, *z_ND.stride(), *codebook_KD.stride(),
-            METRIC=metric, **LAUNCH_FLOAT64,
-        )  # fmt: skip
+def _search_float64(z_ND: Tensor, codebook_KD: Tensor, metric: str, rows: _Rows, indices_N: Tensor) -> None:
+    search_float64[(triton.cdiv(len(z_ND), LAUNCH_FLOAT64["BLOCK_N"]),)](
+        z_ND, codebook_KD, *rows, indices_N, *codebook_KD.shape, *z_ND.stride(), *codebook_KD.stride(),
+        METRIC=metric, **LAUNCH_FLOAT64,
+    )  # fmt: skip
 
 
 def _block_d(products: Products, dim: int) -> int:
@@ -149,7 +162,8 @@ def describe(codes, origin, bias, scale, length, K, D, stride_k, stride_d, METRI
     code = codes + k.to(tl.int64) * stride_k
     square = tl.zeros([BLOCK_K], tl.float64)
     for d in range(D):
-        e = tl.load(code + d * stride_d, k < K, other=0.0).to(tl.float32) - tl.load(origin + d)
+        e = tl.load(code, k < K, other=0.0).to(tl.float32) - tl.load(origin + d)
+        code += stride_d  # pointers have 64 bits, d * stride_d would have 32
         square += e.to(tl.float64) * e.to(tl.float64)
     finite = square < float("inf")
     norm = tl.sqrt(tl.where(finite, square, 0.0))
@@ -163,17 +177,20 @@ def describe(codes, origin, bias, scale, length, K, D, stride_k, stride_d, METRI
 @triton.jit
 def load_tile(base, d, D, stride_d, origin, mask):
     """Numbers [base, d] of a matrix in float32, less the origin; 0 outside of it. `base` and `mask` are columns."""
-    tile = tl.load(base + d[None, :] * stride_d, mask & (d < D)[None, :], other=0.0).to(tl.float32)
+    tile = tl.load(base + d.to(tl.int64)[None, :] * stride_d, mask & (d < D)[None, :], other=0.0).to(tl.float32)
     return tile - tl.load(origin + d, d < D, other=0.0)[None, :]
 
 
 @triton.jit
 def search(
-    z, codes, origin, bias, scale, largest, rows, indices, is_open, N, K,
+    z, codes, origin, bias, scale, largest, rows, count, indices, is_open, K,
     stride_zn, stride_zd, stride_ck, stride_cd, relative_error,
     PRODUCTS: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The code with the smallest score for BLOCK_N rows, and whether rounding leaves that open."""
+    N = tl.load(count)
+    if tl.program_id(0) * BLOCK_N >= N:
+        return
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     lane = tl.arange(0, BLOCK_K)
     d = tl.arange(0, BLOCK_D)
@@ -222,15 +239,18 @@ def search(
     error = 1.01 * relative_error * (norm * longest_scaled + largest_bias) + underflow
     in_range = (1 + norm) * (1 + longest) < 1e37  # nothing overflowed
     settled = (second_of_row - best_of_row > 2 * error) & in_range
-    tl.store(is_open + n, ~settled, n < N)
+    tl.store(is_open + row, ~settled, n < N)
 
 
 @triton.jit
 def search_float64(
-    z, codes, rows, indices, N, K, D, stride_zn, stride_zd, stride_ck, stride_cd,
+    z, codes, rows, count, indices, K, D, stride_zn, stride_zd, stride_ck, stride_cd,
     METRIC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The code with the smallest cost for BLOCK_N rows, in float64."""
+    N = tl.load(count)
+    if tl.program_id(0) * BLOCK_N >= N:
+        return
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     lane = tl.arange(0, BLOCK_K)
     row = tl.load(rows + n, n < N, other=0)
@@ -243,13 +263,14 @@ def search_float64(
         if METRIC == "cosine":
             square = tl.zeros([BLOCK_K], tl.float64)
             for d in range(D):
-                e = tl.load(code + d * stride_cd, k < K, other=0.0).to(tl.float64)
+                e = tl.load(code + tl.cast(d, tl.int64) * stride_cd, k < K, other=0.0).to(tl.float64)
                 square += e * e
             length = tl.maximum(tl.sqrt(square), 1e-12)
         cost = tl.zeros([BLOCK_N, BLOCK_K], tl.float64)
         for d in range(D):
-            a = tl.load(z + row * stride_zn + d * stride_zd, n < N, other=0.0).to(tl.float64)[:, None]
-            e = tl.load(code + d * stride_cd, k < K, other=0.0).to(tl.float64)[None, :]
+            d_64 = tl.cast(d, tl.int64)
+            a = tl.load(z + row * stride_zn + d_64 * stride_zd, n < N, other=0.0).to(tl.float64)[:, None]
+            e = tl.load(code + d_64 * stride_cd, k < K, other=0.0).to(tl.float64)[None, :]
             if METRIC == "euclidean":
                 cost += (a - e) * (a - e)
             else:

@@ -76,6 +76,8 @@ class CodebookQuantizer(RowQuantizer):
         self.decay, self.swap_beta = decay, swap_beta
         self.embedding = Codebook(num_embeddings, embedding_dim, dtype=torch.float32)
         nn.init.uniform_(self.embedding.weight, -1 / num_embeddings, 1 / num_embeddings)
+        if metric == "cosine":  # on the sphere: the gradient of a code of length 1 / K would be K times as long
+            self.embedding.weight.data = F.normalize(self.embedding.weight.data, dim=1)
         self.register_buffer("cluster_size", torch.ones(num_embeddings, dtype=torch.float32))
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
 

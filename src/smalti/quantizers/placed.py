@@ -45,7 +45,7 @@ class PlacedCodebookQuantizer(CodebookQuantizer):
             num_embeddings: number of codes K.
             embedding_dim: components of a code D, the channels of the latent.
             beta: weight of the commitment term.
-            init: start from the data; None keeps the random start, uniform in [-1/K, 1/K].
+            init: start from the data; None keeps the random start, uniform in [-1/K, 1/K]; cosine: of length 1.
             revival: replace dead codes; None lets them lie.
             metric, gradient, decay, swap_beta: as in `CodebookQuantizer`.
         """
