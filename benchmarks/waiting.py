@@ -3,8 +3,8 @@
     python benchmarks/waiting.py [--threads 2] [--rounds 3] [--out benchmarks/waiting.json]
 
 Each policy is a fresh process, since libgomp reads its variables once: its default (threads spin for milliseconds),
-what `smalti` sets (some 20 microseconds) and no spinning at all. Beside it run as many busy processes as the row says, on
-the same cores. The fair share is what one thread needs alone, over the threads, times the processes that share each
+what `smalti` sets (some 20 microseconds) and no spinning at all. Beside it run as many busy processes as the row says,
+on the same cores. The fair share is what one thread needs alone, over the threads, times the processes that share each
 core. All of it takes about three minutes; "alone" holds only where nothing else runs.
 """
 

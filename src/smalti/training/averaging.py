@@ -50,11 +50,11 @@ class AveragedModel(Generic[Model]):
         """
         new_weight = 1 - min(self.decay, (1 + step) / (10 + step))
         (averages, weights), (copies, tensors) = self._pairs(model)
-        if averages and bad is None:
-            torch._foreach_lerp_(averages, weights, new_weight)
+        if bad is not None:
+            for average, weight in zip(averages, weights, strict=True):
+                average.lerp_(weight, (new_weight * (1 - bad)).to(average.dtype))
         elif averages:
-            held = new_weight * (1 - bad)
-            torch._foreach_lerp_(averages, weights, [held.to(average.dtype) for average in averages])
+            torch._foreach_lerp_(averages, weights, new_weight)
         if copies and bad is not None:
             torch._foreach_copy_(tensors, [torch.where(bad > 0, a, b) for a, b in zip(copies, tensors, strict=True)])
         if copies:
