@@ -1,12 +1,15 @@
 """Tokens: to one sequence and back, for any grids, and what they refuse."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.tokenizers import Tokens
+from smalti.tokenizers import SimpleVQVAE, Tokens
 
 GRIDS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=6)
 
@@ -102,3 +105,40 @@ def test_a_sequence_of_another_length_is_refused(length: int) -> None:
 def test_what_cannot_be_tokens_is_refused(indices: tuple, dtype: torch.dtype, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Tokens(indices, (4, 4), 16, dtype)
+
+
+# ---- who made them --------------------------------------------------------------------------------------------------
+
+
+def small(seed: int) -> SimpleVQVAE:
+    torch.manual_seed(seed)
+    return SimpleVQVAE(16, 4, 4, patch_nums=(1, 2)).eval()
+
+
+def test_tokens_of_another_model_of_equal_sizes_are_refused() -> None:
+    model, other, image = small(0), small(1), torch.rand(1, 3, 8, 8) * 2 - 1
+    tokens = model.encode(image)
+    assert tokens.fingerprint == tokens[0].fingerprint == tokens.to("cpu").fingerprint == model.fingerprint
+    model.decode(tokens)
+    copy.deepcopy(model).decode(tokens)
+    for decode, made in ((other.decode, tokens), (other.idxBl_to_img, model.img_to_idxBl(image))):
+        with pytest.raises(ValueError, match=f"made by the model {model.fingerprint[:12]}…, this one is"):
+            decode(made)
+    other.decode(replace(tokens, fingerprint=""))  # said so, one may
+    other.load_state_dict(model.state_dict())
+    other.decode(tokens)
+
+
+def test_a_model_that_has_changed_is_another_one_and_a_cast_one_is_not() -> None:
+    model, image = small(0), torch.rand(1, 3, 8, 8) * 2 - 1
+    tokens = model.encode(image)
+    with torch.no_grad():
+        next(model.decoder.parameters()).add_(1)
+    assert model.encode(image).fingerprint == model.fingerprint != tokens.fingerprint
+    with pytest.raises(ValueError, match="made by the model"):
+        model.decode(tokens)
+    assert model.train().encode(image).fingerprint == ""
+    model.decode(tokens)  # what trains changes all the time
+    same = small(0).double()
+    same.decode(tokens)
+    assert same.encode(image.double()).fingerprint == ""

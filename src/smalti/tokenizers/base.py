@@ -4,7 +4,7 @@ Legend: B images, C image channels, H x W pixels, D embedding_dim, K scales, l_k
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeVar
 
@@ -59,6 +59,8 @@ class Tokenizer(SavedModel):
     """Channels C of images in and out."""
     image_range: tuple[float, float] = (-1.0, 1.0)
     """What -1 and 1 become for encoder and decoder; images in and out of a tokenizer always lie in [-1, 1]."""
+    _seen: tuple[list[tuple[int, int, int]], str] = ([], "")
+    """The tensors' places and versions when the fingerprint was last computed for tokens, and the fingerprint."""
 
     @classmethod
     def from_config(cls: type[Model], config: Mapping[str, Any]) -> Model:
@@ -83,20 +85,22 @@ class Tokenizer(SavedModel):
         """Tokens of images (B, C, H, W) of any size >= 1: uint8 from 0 to 255, or float from -1 to 1.
 
         Call `eval()` first where the network has batch normalisation, which else would learn from what it encodes.
+        Tokens of a model in eval mode, in fp32 and not on a GPU bear its fingerprint.
 
         Raises:
             ValueError: another dtype, or floats outside [-1, 1]: the dtype declares the range, nothing is guessed. On a
                 GPU the tokens of such an image are -1 instead, which nothing decodes.
         """
         pixels = to_float(image) if image.dtype == torch.uint8 else image
-        return Tokens(self._indices(_in_range(pixels)), (image.shape[2], image.shape[3]), self.vocab_size, image.dtype)
+        size, indices = (image.shape[2], image.shape[3]), self._indices(_in_range(pixels))
+        return Tokens(indices, size, self.vocab_size, image.dtype, self._settled_fingerprint())
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Shaped[Tensor, "b c h w"]:
         """Images (B, C, *tokens.image_size): uint8 if the encoded images were, else float in [-1, 1].
 
         Raises:
-            ValueError: tokens of another vocabulary, scales that do not belong to the image size, bad indices.
+            ValueError: tokens of another model or vocabulary, scales that do not belong to the image size, bad indices.
         """
         return self._finish(self.quantizer.decode(self._checked(tokens)), tokens)
 
@@ -218,9 +222,30 @@ class Tokenizer(SavedModel):
             return _as_scales(self.quantizer.encode(z))
         return self.quantize.encode(z, as_grids(v_patch_nums))
 
+    def _settled_fingerprint(self) -> str:
+        """The fingerprint, computed again only where a tensor has changed since.
+
+        "" in train mode, where it would change with the next step; in another number format than fp32, since casting
+        makes no other model; and on a GPU, which the program would have to wait for.
+        """
+        tensors = [*self.parameters(), *self.buffers()]
+        settled = all(
+            reads_are_free(tensor)
+            and not tensor.is_inference()
+            and tensor.dtype in (torch.float32, torch.int64, torch.bool)
+            for tensor in tensors
+        )
+        if self.training or not settled:
+            return ""
+        state = [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if self._seen[0] != state:
+            self._seen = state, self.fingerprint
+        return self._seen[1]
+
     def _multi_scale_tokens(self, image: Tensor, v_patch_nums: PatchNums | None) -> Tokens:
         indices = self._indices(_in_range(image), v_patch_nums)
-        return Tokens(indices, (image.shape[2], image.shape[3]), self.vocab_size)
+        size = (image.shape[2], image.shape[3])
+        return Tokens(indices, size, self.vocab_size, fingerprint=self._settled_fingerprint())
 
     def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the latent, and of the last token map, of an image of that size."""
@@ -240,6 +265,9 @@ class Tokenizer(SavedModel):
         """The indices as the quantizer wants them, after a look at vocabulary and image size."""
         if tokens.vocab_size != self.vocab_size:
             raise ValueError(f"tokens: made with a vocabulary of {tokens.vocab_size}, this model has {self.vocab_size}")
+        own = self._settled_fingerprint() if tokens.fingerprint else ""
+        if own and own != tokens.fingerprint:
+            raise ValueError(f"tokens: made by the model {tokens.fingerprint[:12]}…, this one is {own[:12]}…")
         latent, last = self.latent_grid(tokens.image_size), tokens.grids[-1]
         # How many codes a position may have is the quantizer's to say: residual levels may be left out
         if last[:2] != latent or len(last) != 2 + len(self.quantizer.code_shape):
@@ -273,9 +301,9 @@ class IdxBl(list[Tensor]):
 
     def tokens(self) -> Tokens:
         """The tokens as maps, with the indices that the list holds now."""
-        return Tokens.unflatten(
-            torch.cat(list(self), dim=1), self._tokens.grids, self._tokens.image_size, self._tokens.vocab_size
-        )
+        made = self._tokens
+        tokens = Tokens.unflatten(torch.cat(list(self), dim=1), made.grids, made.image_size, made.vocab_size)
+        return replace(tokens, fingerprint=made.fingerprint)
 
 
 def pad_to_multiple(image: Float[Tensor, "b c h w"], stride: int) -> Float[Tensor, "b c H W"]:

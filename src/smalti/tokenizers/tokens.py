@@ -27,6 +27,9 @@ class Tokens:
     """Indices lie in [0, vocab_size)."""
     image_dtype: torch.dtype = torch.float32
     """What the images were, and what decoding gives: torch.uint8 (0 to 255) or a float dtype (-1 to 1)."""
+    fingerprint: str = ""
+    """`Tokenizer.fingerprint` of the model that made the tokens; another one refuses them. "": not known, see
+    `Tokenizer.encode`."""
 
     def __post_init__(self) -> None:
         if not self.indices or any(scale.dtype != torch.int64 for scale in self.indices):
