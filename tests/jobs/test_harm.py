@@ -13,10 +13,9 @@ import pytest
 from jobs.test_train import StopAt, config_for, log_without_speed
 from PIL import Image
 
-from smalti.data import loader
 from smalti.formats import atomic
 from smalti.jobs.train import train
-from smalti.training import DataError, list_checkpoints, read_log
+from smalti.training import DataError, list_checkpoints, read_log, runtime
 from smalti.zoo import load
 
 
@@ -121,7 +120,7 @@ def test_vanished_images_are_noticed_with_workers_too(photos, tmp_path):
 
 def test_skipped_batches_are_counted_in_log_and_summary_and_resume(photos, tmp_path, monkeypatch):
     """One picture turns every batch that it is in to NaN."""
-    original = loader.to_float
+    original = runtime.to_float
 
     def poisoned(image):
         values = original(image)
@@ -129,7 +128,7 @@ def test_skipped_batches_are_counted_in_log_and_summary_and_resume(photos, tmp_p
         return values
 
     Image.new("RGB", (16, 16), "white").save(photos / "07.png")
-    monkeypatch.setattr(loader, "to_float", poisoned)
+    monkeypatch.setattr(runtime, "to_float", poisoned)
     config = config_for(photos, tmp_path / "run", steps=10)
     config = replace(
         config, log_every=1, optimization=replace(config.optimization, on_non_finite="skip"), checkpoint_every=5
