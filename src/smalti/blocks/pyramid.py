@@ -145,8 +145,7 @@ class Level(nn.Module):
         if config.adaptive and latent_channels is not None:
             self.entry = AdaptiveGroupNorm(before, latent_channels, config.style.norm_groups)
         self.blocks = nn.ModuleList(
-            ResnetBlock(before if i == 0 else width, width, config.style, latent_channels)
-            for i in range(num_blocks)
+            ResnetBlock(before if i == 0 else width, width, config.style, latent_channels) for i in range(num_blocks)
         )
         self.attentions = nn.ModuleList(
             AttentionBlock(width, config.style, latent_channels) for _ in range(len(self.blocks) if attention else 0)

@@ -11,12 +11,13 @@ Pickles can hold programs. They are read with `weights_only=True`, which refuses
 import json
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -58,6 +59,8 @@ class Candidate:
     """Names in the same table that lack the prefix."""
     config: dict[str, Any]
     """The config.json beside the file, {} if there is none."""
+    yaml: dict[str, Any]
+    """The config.yaml beside the file, {} if there is none."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     file = locate(Path(path))
     tree = _read_shards(file) if file.name.endswith(INDEX) else _read(file)
-    config = _sidecar(file.parent / "config.json")
+    sidecars = _sidecar(file.parent / "config.json", json.loads), _sidecar(file.parent / "config.yaml", yaml.safe_load)
     candidates = tuple(
-        candidate for place, tensors in _tables(tree, (), DEPTH) for candidate in _split(place, tensors, config)
+        candidate for place, tensors in _tables(tree, (), DEPTH) for candidate in _split(place, tensors, *sidecars)
     )
     if not candidates:
         raise ValueError(f"checkpoint: {file} holds no named tensors")
@@ -181,13 +184,13 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
-    """The config.json beside the weights; {} if there is none or it is not a dictionary."""
+def _sidecar(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """The configuration beside the weights; {} if there is none or it is not a dictionary."""
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        config = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, yaml.YAMLError):
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -202,7 +205,9 @@ def _tables(tree: Mapping[Any, Any], place: tuple[str, ...], depth: int) -> Iter
             yield from _tables(value, (*place, key), depth - 1)
 
 
-def _split(place: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> Iterator[Candidate]:
+def _split(
+    place: str, tensors: dict[str, Tensor], config: dict[str, Any], config_yaml: dict[str, Any]
+) -> Iterator[Candidate]:
     """The tokenizers in one table: one for each prefix under which an encoder and its other half are found."""
     tensors = {_unwrapped(name): tensor for name, tensor in tensors.items()}
     averages = {name[len(AVERAGES) :]: value for name, value in tensors.items() if name.startswith(AVERAGES)}
@@ -220,7 +225,7 @@ def _split(place: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> It
     for prefix in prefixes or [""]:
         inside = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         rest = tuple(name for name in tensors if not name.startswith(prefix))
-        yield Candidate(place, prefix, inside, averages, rest, config)
+        yield Candidate(place, prefix, inside, averages, rest, config, config_yaml)
 
 
 def _unwrapped(name: str) -> str:
