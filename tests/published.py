@@ -22,6 +22,8 @@ FAMILY = {
     "showo_magvit2": "showo-magvit2",
     "emu35_ibq": "emu35-ibq",
     "wetok": "wetok",
+    "cosmos_di": "cosmos-di",
+    "dalle_dvae": "dalle-dvae",
 }
 """Golden tokenizers and their families in the zoo."""
 
@@ -31,14 +33,17 @@ OPTIONS = {"titok_s": {"num_heads": 2}}
 
 def checkpoint(golden: Path, name: str) -> Path:
     """The publisher's file of a golden."""
+    if name == "dalle_dvae":  # the .pkl beside it cannot be read
+        return golden / name / "encoder.pth"
     beside = ("config.json", "config.yaml", "expected.safetensors")
-    return next(path for path in (golden / name).iterdir() if path.name not in beside)
+    return min(path for path in (golden / name).iterdir() if path.name not in beside)
 
 
 def moved(golden: Path, name: str, folder: Path) -> Path:
-    """The publisher's file in another folder, with the config.yaml that its publisher puts beside it."""
-    if (golden / name / "config.yaml").is_file():
-        copy(golden / name / "config.yaml", folder)
+    """The publisher's file in another folder, with what its publisher puts beside it."""
+    for beside in ("config.yaml", "decoder.pth"):
+        if (golden / name / beside).is_file():
+            copy(golden / name / beside, folder)
     return Path(copy(checkpoint(golden, name), folder))
 
 

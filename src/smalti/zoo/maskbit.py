@@ -2,7 +2,7 @@
 
 Source: Weber et al. 2024, "MaskBit: Embedding-free Image Generation via Bit Tokens" (arXiv 2409.16211). No bias and no
 attention; where a block changes its width the shortcut looks at the block's result, as in `maskgit.py`, and its input
-is lost. The decoder's levels are listed as they run; older files, which the publisher calls legacy, list them backwards.
+is lost. The decoder lists its levels as they run; older files, which the publisher calls legacy, list them backwards.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,6 +19,8 @@ from smalti.formats.saved_model import read_config
 from smalti.tokenizers import Tokenizer
 from smalti.zoo import (
     chameleon,
+    cosmos_di,
+    dalle_dvae,
     diffusers_vq,
     emu3,
     emu35_ibq,
@@ -56,6 +58,8 @@ FAMILIES: dict[str, Family] = {
     "movqgan": movqgan.FAMILY,
     "rqvae": rqvae.FAMILY,
     "showo-magvit2": showo_magvit2.FAMILY,
+    "cosmos-di": cosmos_di.FAMILY,
+    "dalle-dvae": dalle_dvae.FAMILY,
     "ibq": ibq.FAMILY,
     "open-magvit2": open_magvit2.FAMILY,
     "wetok": wetok.FAMILY,

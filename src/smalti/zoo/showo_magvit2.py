@@ -34,8 +34,9 @@ def build(
 ) -> VQGAN:
     """A VQGAN of the checkpoint's sizes whose tokens are signs."""
     quantizer = LookupFreeQuantizer(codebook_shape(shapes)[1], highest_first=True)
-    halves = {half: {"num_res_blocks": blocks_of_levels(shapes, half)} for half in ("encoder", "decoder")}
-    return build_vqgan(shapes, source, quantizer, **halves, image_range=image_range, norm_groups=norm_groups)
+    encoder, decoder = ({"num_res_blocks": blocks_of_levels(shapes, half)} for half in ("encoder", "decoder"))
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups}
+    return build_vqgan(shapes, source, quantizer, encoder=encoder, decoder=decoder, **options)
 
 
 def recognises(candidate: Candidate) -> bool:
