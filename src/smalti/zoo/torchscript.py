@@ -91,6 +91,8 @@ class _Reader(pickle.Unpickler):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
+        if module == "torch.jit._pickle":  # lists and dictionaries with the type of what is in them
+            return _untyped
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
         raise pickle.UnpicklingError(f"it wants {module}.{name}, expected tensors alone")
@@ -100,6 +102,11 @@ class _Reader(pickle.Unpickler):
         _, dtype, key, *_ = identity
         numbers = bytearray(self.stored(f"data/{key}"))
         return torch.frombuffer(numbers, dtype=dtype) if numbers else torch.empty(0, dtype=dtype)
+
+
+def _untyped(value: Any, *_: Any) -> Any:
+    """What a typed list or dictionary holds."""
+    return value
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
