@@ -187,6 +187,7 @@ class DVAE(Network):
 
     code_width: int = 6
     groups: int = 3
+    decoder_ch: int = 16
 
     @property
     def stride(self) -> int:
@@ -215,7 +216,7 @@ class DVAE(Network):
     def decode(self, z_q: Tensor) -> Tensor:
         x = self.conv("decoder.blocks.input", z_q, self.code_width, 1)
         for i in range(self.groups):
-            width = 2 * self.ch * 2 ** (self.groups - 1 - i)
+            width = self.decoder_ch * 2 ** (self.groups - 1 - i)
             x = self.group(f"decoder.blocks.group_{i + 1}", x, width, (1, 3, 3, 3))
             x = x.repeat_interleave(2, 2).repeat_interleave(2, 3) if i < self.groups - 1 else x
         return (self.conv("decoder.blocks.output.conv", x.relu(), 6, 1)[:, :3].sigmoid() - 0.1) / 0.8

@@ -8,6 +8,8 @@ from later_publishers import DVAE, RQVAE, Cosmos, LegacyMaskBit, MaskBit, MoVQ, 
 from publishers import IBQ
 from zoo.test_configurations import GRIDS, NESTINGS, OPTIONS, TOLERANCE, check, containers, load, networks, photo, size
 
+from smalti.zoo import read_published
+
 
 @settings(max_examples=2, **OPTIONS)
 @given(networks(IBQ), GRIDS, containers())
@@ -118,3 +120,68 @@ def test_dalle_dvae(groups, blocks):
     tokens = tokenizer.encode(image)
     assert (tokens.indices[0] == indices).float().mean() > 0.9
     assert (tokenizer.idxBl_to_img([indices.flatten(1)], grids=[(3, 4)]) - expected).abs().max() < TOLERANCE
+
+
+F16 = (256, (1, 1, 2, 2, 4), 4, (4,))
+RELEASED = {
+    "Emu3.5-VisionTokenizer": (IBQ(*F16, z=256, dim=256, codes=131072), "emu35-ibq", 131072, 16, 455),
+    "vq_log/simvq_262k": (SimVQ(128, (1, 2, 2, 4), 2, z=128, dim=128, codes=262144), "simvq", 262144, 8, None),
+    "movqgan_67M": (MoVQ(128, (1, 2, 2, 4), 2, (3,), z=4, dim=4, codes=16384), "movqgan", 16384, 8, None),
+    "movqgan_102M": (MoVQ(128, (1, 2, 2, 4), 4, (3,), z=4, dim=4, codes=16384), "movqgan", 16384, 8, 102),
+    "movqgan_270M": (MoVQ(256, (1, 2, 2, 4), 2, (3,), z=4, dim=4, codes=16384), "movqgan", 16384, 8, None),
+    "maskbit_tokenizer_18bit": (MaskBit(128, (1, 1, 2, 2, 4), 2, z=18, dim=18), "maskbit", 2**18, 16, None),
+    "vqgan_plus_12bit": (LegacyMaskBit(128, (1, 1, 2, 2, 4), 2, z=64, dim=64, codes=4096), "maskbit", 4096, 16, None),
+    "imagenet_1.4B (RQ-VAE)": (
+        RQVAE(128, (1, 1, 2, 2, 4, 4), 2, (5,), z=256, dim=256, codes=16384, levels=4), "rqvae", 16384, 32, None,
+    ),
+    "magvitv2 (Show-o)": (
+        ShowO(
+            128, (1, 2, 2, 4, 4), z=13, dim=13, decoder_mult=(1, 1, 2, 2, 4), counts=((4, 3, 4, 3, 4), (4, 4, 3, 4, 3))
+        ),
+        "showo-magvit2", 8192, 16, 95,
+    ),
+    "GeneralDomain/compratio768 (WeTok)": (
+        WeTok(256, (1, 1, 2, 2, 4, 8), 4, z=32, dim=32, noise=True), "wetok", 256, 32, None,
+    ),
+    "Cosmos-0.1-Tokenizer-DI8x8": (
+        Cosmos(128, (2, 4, 4), 2, z=256, dim=6, rounds=2, samplings=1), "cosmos-di", 64000, 8, None,
+    ),
+    "Cosmos-Tokenize1-DI16x16-360p": (
+        Cosmos(128, (2, 4, 4), 2, z=256, dim=6, rounds=1, samplings=3), "cosmos-di", 64000, 16, None,
+    ),
+    "encoder.pkl, decoder.pkl": (
+        DVAE(256, blocks=2, groups=4, codes=8192, code_width=128, decoder_ch=256), "dalle-dvae", 8192, 8, None,
+    ),
+}  # fmt: skip
+"""Published sizes: network, family, codes, stride, and millions of weights where they are known."""
+
+
+@torch.no_grad()
+def shapes_of(network) -> dict[str, torch.Tensor]:
+    """Names and shapes of a checkpoint, on the meta device."""
+    with torch.device("meta"):
+        z = network.encode(torch.zeros(1, 3, 2 * network.stride, 2 * network.stride))
+        if isinstance(network, ShowO):
+            network.tensor("quantize.power_vals", network.z)
+        elif isinstance(network, IBQ | SimVQ | MoVQ | LegacyMaskBit):
+            table = network.tensor("quantize.embedding.weight", network.codes, network.dim)
+            if isinstance(network, SimVQ):
+                network.linear("quantize.embedding_proj", table, network.dim)
+        network.decode(torch.zeros_like(z))
+    if isinstance(network, RQVAE):  # whether the tables are equal is looked at
+        table = torch.zeros(network.codes + 1, network.dim)
+        return network.tensors | {f"quantizer.codebooks.{i}.weight": table for i in range(network.levels)}
+    return network.tensors
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_sizes(name, tmp_path):
+    network, family, codes, stride, millions = RELEASED[name]
+    torch.save(shapes_of(network), tmp_path / "model.ckpt")
+    (tmp_path / "config.yaml").write_text("ddconfig: {}" if family == "emu35-ibq" else "")
+    with torch.device("meta"):
+        published = read_published(tmp_path / "model.ckpt")
+    assert published.family == family
+    assert (published.tokenizer.vocab_size, published.tokenizer.stride) == (codes, stride)
+    if millions is not None:
+        assert round(sum(p.numel() for p in published.tokenizer.parameters()) / 1e6) == millions

@@ -41,9 +41,10 @@ def build(
     norm_groups: int = 32,
 ) -> VQGAN:
     """A VQGAN of the checkpoint's sizes whose tokens are signs, or rows of a codebook where there is one."""
-    has_codebook = any_name(shapes, r"quantizer\.embedding\.")
-    signs = LookupFreeQuantizer(codebook_shape(shapes)[1])
-    quantizer: Quantizer = codebook(shapes, metric) if has_codebook else signs
+    if any_name(shapes, r"quantizer\.embedding\."):
+        quantizer: Quantizer = codebook(shapes, metric)
+    else:
+        quantizer = LookupFreeQuantizer(codebook_shape(shapes)[1])
     style = {"style": {"shortcut": "after", "bias": False, "norm_groups": norm_groups}}
     return build_vqgan(shapes, source, quantizer, encoder=style, decoder=style, image_range=image_range)
 
