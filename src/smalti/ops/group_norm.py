@@ -4,8 +4,8 @@ The gradient of torch's own kernel takes five times as long for channels-last te
 which was half of a training step of a VQGAN. Here it is written with sums over whole rows of channels.
 
 Of such tensors torch's kernel takes the variance as mean of squares minus square of the mean, summed in fp32 over the
-whole image. Where a group's mean is as large as its deviation that costs three digits, enough to change tokens; without
-gradient such features get their statistics row by row instead, joined in fp64.
+whole image. Where a group's mean is as large as its deviation that costs three digits, enough to change tokens. With
+`exact` such features get their statistics row by row instead, joined in fp64, as long as no gradient is wanted.
 """
 
 import torch
@@ -22,6 +22,7 @@ def group_norm(
     weight: Float[Tensor, " c"] | None,
     bias: Float[Tensor, " c"] | None,
     eps: float,
+    exact: bool = False,
 ) -> Float[Tensor, "b c h w"]:
     """`torch.nn.functional.group_norm`, in value always, and in gradient up to rounding.
 
@@ -33,13 +34,14 @@ def group_norm(
         weight: scale of each channel; None: 1.
         bias: shift of each channel; None: 0.
         eps: added to the variance.
+        exact: lose no digits; models that were published or saved without it keep their tokens.
     """
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     if x.device.type == "cpu" and channels_last and torch.is_grad_enabled():
         normalised: Tensor = _ChannelsLast.apply(x, num_groups, weight, bias, eps)
         return normalised
-    exact = x.device.type == "cpu" and channels_last and x.dtype == torch.float32 and not recording()
-    if exact and x.numel() and _far_from_zero(x, num_groups):
+    lossy = x.device.type == "cpu" and channels_last and x.dtype == torch.float32 and not recording()
+    if exact and lossy and x.numel() and _far_from_zero(x, num_groups):
         return _by_rows(x, num_groups, weight, bias, eps)
     return F.group_norm(x, num_groups, weight, bias, eps)
 

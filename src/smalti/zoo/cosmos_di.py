@@ -43,8 +43,10 @@ def build(
     encoder, decoder = (
         {"haar_rounds": rounds, "num_resamplings": _resamplings(shapes, half)} for half in ("encoder", "decoder")
     )
-    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "channels": 3}
-    return build_vqgan(shapes, source, FiniteScalarQuantizer(levels), encoder=encoder, decoder=decoder, **options)
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
+    return build_vqgan(
+        shapes, source, FiniteScalarQuantizer(levels), encoder=encoder, decoder=decoder, channels=3, **options
+    )
 
 
 def _resamplings(shapes: Shapes, half: str) -> int:

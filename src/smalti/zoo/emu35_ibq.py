@@ -5,10 +5,29 @@ Source: Cui et al. 2025, "Emu3.5: Native Multimodal Models are World Learners" (
 product, by the config.yaml beside it alone (`rivals.py`).
 """
 
-from smalti.zoo.family import Family
-from smalti.zoo.ibq import build
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smalti.tokenizers import VQGAN
+from smalti.zoo.family import Family, build_vqgan, codebook
+from smalti.zoo.inference import Shapes
 from smalti.zoo.taming import recognises
 from smalti.zoo.vqgan_names import taming_names
+
+
+def build(
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    metric: str = "dot",
+    image_range: Sequence[float] = (-1.0, 1.0),
+    norm_groups: int = 32,
+) -> VQGAN:
+    """A VQGAN of the checkpoint's sizes."""
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
+    return build_vqgan(shapes, source, codebook(shapes, metric), **options)
+
 
 FAMILY = Family(
     title="Emu3.5 vision tokenizer (IBQ)",

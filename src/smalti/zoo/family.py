@@ -58,15 +58,25 @@ def build_vqgan(
     decoder: Mapping[str, Any] | None = None,
     norm_groups: int = 32,
     num_heads: int = 1,
+    exact_norms: bool = False,
     channels: int | None = None,
     **options: Any,
 ) -> VQGAN:
-    """A VQGAN whose sizes are inferred; `encoder`, `decoder`, `channels` overrule single values, the rest goes on."""
-    style = {"norm_groups": norm_groups, "num_heads": num_heads}
+    """A VQGAN whose sizes are inferred; `encoder`, `decoder`, `channels` overrule single values, the rest goes on.
+
+    `exact_norms` is for families that came after it; the tokens of the others stay as they were.
+    """
+    sizes = {"norm_groups": norm_groups, "num_heads": num_heads}
+    halves = [
+        {**infer_pyramid(shapes, half, **sizes), **(given or {})}
+        for half, given in (("encoder", encoder), ("decoder", decoder))
+    ]
+    if exact_norms:
+        halves = [{**half, "style": {**half["style"], "exact_norms": True}} for half in halves]
     return VQGAN(
-        {**infer_pyramid(shapes, "encoder", **style), **(encoder or {})},
+        halves[0],
         quantizer,
-        {**infer_pyramid(shapes, "decoder", **style), **(decoder or {})},
+        halves[1],
         image_channels=channels or image_channels(shapes),
         source=source,
         **options,

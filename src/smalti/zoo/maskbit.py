@@ -46,7 +46,8 @@ def build(
     else:
         quantizer = LookupFreeQuantizer(codebook_shape(shapes)[1])
     style = {"style": {"shortcut": "after", "bias": False, "norm_groups": norm_groups}}
-    return build_vqgan(shapes, source, quantizer, encoder=style, decoder=style, image_range=image_range)
+    options: dict[str, Any] = {"image_range": image_range, "exact_norms": True}
+    return build_vqgan(shapes, source, quantizer, encoder=style, decoder=style, **options)
 
 
 def recognises(candidate: Candidate) -> bool:

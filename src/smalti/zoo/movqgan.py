@@ -5,10 +5,14 @@ codes. Kandinsky's copy of it, in diffusers' names, is of the family `diffusers`
 checkpoint holds are left out, as the publisher does.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smalti.tokenizers import VQGAN
 from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, has
+from smalti.zoo.family import Family, build_vqgan, codebook, has
+from smalti.zoo.inference import Shapes
 from smalti.zoo.names import NameTable
-from smalti.zoo.taming import build
 from smalti.zoo.taming import recognises as taming_recognises
 from smalti.zoo.vqgan_names import taming_names
 
@@ -20,6 +24,20 @@ def names(candidate: Candidate) -> NameTable:
     """taming's names, and those inside the norms."""
     table = taming_names(candidate)
     return NameTable(table.modules, {**table.leaves, **NORMS})
+
+
+def build(
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    metric: str = "euclidean",
+    image_range: Sequence[float] = (-1.0, 1.0),
+    norm_groups: int = 32,
+) -> VQGAN:
+    """A VQGAN of the checkpoint's sizes."""
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
+    return build_vqgan(shapes, source, codebook(shapes, metric), **options)
 
 
 def recognises(candidate: Candidate) -> bool:

@@ -67,7 +67,8 @@ def build(
     size, dim = codebook_shape(shapes)
     codebooks = [VectorQuantizer(size, dim, metric=metric) for _ in range(1 if shared_codebook else levels)]
     quantizer = ResidualQuantizer(codebooks, num_quantizers=levels)
-    return build_vqgan(shapes, source, quantizer, image_range=image_range, norm_groups=norm_groups)
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
+    return build_vqgan(shapes, source, quantizer, **options)
 
 
 def recognises(candidate: Candidate) -> bool:

@@ -35,7 +35,7 @@ def build(
     """A VQGAN of the checkpoint's sizes whose tokens are signs."""
     quantizer = LookupFreeQuantizer(codebook_shape(shapes)[1], highest_first=True)
     encoder, decoder = ({"num_res_blocks": blocks_of_levels(shapes, half)} for half in ("encoder", "decoder"))
-    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups}
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
     return build_vqgan(shapes, source, quantizer, encoder=encoder, decoder=decoder, **options)
 
 

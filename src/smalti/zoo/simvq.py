@@ -33,7 +33,7 @@ def build(
 ) -> VQGAN:
     """A VQGAN of the checkpoint's sizes whose codes go through a linear layer."""
     quantizer = SimVQ(*codebook_shape(shapes), metric=metric)
-    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups}
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
     return build_vqgan(shapes, source, quantizer, encoder={"resample": "conv-symmetric"}, **options)
 
 

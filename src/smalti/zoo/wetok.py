@@ -34,7 +34,7 @@ def build(
     noise = vote(shapes, (r"decoder\.stem\.weight", 1), default=bits) == 2 * bits
     decoder: dict[str, Any] = {"latent_channels": bits, "noise": True} if noise else {}
     encoder = {"resample": "conv-symmetric"}
-    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups}
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
     return build_vqgan(shapes, source, quantizer, encoder=encoder, decoder=decoder, **options)
 
 
