@@ -42,6 +42,7 @@ CASES: dict[str, Config] = {
     "sim vq": table("SimVQ"),
     "index back-propagation": table("IndexBackpropagationQuantizer"),
     "gumbel": table("GumbelQuantizer"),
+    "one-hot": {"type": "OneHotQuantizer", "num_embeddings": D},
     "fsq": FSQ,
     "lfq": LFQ,
     "bsq": {"type": "BinarySphericalQuantizer", "embedding_dim": D},

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import copy
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +15,15 @@ FAMILY = {
     "open_magvit2": "open-magvit2",
     "maskgit_vqgan": "maskgit",
     "titok_s": "titok",
+    "simvq": "simvq",
+    "movqgan": "movqgan",
+    "rqvae": "rqvae",
+    "maskbit": "maskbit",
+    "showo_magvit2": "showo-magvit2",
+    "emu35_ibq": "emu35-ibq",
+    "wetok": "wetok",
+    "cosmos_di": "cosmos-di",
+    "dalle_dvae": "dalle-dvae",
 }
 """Golden tokenizers and their families in the zoo."""
 
@@ -23,7 +33,18 @@ OPTIONS = {"titok_s": {"num_heads": 2}}
 
 def checkpoint(golden: Path, name: str) -> Path:
     """The publisher's file of a golden."""
-    return next(path for path in (golden / name).iterdir() if path.name not in ("config.json", "expected.safetensors"))
+    if name == "dalle_dvae":  # the .pkl beside it cannot be read
+        return golden / name / "encoder.pth"
+    beside = ("config.json", "config.yaml", "expected.safetensors")
+    return min(path for path in (golden / name).iterdir() if path.name not in beside)
+
+
+def moved(golden: Path, name: str, folder: Path) -> Path:
+    """The publisher's file in another folder, with what its publisher puts beside it."""
+    for beside in ("config.yaml", "decoder.pth"):
+        if (golden / name / beside).is_file():
+            copy(golden / name / beside, folder)
+    return Path(copy(checkpoint(golden, name), folder))
 
 
 def expected(golden: Path, name: str) -> dict[str, torch.Tensor]:
@@ -31,6 +52,7 @@ def expected(golden: Path, name: str) -> dict[str, torch.Tensor]:
     tensors = load_file(golden / name / "expected.safetensors")
     config = json.loads((golden / name / "config.json").read_text())
     for key in ("image", "reconstruction"):
-        value = tensors[key] * 2 - 1 if "[0,1]" in config.get("image_range", "") else tensors[key]
+        unit = str(config.get("image_range", "")).replace(" ", "").startswith("[0,1]")
+        value = tensors[key] * 2 - 1 if unit else tensors[key]
         tensors[key] = value.clamp(-1, 1)
     return tensors

@@ -19,7 +19,9 @@ def test_every_golden(name, golden, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"({FAMILY[name]})" in said
     assert "licence: " in said
-    assert ("ignored: epoch" in said) == (name in ("taming_vqgan_f16", "ibq_16384", "open_magvit2"))
+    lightning = ("taming_vqgan_f16", "ibq_16384", "open_magvit2", "simvq", "rqvae", "wetok")
+    assert ("ignored: epoch" in said) == (name in lightning)
+    assert "assumed: " in said
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["source"]["url"].startswith("https://")
     values = expected(golden, name)

@@ -68,3 +68,25 @@ def test_second_derivatives_are_torchs() -> None:
         penalties.append(torch.autograd.grad(slope.square().sum(), [x, weight, bias]))
     for ours, theirs in zip(*penalties, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("groups", "mean"), [(32, 3.0), (8, 30.0), (32, -1.5)])
+def test_no_digits_are_lost_far_from_zero(groups: int, mean: float) -> None:
+    """Half of each image is one colour, as in drawings: sums over all of it in fp32 would drift."""
+    x = torch.randn(2, 32, 64, 48) + mean
+    x[..., 20:, :] = x[:, :, :1, :1] + 2.0
+    weight, bias = torch.randn(32), torch.randn(32)
+    right = F.group_norm(x.double(), groups, weight.double(), bias.double(), 1e-6)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        ours, theirs = (group_norm(x, groups, weight, bias, 1e-6, exact) for exact in (True, False))
+    assert torch.equal(theirs, F.group_norm(x, groups, weight, bias, 1e-6))
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert (ours - right).abs().max() < (theirs - right).abs().max() / 5
+
+
+@torch.no_grad()
+def test_a_constant_group_is_its_bias() -> None:
+    x = torch.full((1, 4, 6, 6), 7.3).contiguous(memory_format=torch.channels_last)
+    bias = torch.randn(4)
+    assert (group_norm(x, 2, torch.ones(4), bias, 1e-6, exact=True) - bias[:, None, None]).abs().max() < 1e-2

@@ -103,7 +103,7 @@ def size(network: Network, grid: tuple[int, int]) -> tuple[int, int]:
 @settings(max_examples=EXAMPLES, **OPTIONS)
 @given(networks(Network), GRIDS, containers())
 def test_taming(network, grid, container):
-    check(network, photo(*size(network, grid)), "taming", container)
+    check(network, photo(*size(network, grid)), "taming", container, family="taming")
 
 
 @settings(max_examples=2, **OPTIONS)
@@ -135,7 +135,7 @@ def test_maskgit(network, grid, container):
 @settings(max_examples=EXAMPLES, **OPTIONS)
 @given(networks(OpenMAGVIT2, attention=()), GRIDS, containers())
 def test_open_magvit2(network, grid, container):
-    check(network, photo(*size(network, grid)), "open-magvit2", container)
+    check(network, photo(*size(network, grid)), "open-magvit2", container, family="open-magvit2")
 
 
 @settings(max_examples=EXAMPLES, **OPTIONS)

@@ -105,6 +105,8 @@ def tensors_of(released: Released) -> dict[str, torch.Tensor]:
     tensors = dict(network.tensors)
     if released.family == "latent-diffusion":
         return {f"first_stage_model.{name}": tensor for name, tensor in tensors.items()}
+    if released.family == "taming":
+        return tensors | {"loss.discriminator.main.0.bias": torch.zeros(1)}
     if released.family == "ibq":
         tensors |= {f"model_ema.{name.replace('.', '')}": tensor for name, tensor in network.tensors.items()}
     return tensors

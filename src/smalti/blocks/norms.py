@@ -23,24 +23,25 @@ EPS = 1e-6
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation, `eps` added to the variance; `z_q` is accepted and ignored."""
+    """Group normalisation, `eps` added to the variance; `z_q` is accepted and ignored, `exact` see `group_norm`."""
 
-    def __init__(self, channels: int, groups: int = 32, affine: bool = True, eps: float = EPS):
+    def __init__(self, channels: int, groups: int = 32, affine: bool = True, eps: float = EPS, *, exact: bool = False):
         if groups < 1 or channels % groups:
             raise ValueError(f"norm_groups: {groups} groups do not divide {channels} channels")
         super().__init__(groups, channels, eps=eps, affine=affine)
+        self.exact = exact
 
     def forward(self, x: Float[Tensor, "b c h w"], z_q: Tensor | None = None) -> Float[Tensor, "b c h w"]:
         """(B, C, H, W) to the same shape."""
-        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps, self.exact)
 
 
 class SpatialNorm(nn.Module):
     """GroupNorm(x) * scale(z_q) + shift(z_q), the latent enlarged to the size of x by repetition."""
 
-    def __init__(self, channels: int, latent_channels: int, groups: int = 32):
+    def __init__(self, channels: int, latent_channels: int, groups: int = 32, *, exact: bool = False):
         super().__init__()
-        self.norm = GroupNorm(channels, groups)
+        self.norm = GroupNorm(channels, groups, exact=exact)
         self.scale = nn.Conv2d(latent_channels, channels, kernel_size=1)
         self.shift = nn.Conv2d(latent_channels, channels, kernel_size=1)
 

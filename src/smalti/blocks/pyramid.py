@@ -1,10 +1,10 @@
 """Encoder and decoder of the VQGAN family: a pyramid of residual blocks, halving or doubling the size level by level.
 
 Source: Esser et al. 2021 (arXiv 2012.09841). One pair of classes serves taming-transformers, latent diffusion, VAR,
-LlamaGen, MaskGIT, IBQ, Open-MAGVIT2, MoVQ, Chameleon and Janus; `PyramidConfig` says how they differ. Convolutions run
-in the channels-last memory layout, which is the faster one on CPUs and on GPUs with tensor cores.
+LlamaGen, MaskGIT, IBQ, Open-MAGVIT2, MoVQ, Chameleon, Janus and Cosmos; `PyramidConfig` says how they differ.
+Convolutions run in the channels-last memory layout, which is the faster one on CPUs and on GPUs with tensor cores.
 
-Legend: B images, C image channels, D embedding_dim, L levels, s = 2 ** (L - 1) the stride.
+Legend: B images, C image channels, D embedding_dim, s the stride.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.blocks.config import from_plain
+from smalti.blocks.config import added_later, from_plain
+from smalti.blocks.haar import haar, inverse_haar
 from smalti.blocks.norms import AdaptiveGroupNorm
 from smalti.blocks.resampling import Downsample, Upsample, downsample_kind, upsample_kind
 from smalti.blocks.resnet import AttentionBlock, BlockStyle, ResnetBlock
@@ -32,9 +33,9 @@ class PyramidConfig:
     """Sizes and variants of one half of a VQGAN. Levels count from the image's resolution, 0, to the latent's."""
 
     widths: tuple[int, ...] = (128, 128, 256, 256, 512)
-    """Channels at each level; the stride is 2 ** (levels - 1)."""
-    num_res_blocks: int = 2
-    """Residual blocks a level. Decoders usually have one more than encoders."""
+    """Channels at each level; the stride is 2 ** (levels - 1), unless `num_resamplings` or `haar_rounds` change it."""
+    num_res_blocks: int | tuple[int, ...] = 2
+    """Residual blocks a level, or those of each level. Decoders usually have one more than encoders."""
     attention_levels: tuple[int, ...] | None = None
     """Levels where attention follows each residual block; None: the last."""
     mid: tuple[MidBlock, ...] = ("residual", "attention", "residual")
@@ -53,12 +54,26 @@ class PyramidConfig:
     """Whether each level of a decoder starts with a norm that looks at the latent (Open-MAGVIT2)."""
     style: BlockStyle = field(default_factory=BlockStyle)
     """Variant of the blocks."""
+    num_resamplings: int | None = added_later(None)
+    """How many levels halve or double the size, the first that run; None: all but the last (Cosmos: fewer, or all)."""
+    haar_rounds: int = added_later(0)
+    """Rounds of the Haar transform before an encoder's first and after a decoder's last convolution (Cosmos)."""
+    noise: bool = added_later(False)
+    """Whether a decoder draws noise as large as the latent and sees both (WeTok)."""
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths: got {self.widths}, expected at least one level of at least 1 channel")
-        if not 1 <= self.num_res_blocks <= MOST_BLOCKS:
-            raise ValueError(f"num_res_blocks: got {self.num_res_blocks}, expected 1 to {MOST_BLOCKS}")
+        blocks, levels = self.num_res_blocks, len(self.widths)
+        for number in (blocks,) if isinstance(blocks, int) else blocks:
+            if not 1 <= number <= MOST_BLOCKS:
+                raise ValueError(f"num_res_blocks: got {number}, expected 1 to {MOST_BLOCKS}")
+        if not isinstance(blocks, int) and len(blocks) != levels:
+            raise ValueError(f"num_res_blocks: got {len(blocks)} numbers, expected one for each of {levels} levels")
+        if self.num_resamplings is not None and not 0 <= self.num_resamplings <= levels:
+            raise ValueError(f"num_resamplings: got {self.num_resamplings}, expected 0 to {levels}")
+        if not 0 <= self.haar_rounds <= 4:
+            raise ValueError(f"haar_rounds: got {self.haar_rounds}, expected 0 to 4")
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels: got {self.latent_channels}, expected at least 1")
         if self.latent_kernel < 1 or self.latent_kernel % 2 == 0:
@@ -78,12 +93,23 @@ class PyramidConfig:
 
     def mirrored(self) -> "PyramidConfig":
         """The decoder that belongs to an encoder of this config: one more block a level."""
-        return replace(self, num_res_blocks=self.num_res_blocks + 1)
+        blocks = self.num_res_blocks
+        more = blocks + 1 if isinstance(blocks, int) else tuple(number + 1 for number in blocks)
+        return replace(self, num_res_blocks=more)
+
+    @property
+    def resamplings(self) -> int:
+        """Levels that halve or double the size."""
+        return len(self.widths) - 1 if self.num_resamplings is None else self.num_resamplings
 
     @property
     def stride(self) -> int:
         """Pixels a side of one latent cell."""
-        return 2 ** (len(self.widths) - 1)
+        return 2 ** (self.resamplings + self.haar_rounds)
+
+    def blocks_at(self, level: int) -> int:
+        """Residual blocks of `level`."""
+        return self.num_res_blocks if isinstance(self.num_res_blocks, int) else self.num_res_blocks[level]
 
     def has_attention(self, level: int) -> bool:
         """Whether the residual blocks of `level` are followed by attention."""
@@ -99,6 +125,7 @@ class Level(nn.Module):
         widths: tuple[int, int],
         config: PyramidConfig,
         *,
+        num_blocks: int,
         attention: bool,
         resample: nn.Module | None,
         latent_channels: int | None = None,
@@ -106,7 +133,8 @@ class Level(nn.Module):
         """
         Args:
             widths: channels of input and output.
-            config: number and style of the blocks.
+            config: style of the blocks.
+            num_blocks: residual blocks.
             attention: whether attention follows each residual block.
             resample: what halves or doubles the size at the end; None: nothing.
             latent_channels: channels of z_q in a decoder; None in an encoder.
@@ -117,8 +145,7 @@ class Level(nn.Module):
         if config.adaptive and latent_channels is not None:
             self.entry = AdaptiveGroupNorm(before, latent_channels, config.style.norm_groups)
         self.blocks = nn.ModuleList(
-            ResnetBlock(before if i == 0 else width, width, config.style, latent_channels)
-            for i in range(config.num_res_blocks)
+            ResnetBlock(before if i == 0 else width, width, config.style, latent_channels) for i in range(num_blocks)
         )
         self.attentions = nn.ModuleList(
             AttentionBlock(width, config.style, latent_channels) for _ in range(len(self.blocks) if attention else 0)
@@ -165,13 +192,16 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         style, widths = config.style, config.widths
         stem_width = config.stem_width or widths[0]
-        self.stem = nn.Conv2d(image_channels, stem_width, kernel_size=3, padding=1, bias=style.bias)
+        self.haar_rounds = config.haar_rounds
+        channels = image_channels * 4**config.haar_rounds
+        self.stem = nn.Conv2d(channels, stem_width, kernel_size=3, padding=1, bias=style.bias)
         self.levels = nn.ModuleList(
             Level(
                 (before, width),
                 config,
+                num_blocks=config.blocks_at(i),
                 attention=config.has_attention(i),
-                resample=Downsample(width, downsample_kind(config.resample)) if i < len(widths) - 1 else None,
+                resample=Downsample(width, downsample_kind(config.resample)) if i < config.resamplings else None,
             )
             for i, (before, width) in enumerate(pairwise((stem_width, *widths)))
         )
@@ -185,7 +215,7 @@ class PyramidEncoder(nn.Module):
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hs ws"]:
         """(B, C, H, W) to (B, D, H / s, W / s)."""
-        x = self.stem(image.contiguous(memory_format=torch.channels_last))
+        x = self.stem(haar(image, self.haar_rounds).contiguous(memory_format=torch.channels_last))
         for level in self.levels:
             x = level(x)
         for block in self.mid:
@@ -198,22 +228,25 @@ class PyramidDecoder(nn.Module):
 
     def __init__(self, config: PyramidConfig, image_channels: int, embedding_dim: int):
         super().__init__()
-        widths = config.widths
+        widths, levels = config.widths, len(config.widths)
+        self.haar_rounds, self.noise = config.haar_rounds, config.noise
         self.projection = make_projection(config, embedding_dim, config.latent_channels)
-        self.stem = nn.Conv2d(config.latent_channels, widths[-1], kernel_size=3, padding=1)
+        channels = config.latent_channels + (embedding_dim if config.noise else 0)
+        self.stem = nn.Conv2d(channels, widths[-1], kernel_size=3, padding=1)
         self.mid = make_mid(config, embedding_dim)
         self.levels = nn.ModuleList(
             Level(
-                (widths[min(i + 1, len(widths) - 1)], widths[i]),
+                (widths[min(i + 1, levels - 1)], widths[i]),
                 config,
+                num_blocks=config.blocks_at(i),
                 attention=config.has_attention(i),
-                resample=Upsample(widths[i], upsample_kind(config.resample)) if i > 0 else None,
+                resample=Upsample(widths[i], upsample_kind(config.resample)) if ran < config.resamplings else None,
                 latent_channels=embedding_dim,
             )
-            for i in reversed(range(len(widths)))
+            for ran, i in enumerate(reversed(range(levels)))
         )
         self.norm_out = config.style.make_norm(widths[0], embedding_dim)
-        self.conv_out = nn.Conv2d(widths[0], image_channels, kernel_size=3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], image_channels * 4**config.haar_rounds, kernel_size=3, padding=1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
@@ -223,9 +256,9 @@ class PyramidDecoder(nn.Module):
 
     def from_features(self, h: Float[Tensor, "b l h w"], z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         """The part after the projection: features (B, latent_channels, h, w), and the latent that norms look at."""
-        x = self.stem(h)
+        x = self.stem(torch.cat([h, torch.randn_like(z_q)], dim=1) if self.noise else h)
         for block in self.mid:
             x = block(x, z_q)
         for level in self.levels:
             x = level(x, z_q)
-        return self.conv_out(F.silu(self.norm_out(x, z_q), inplace=True))
+        return inverse_haar(self.conv_out(F.silu(self.norm_out(x, z_q), inplace=True)), self.haar_rounds)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.blocks.config import added_later
 from smalti.blocks.norms import GroupNorm, SpatialNorm
 
 Shortcut = Literal["1x1", "3x3", "after"]
@@ -35,6 +36,8 @@ class BlockStyle:
     """Groups of each group normalisation."""
     num_heads: int = 1
     """Heads of each attention block."""
+    exact_norms: bool = added_later(False)
+    """Whether norms lose no digits where means are large (`ops/group_norm.py`), as in PyTorch's other memory layout."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -50,8 +53,8 @@ class BlockStyle:
     def make_norm(self, channels: int, latent_channels: int | None) -> nn.Module:
         """The norm of a block with so many channels; `latent_channels` are those of z_q, None in an encoder."""
         if self.norm == "spatial" and latent_channels is not None:
-            return SpatialNorm(channels, latent_channels, self.norm_groups)
-        return GroupNorm(channels, self.norm_groups)
+            return SpatialNorm(channels, latent_channels, self.norm_groups, exact=self.exact_norms)
+        return GroupNorm(channels, self.norm_groups, exact=self.exact_norms)
 
 
 class ResnetBlock(nn.Module):

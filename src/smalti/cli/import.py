@@ -9,6 +9,9 @@ def run(arguments: list[str]) -> int:
     config = parse_config(ImportConfig, arguments, prog="smalti import", positionals=("checkpoint", "out"))
     result = import_checkpoint(config)
     print(f"{config.out}: {describe(result)}")
+    print(f"family {result.family}: {result.why}")
+    if result.assumed:
+        print(f"assumed: {', '.join(f'{name}={value}' for name, value in result.assumed.items())}")
     if result.ignored:
         print(f"ignored: {', '.join(result.ignored)}")
     print(f"source: {result.source['url']}, licence: {result.source['licence']}")

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from smalti.formats.atomic import check_replaceable, replace_folder
 from smalti.zoo import read_published
 
-OPTIONS = ("patch_nums", "metric", "image_range", "num_heads", "norm_groups", "phi_ratio")
+OPTIONS = (
+    "patch_nums", "metric", "image_range", "num_heads", "norm_groups", "phi_ratio", "levels", "bits_per_group",
+)  # fmt: skip
 """Fields of the config that are handed to the family."""
 
 
@@ -34,6 +36,10 @@ class ImportConfig:
     """Groups of group normalisation; null: as published."""
     phi_ratio: float | None = None
     """Share of the convolution in VAR's φ; null: as published."""
+    levels: tuple[int, ...] | None = None
+    """Values of each component of a rounded code (Cosmos); null: as the file says or as published."""
+    bits_per_group: int | None = None
+    """Bits of each token of WeTok; null: as published."""
     force: bool = False
     """Replace an existing folder."""
 
@@ -48,6 +54,10 @@ class ImportResult:
 
     family: str
     """Whose checkpoint it was."""
+    why: str
+    """How that was found."""
+    assumed: Mapping[str, Any]
+    """Options that tensors do not tell and nobody gave, with their published values."""
     source: Mapping[str, Any]
     """Title, url and licence, as they stand in config.json."""
     model: str
@@ -77,6 +87,8 @@ def import_checkpoint(config: ImportConfig) -> ImportResult:
         tokenizer.save_pretrained(folder)
     return ImportResult(
         family=published.family,
+        why=published.why,
+        assumed=published.assumed,
         source=tokenizer.config()["source"],
         model=type(tokenizer).__name__,
         vocab_size=tokenizer.vocab_size,

@@ -1,13 +1,19 @@
-"""Group normalisation (Wu & He 2018, arXiv 1803.08494) that trains fast on a CPU.
+"""Group normalisation (Wu & He 2018, arXiv 1803.08494) that trains fast on a CPU, and does not lose digits there.
 
 The gradient of torch's own kernel takes five times as long for channels-last tensors (bf16, torch 2.13) as for others,
 which was half of a training step of a VQGAN. Here it is written with sums over whole rows of channels.
+
+Of such tensors torch's kernel takes the variance as mean of squares minus square of the mean, summed in fp32 over the
+whole image. Where a group's mean is as large as its deviation that costs three digits, enough to change tokens. With
+`exact` such features get their statistics row by row instead, joined in fp64, as long as no gradient is wanted.
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from smalti.ops.graphs import recording
 
 
 def group_norm(
@@ -16,6 +22,7 @@ def group_norm(
     weight: Float[Tensor, " c"] | None,
     bias: Float[Tensor, " c"] | None,
     eps: float,
+    exact: bool = False,
 ) -> Float[Tensor, "b c h w"]:
     """`torch.nn.functional.group_norm`, in value always, and in gradient up to rounding.
 
@@ -27,12 +34,40 @@ def group_norm(
         weight: scale of each channel; None: 1.
         bias: shift of each channel; None: 0.
         eps: added to the variance.
+        exact: lose no digits; models that were published or saved without it keep their tokens.
     """
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     if x.device.type == "cpu" and channels_last and torch.is_grad_enabled():
         normalised: Tensor = _ChannelsLast.apply(x, num_groups, weight, bias, eps)
         return normalised
+    lossy = x.device.type == "cpu" and channels_last and x.dtype == torch.float32 and not recording()
+    if exact and lossy and x.numel() and _far_from_zero(x, num_groups):
+        return _by_rows(x, num_groups, weight, bias, eps)
     return F.group_norm(x, num_groups, weight, bias, eps)
+
+
+def _far_from_zero(x: Tensor, num_groups: int) -> bool:
+    """Whether some group's mean exceeds its deviation, by a look at 8 x 8 positions or more."""
+    step = max(1, min(x.shape[2:]) // 8)
+    sample_BGn = x[:, :, ::step, ::step].reshape(x.shape[0], num_groups, -1)
+    deviation_BG, mean_BG = torch.std_mean(sample_BGn, dim=2, correction=0)
+    return bool((mean_BG.abs() > deviation_BG).any())
+
+
+def _by_rows(x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """The same with statistics of each row by torch's kernel, which over so few numbers is exact enough."""
+    B, C, H, W = x.shape
+    rows = x.movedim(1, 3).reshape(B * H, 1, W, C).movedim(3, 1)
+    _, mean_RG, r_RG = torch.native_group_norm(rows, None, None, B * H, C, W, num_groups, 0.0)
+    mean_BHG, variance_BHG = (t.double().view(B, H, num_groups) for t in (mean_RG, r_RG.double() ** -2))
+    mean_BG = mean_BHG.mean(1)
+    variance_BG = (variance_BHG + (mean_BHG - mean_BG[:, None]).square()).mean(1)
+    scale_BC = (variance_BG + eps).rsqrt().repeat_interleave(C // num_groups, dim=1)
+    scale_BC = scale_BC if weight is None else scale_BC * weight
+    shift_BC = -mean_BG.repeat_interleave(C // num_groups, dim=1) * scale_BC
+    shift_BC = shift_BC if bias is None else shift_BC + bias
+    scale, shift = (t.float()[:, :, None, None] for t in (scale_BC, shift_BC))
+    return torch.addcmul(shift, x, scale).contiguous(memory_format=torch.channels_last)
 
 
 class _ChannelsLast(torch.autograd.Function):

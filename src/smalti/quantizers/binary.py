@@ -31,6 +31,7 @@ class BinaryQuantizer(RowQuantizer):
         gamma: float,
         temperature: float,
         group_size: int,
+        highest_first: bool,
     ):
         """
         Args:
@@ -41,6 +42,7 @@ class BinaryQuantizer(RowQuantizer):
             temperature: of the soft assignment p(e) ~ exp(-‖u − e‖² / temperature), whose entropies are taken.
             group_size: bits whose combinations are to be used evenly. Groups count as independent of each other: the
                 entropy of 2**18 codes cannot be measured on one batch, that of two groups of 9 bits can.
+            highest_first: the first component is the highest bit of the index, not the lowest.
         """
         super().__init__()
         positive(embedding_dim=embedding_dim, group_size=group_size)
@@ -53,7 +55,7 @@ class BinaryQuantizer(RowQuantizer):
             raise ValueError(f"temperature: got {temperature}, expected more than 0")
         self.embedding_dim, self.num_embeddings, self.beta = embedding_dim, 2**embedding_dim, beta
         self.entropy_weight, self.gamma = entropy_weight, gamma
-        self.temperature, self.group_size = temperature, group_size
+        self.temperature, self.group_size, self.highest_first = temperature, group_size, highest_first
         self.register_buffer("place", torch.empty(0), persistent=False)  # nothing but the device
 
     @property
@@ -62,7 +64,7 @@ class BinaryQuantizer(RowQuantizer):
         """Size of every component of every code."""
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
-        """Bit d of the index (it counts 2**d) is 1 where component d is positive."""
+        """Bit d of the index (it counts 2**d, or `highest_first` 2**(D - 1 - d)) is 1 where component d is positive."""
         return ((u_ND > 0).long() * self._worth(u_ND)).sum(dim=1)
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
@@ -70,12 +72,13 @@ class BinaryQuantizer(RowQuantizer):
         return (self.indices_to_bits(indices_N).float() * 2.0 - 1.0) * self.amplitude
 
     def indices_to_bits(self, indices: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape d"]:
-        """Bits of indices, least significant first: bit d belongs to component d of the latent."""
+        """Bits of indices: bit d belongs to component d of the latent, the least significant unless `highest_first`."""
         return (indices.unsqueeze(-1) // self._worth(indices) % 2).bool()
 
     def _worth(self, beside: Tensor) -> Tensor:
-        """1, 2, 4, …: what the bit of each component adds to the index."""
-        return constant([2**d for d in range(self.embedding_dim)], beside, torch.int64)
+        """1, 2, 4, …, or these backwards: what the bit of each component adds to the index."""
+        powers = [2**d for d in range(self.embedding_dim)]
+        return constant(powers[::-1] if self.highest_first else powers, beside, torch.int64)
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
         """Signs, and the loss terms."""
@@ -109,8 +112,8 @@ class BinaryQuantizer(RowQuantizer):
         return [0.5] * self.embedding_dim
 
     def config(self) -> dict[str, Any]:
-        """See `Quantizer.config`."""
-        return {
+        """See `Quantizer.config`; `highest_first` only where it is used, so that fingerprints of older models stay."""
+        config = {
             "type": type(self).__name__,
             "embedding_dim": self.embedding_dim,
             "beta": self.beta,
@@ -119,3 +122,4 @@ class BinaryQuantizer(RowQuantizer):
             "temperature": self.temperature,
             "group_size": self.group_size,
         }
+        return config | ({"highest_first": True} if self.highest_first else {})

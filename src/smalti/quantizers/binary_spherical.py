@@ -34,6 +34,7 @@ class BinarySphericalQuantizer(BinaryQuantizer):
         gamma: float = 1.0,
         temperature: float = 1.0,
         group_size: int = 9,
+        highest_first: bool = False,
     ):
         """Arguments as in `BinaryQuantizer`."""
         super().__init__(
@@ -43,6 +44,7 @@ class BinarySphericalQuantizer(BinaryQuantizer):
             gamma=gamma,
             temperature=temperature,
             group_size=group_size,
+            highest_first=highest_first,
         )
 
     @property

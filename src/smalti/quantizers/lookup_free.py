@@ -30,6 +30,7 @@ class LookupFreeQuantizer(BinaryQuantizer):
         gamma: float = 1.0,
         temperature: float = 0.01,
         group_size: int = 9,
+        highest_first: bool = False,
     ):
         """Arguments as in `BinaryQuantizer`."""
         super().__init__(
@@ -39,6 +40,7 @@ class LookupFreeQuantizer(BinaryQuantizer):
             gamma=gamma,
             temperature=temperature,
             group_size=group_size,
+            highest_first=highest_first,
         )
 
     @property

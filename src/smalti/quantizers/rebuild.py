@@ -13,6 +13,7 @@ from smalti.quantizers.gumbel import GumbelQuantizer
 from smalti.quantizers.index_backpropagation import IndexBackpropagationQuantizer
 from smalti.quantizers.lookup_free import LookupFreeQuantizer
 from smalti.quantizers.multi_scale import MultiScaleQuantizer
+from smalti.quantizers.one_hot import OneHotQuantizer
 from smalti.quantizers.projected import ProjectedQuantizer
 from smalti.quantizers.residual import ResidualQuantizer
 from smalti.quantizers.sim_vq import SimVQ
@@ -27,6 +28,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "SimVQ": SimVQ,
     "IndexBackpropagationQuantizer": IndexBackpropagationQuantizer,
     "GumbelQuantizer": GumbelQuantizer,
+    "OneHotQuantizer": OneHotQuantizer,
     "FiniteScalarQuantizer": FiniteScalarQuantizer,
     "LookupFreeQuantizer": LookupFreeQuantizer,
     "BinarySphericalQuantizer": BinarySphericalQuantizer,

@@ -1,6 +1,7 @@
 """Image tokenizers: encoder + quantizer + decoder. Image to tokens and back; no loss weights, no optimizer."""
 
 from smalti.tokenizers.base import IdxBl, Tokenizer, TokenizerOutput, pad_to_multiple
+from smalti.tokenizers.dvae import DVAE
 from smalti.tokenizers.emu3 import Emu3VQ
 from smalti.tokenizers.patch import PatchVQVAE
 from smalti.tokenizers.simple import SimpleVQVAE
@@ -9,6 +10,7 @@ from smalti.tokenizers.tokens import Tokens
 from smalti.tokenizers.vqgan import VQGAN
 
 __all__ = [
+    "DVAE",
     "VQGAN",
     "Emu3VQ",
     "IdxBl",

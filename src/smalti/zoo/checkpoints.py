@@ -1,7 +1,8 @@
 """Reading other people's checkpoint files: every container, every way of nesting, and never any code.
 
-A checkpoint may be a safetensors file, a pickle (.pth .pt .ckpt .bin .pth.tar), a folder with one of them and a
-config.json, or the folder of a pipeline, whose tokenizer lies in a folder of its own.
+A checkpoint may be a safetensors file, a pickle (.pth .pt .ckpt .bin .pth.tar .pkl), a TorchScript archive (.jit), a
+folder with one of them and a config.json, or the folder of a pipeline, whose tokenizer lies in a folder of its own. Two
+files "encoder" and "decoder" beside each other are one checkpoint.
 Its tensors may lie at the top or under "model", "state_dict", "ema" …, and their names may carry prefixes ("module.",
 "first_stage_model.", "_orig_mod."). `read_checkpoint` finds every table of tensors that could be a tokenizer.
 
@@ -11,25 +12,30 @@ Pickles can hold programs. They are read with `weights_only=True`, which refuses
 import json
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from smalti.formats.foreign import foreign, is_safetensors
+from smalti.zoo.torchscript import is_torchscript, read_torchscript
 
-SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".safetensors")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".jit", ".pkl")
 """Endings of weights, in small or capital letters."""
+HALVES = ("encoder", "decoder")
+"""Names of two files that are one model."""
 FOLDER_FILES = (
     "model.safetensors",
     "diffusion_pytorch_model.safetensors",
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
+    "autoencoder.jit",
 )
 """What publishers call the weights in a folder, in the order in which they are looked for."""
 PIPELINE_FOLDERS = ("vqvae", "movq", "vqgan", "vq_model")
@@ -58,6 +64,8 @@ class Candidate:
     """Names in the same table that lack the prefix."""
     config: dict[str, Any]
     """The config.json beside the file, {} if there is none."""
+    yaml: dict[str, Any]
+    """The config.yaml beside the file, {} if there is none."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ValueError: an unknown ending, a damaged file, a pickle that would have to run code, or no tensors.
     """
     file = locate(Path(path))
-    tree = _read_shards(file) if file.name.endswith(INDEX) else _read(file)
-    config = _sidecar(file.parent / "config.json")
+    tree = _read_halves(file) if file.stem in HALVES else _read_shards(file) if _is_index(file) else _read(file)
+    sidecars = _sidecar(file.parent / "config.json", json.loads), _sidecar(file.parent / "config.yaml", yaml.safe_load)
     candidates = tuple(
-        candidate for place, tensors in _tables(tree, (), DEPTH) for candidate in _split(place, tensors, config)
+        candidate for place, tensors in _tables(tree, (), DEPTH) for candidate in _split(place, tensors, *sidecars)
     )
     if not candidates:
         raise ValueError(f"checkpoint: {file} holds no named tensors")
@@ -94,14 +102,14 @@ def locate(path: Path) -> Path:
     """The file of weights that a path means: itself, or one in that folder.
 
     In a folder: one of the usual names; one of these with a variant in it ("model.fp16.safetensors"); the list of
-    shards; the only file of weights there is; the same in the folder of a pipeline's tokenizer.
+    shards; two halves; the only file of weights there is; the same in the folder of a pipeline's tokenizer.
 
     Raises:
         FileNotFoundError: nothing there, or no weights in the folder.
         ValueError: a file of another kind, or several files of weights with unusual names.
     """
     if path.is_file():
-        if not _is_weights(path) and not path.name.endswith(INDEX):
+        if not _is_weights(path) and not _is_index(path):
             raise ValueError(f"checkpoint: {path} ends in {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
         return path
     if not path.is_dir():
@@ -110,6 +118,9 @@ def locate(path: Path) -> Path:
         for name in (*FOLDER_FILES, *map(_variant, FOLDER_FILES), *(name + INDEX for name in FOLDER_FILES)):
             if found := sorted(folder.glob(name)):
                 return found[0]
+        for suffix in SUFFIXES:
+            if all((folder / (half + suffix)).is_file() for half in HALVES):
+                return folder / (HALVES[0] + suffix)
         others = [file for file in sorted(folder.glob("*")) if file.is_file() and _is_weights(file)]
         if len(others) > 1:
             raise ValueError(f"checkpoint: {folder} holds {', '.join(f.name for f in others)}; give one of these files")
@@ -127,6 +138,26 @@ def _is_weights(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def _is_index(path: Path) -> bool:
+    return path.name.endswith(INDEX)
+
+
+def _read_halves(file: Path) -> dict[str, Tensor]:
+    """The tensors of an encoder and a decoder that lie beside each other; of a whole model in a file of that name."""
+    tensors: dict[str, Tensor] = {}
+    for half in HALVES:
+        path = file.with_name(half + file.suffix)
+        if not path.is_file():
+            continue
+        found = max((table for _, table in _tables(_read(path), (), DEPTH)), key=len, default={})
+        prefixed = any(name.startswith(f"{half}.") for name in found)
+        tensors |= {name if prefixed else f"{half}.{name}": tensor for name, tensor in found.items()}
+    missing = [half for half in HALVES if not any(name.startswith(f"{half}.") for name in tensors)]
+    if tensors and missing:
+        raise FileNotFoundError(f"checkpoint: {file} is one half, expected {missing[0]}{file.suffix} beside it")
+    return tensors
+
+
 def _read(file: Path) -> dict[Any, Any]:
     """What a file holds, by its content whatever its name."""
     if (what := foreign(file)) is not None:
@@ -136,6 +167,8 @@ def _read(file: Path) -> dict[Any, Any]:
             return dict(load_file(file))
         except (SafetensorError, OSError) as error:
             raise ValueError(f"checkpoint: {file} is not a readable safetensors file ({_one_line(error)})") from error
+    if is_torchscript(file):
+        return dict(read_torchscript(file))
     try:
         with file.open("rb") as opened:  # of a name, torch would believe the ending
             tree = torch.load(opened, map_location="cpu", weights_only=True)
@@ -158,8 +191,9 @@ def _refusal(file: Path, error: Exception) -> str:
         f"checkpoint: {file} was refused: it holds more than tensors and plain data ({reason.strip()[:200]}), and "
         "reading that could run any program. If you trust its source, convert it once in a container without network "
         "or files of value: python -c \"import torch, safetensors.torch as s; c = torch.load('IN', map_location='cpu', "
-        "weights_only=False); c = c.get('state_dict', c); s.save_file({k: v.contiguous() for k, v in c.items() "
-        "if torch.is_tensor(v)}, 'OUT.safetensors')\" and load OUT.safetensors"
+        "weights_only=False); c = c.state_dict() if hasattr(c, 'state_dict') else c.get('state_dict', c); "
+        "s.save_file({k: v.contiguous() for k, v in c.items() if torch.is_tensor(v)}, 'OUT.safetensors')\" and load "
+        "OUT.safetensors; a whole module also needs its publisher's package there"
     )
 
 
@@ -181,13 +215,13 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
-    """The config.json beside the weights; {} if there is none or it is not a dictionary."""
+def _sidecar(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """The configuration beside the weights; {} if there is none or it is not a dictionary."""
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        config = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, yaml.YAMLError):
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -202,11 +236,14 @@ def _tables(tree: Mapping[Any, Any], place: tuple[str, ...], depth: int) -> Iter
             yield from _tables(value, (*place, key), depth - 1)
 
 
-def _split(place: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> Iterator[Candidate]:
+def _split(
+    place: str, tensors: dict[str, Tensor], config: dict[str, Any], config_yaml: dict[str, Any]
+) -> Iterator[Candidate]:
     """The tokenizers in one table: one for each prefix under which an encoder and its other half are found."""
     tensors = {_unwrapped(name): tensor for name, tensor in tensors.items()}
-    averages = {name[len(AVERAGES) :]: value for name, value in tensors.items() if name.startswith(AVERAGES)}
-    tensors = {name: value for name, value in tensors.items() if not name.startswith(AVERAGES)}
+    flat = {name: average for name in tensors if (average := _average(name)) is not None}
+    averages = {average: tensors[name] for name, average in flat.items()}
+    tensors = {name: value for name, value in tensors.items() if name not in flat}
     found = {match[1] for name in tensors if (match := re.match(r"(|.*?\.)(?:encoder)\.", name))}
     halves = ("decoder.", "quantize.")
     prefixes = sorted(
@@ -220,7 +257,16 @@ def _split(place: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> It
     for prefix in prefixes or [""]:
         inside = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         rest = tuple(name for name in tensors if not name.startswith(prefix))
-        yield Candidate(place, prefix, inside, averages, rest, config)
+        dotless = prefix.replace(".", "")
+        averaged = {name.removeprefix(dotless): tensor for name, tensor in averages.items()}
+        yield Candidate(place, prefix, inside, averaged, rest, config, config_yaml)
+
+
+def _average(name: str) -> str | None:
+    """The name without dots whose average this tensor is: Lightning's, or Cosmos' with "-" for dots; None: of none."""
+    if name.startswith(AVERAGES):
+        return name.removeprefix(AVERAGES)
+    return name.removeprefix("ema.").replace("-", "") if re.match(r"ema\.\w+-", name) else None
 
 
 def _unwrapped(name: str) -> str:

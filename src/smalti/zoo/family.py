@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from smalti.quantizers import Quantizer, VectorQuantizer
 from smalti.quantizers.index_backpropagation import IndexBackpropagationQuantizer
 from smalti.tokenizers import VQGAN, Tokenizer
@@ -32,8 +34,14 @@ class Family:
     first three are the options that users may give."""
     averaged: bool = False
     """Whether the publisher evaluates averaged weights; they are used where a checkpoint has them."""
+    frozen: str = ""
+    """Pattern of names (their start) that training leaves alone, so that they have no averaged copy."""
     ignored: str = ""
     """Pattern of names (their start) that belong to training, beside those that all families ignore."""
+    facts: Callable[[Candidate], Mapping[str, Any]] = lambda candidate: {}
+    """Options of `build` that values of tensors tell, where names and shapes do not."""
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
+    """Tensors under our names as the model has them, where the publisher stores them otherwise."""
 
 
 def has(candidate: Candidate, pattern: str) -> bool:
@@ -50,15 +58,26 @@ def build_vqgan(
     decoder: Mapping[str, Any] | None = None,
     norm_groups: int = 32,
     num_heads: int = 1,
+    exact_norms: bool = False,
+    channels: int | None = None,
     **options: Any,
 ) -> VQGAN:
-    """A VQGAN whose sizes are inferred; `encoder` and `decoder` overrule single values, `options` go to `VQGAN`."""
-    style = {"norm_groups": norm_groups, "num_heads": num_heads}
+    """A VQGAN whose sizes are inferred; `encoder`, `decoder`, `channels` overrule single values, the rest goes on.
+
+    `exact_norms` is for families that came after it; the tokens of the others stay as they were.
+    """
+    sizes = {"norm_groups": norm_groups, "num_heads": num_heads}
+    halves = [
+        {**infer_pyramid(shapes, half, **sizes), **(given or {})}
+        for half, given in (("encoder", encoder), ("decoder", decoder))
+    ]
+    if exact_norms:
+        halves = [{**half, "style": {**half["style"], "exact_norms": True}} for half in halves]
     return VQGAN(
-        {**infer_pyramid(shapes, "encoder", **style), **(encoder or {})},
+        halves[0],
         quantizer,
-        {**infer_pyramid(shapes, "decoder", **style), **(decoder or {})},
-        image_channels=image_channels(shapes),
+        halves[1],
+        image_channels=channels or image_channels(shapes),
         source=source,
         **options,
     )

@@ -97,6 +97,13 @@ def infer_pyramid(shapes: Shapes, half: str, *, norm_groups: int = 32, num_heads
     return config | (_encoder_end(shapes, base) if is_encoder else _decoder_end(shapes, base))
 
 
+def blocks_of_levels(shapes: Shapes, half: str) -> list[int]:
+    """Residual blocks at each level of "encoder" or "decoder", from the image's resolution to the latent's."""
+    levels = count(shapes, rf"{half}\.levels\.(\d+)\.")
+    blocks = [max(1, count(shapes, rf"{half}\.levels\.{i}\.blocks\.(\d+)\.")) for i in range(levels)]
+    return blocks if half == "encoder" else blocks[::-1]
+
+
 def _encoder_end(shapes: Shapes, base: str) -> dict[str, Any]:
     first = rf"{base}\.levels\.0\.blocks\.0\.(conv1\.weight|shortcut\.weight)"
     return {

@@ -19,17 +19,26 @@ from smalti.formats.saved_model import read_config
 from smalti.tokenizers import Tokenizer
 from smalti.zoo import (
     chameleon,
+    cosmos_di,
+    dalle_dvae,
     diffusers_vq,
     emu3,
+    emu35_ibq,
     ibq,
     janus,
     latent_diffusion,
     llamagen,
+    maskbit,
     maskgit,
+    movqgan,
     open_magvit2,
+    rqvae,
+    showo_magvit2,
+    simvq,
     taming,
     titok,
     var,
+    wetok,
 )
 from smalti.zoo.box import is_boxed
 from smalti.zoo.checkpoints import AVERAGES, Candidate, Checkpoint, locate, read_checkpoint
@@ -37,22 +46,32 @@ from smalti.zoo.family import Family
 from smalti.zoo.fitting import Disagreement, compare, expected_shapes, load_into, reshaped
 from smalti.zoo.models import TOKENIZERS
 from smalti.zoo.names import decoder_levels
+from smalti.zoo.rivals import RIVALS
 
 FAMILIES: dict[str, Family] = {
     "var": var.FAMILY,
     "titok": titok.FAMILY,
     "llamagen": llamagen.FAMILY,
     "maskgit": maskgit.FAMILY,
+    "maskbit": maskbit.FAMILY,
+    "simvq": simvq.FAMILY,
+    "movqgan": movqgan.FAMILY,
+    "rqvae": rqvae.FAMILY,
+    "showo-magvit2": showo_magvit2.FAMILY,
+    "cosmos-di": cosmos_di.FAMILY,
+    "dalle-dvae": dalle_dvae.FAMILY,
     "ibq": ibq.FAMILY,
     "open-magvit2": open_magvit2.FAMILY,
+    "wetok": wetok.FAMILY,
     "emu3": emu3.FAMILY,
     "diffusers": diffusers_vq.FAMILY,
     "chameleon": chameleon.FAMILY,
     "janus": janus.FAMILY,
     "latent-diffusion": latent_diffusion.FAMILY,
     "taming": taming.FAMILY,
+    "emu35-ibq": emu35_ibq.FAMILY,
 }
-"""Families by name; the first that recognises a checkpoint gets it."""
+"""Families by name; the first that recognises a checkpoint gets it, or a rival of that one (`rivals.py`)."""
 
 TRAINING = r"(loss|discriminator|disc|perceptual_loss|lpips|inception_model|logvar|colorize)(\.|$)"
 """Names (their start) of tensors that only training needs, in any family."""
@@ -72,6 +91,21 @@ class Published:
     """Where in the file its tensors were, such as "state_dict" or "ema"."""
     ignored: tuple[str, ...]
     """What the file holds besides: optimizer, loss, discriminator …"""
+    why: str
+    """How the family was found."""
+    assumed: Mapping[str, Any]
+    """Options that tensors do not tell and nobody gave, with their published values."""
+
+    def __str__(self) -> str:
+        """Family and why, sizes, what was assumed, licence: a sentence for the log."""
+        source, tokenizer = self.tokenizer.config()["source"], self.tokenizer
+        weights = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
+        assumed = ", ".join(f"{name}={value!r}" for name, value in self.assumed.items()) or "nothing"
+        return (
+            f"{source['title']} (family {self.family}, {self.why}): {type(tokenizer).__name__} with {weights:.2f} "
+            f"million weights, {tokenizer.vocab_size} codes, stride {tokenizer.stride}; assumed: {assumed}; "
+            f"licence: {source['licence']}"
+        )
 
 
 def is_published(path: str | Path) -> bool:
@@ -110,8 +144,9 @@ def load_published(path: str | Path, family: str | None = None, **options: Any) 
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is damaged or would have to run code, an unknown family or option, or tensors that do
-            not fit; the message lists missing, surplus and differently shaped tensors, the ten nearest first.
+        ValueError: a file that is damaged or would have to run code, an unknown family or option, tensors that fit two
+            families with other tokens, or that do not fit; the message lists missing, surplus and differently shaped
+            ones, the ten nearest first.
     """
     return read_published(path, family, **options).tokenizer
 
@@ -119,15 +154,17 @@ def load_published(path: str | Path, family: str | None = None, **options: Any) 
 def read_published(path: str | Path, family: str | None = None, **options: Any) -> Published:
     """As `load_published`, with what was found on the way."""
     checkpoint = read_checkpoint(path)
-    name, candidate = _choose(checkpoint, family)
-    published = _build(checkpoint, name, candidate, options)
+    name, candidate, why = _choose(checkpoint, family)
+    published = _build(checkpoint, name, candidate, options, why)
+    logger.info("%s: %s", checkpoint.path, published)
     if published.ignored:
         logger.info("%s: ignored %s", checkpoint.path, ", ".join(published.ignored))
     return published
 
 
-def _choose(checkpoint: Checkpoint, family: str | None) -> tuple[str, Candidate]:
-    """The family and the table of tensors that belongs to it."""
+def _choose(checkpoint: Checkpoint, family: str | None) -> tuple[str, Candidate, str]:
+    """The family, the table of tensors that belongs to it, and how the family was found."""
+    family = family and family.replace("_", "-")
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family: got {family!r}, expected one of {', '.join(FAMILIES)}")
     wanted = FAMILIES if family is None else {family: FAMILIES[family]}
@@ -136,7 +173,8 @@ def _choose(checkpoint: Checkpoint, family: str | None) -> tuple[str, Candidate]
         name = fitting[0][0]
         tables = [candidate for found, candidate in fitting if found == name]
         # The first table, or the averaged one where the publisher uses that
-        return name, min(tables, key=lambda c: FAMILIES[name].averaged and "ema" not in c.place.split("."))
+        candidate = min(tables, key=lambda c: FAMILIES[name].averaged and "ema" not in c.place.split("."))
+        return (name, candidate, "as asked for") if family else _between_rivals(checkpoint.path, name, candidate)
     known = {(name, i): _known(row, c) for name, row in wanted.items() for i, c in enumerate(checkpoint.candidates)}
     (name, i), best = max(known.items(), key=lambda item: item[1])
     if best == 0 and family is None:
@@ -144,38 +182,67 @@ def _choose(checkpoint: Checkpoint, family: str | None) -> tuple[str, Candidate]
         raise ValueError(
             f"checkpoint: {checkpoint.path} fits no family ({', '.join(FAMILIES)}); its tensors are called {some}"
         )
-    return name, checkpoint.candidates[i]
+    return name, checkpoint.candidates[i], "as asked for" if family else "the nearest"
+
+
+def _between_rivals(path: Path, name: str, candidate: Candidate) -> tuple[str, Candidate, str]:
+    """The family that was recognised, or the other one that looks alike, with the reason.
+
+    Raises:
+        ValueError: nothing tells them apart.
+    """
+    for rivals in RIVALS:
+        if name in rivals.families:
+            verdict = rivals.tell(candidate)
+            if verdict is None:
+                either = " or ".join(f"family={found!r}" for found in rivals.families)
+                raise ValueError(
+                    f"family: {path} fits {' and '.join(rivals.families)}, whose tokens differ ({rivals.difference}), "
+                    f"and nothing in or beside the file tells them apart; give {either}"
+                )
+            return verdict[0], candidate, verdict[1]
+    return name, candidate, "by the names of its tensors"
 
 
 def _known(family: Family, candidate: Candidate) -> int:
     return len(family.names(candidate).translate(candidate.tensors))
 
 
-def _build(checkpoint: Checkpoint, name: str, candidate: Candidate, options: Mapping[str, Any]) -> Published:
+def _build(checkpoint: Checkpoint, name: str, candidate: Candidate, options: Mapping[str, Any], why: str) -> Published:
     family = FAMILIES[name]
-    _check_options(name, options)
+    parameters = _check_options(name, options)
     skip = re.compile(rf"{TRAINING}|{family.ignored}" if family.ignored else TRAINING)
-    used = {key: tensor for key, tensor in candidate.tensors.items() if not skip.match(key)}
-    theirs = {key: key for key in used}
-    if family.averaged and any(key.replace(".", "") in candidate.averages for key in used):
-        theirs = {key: AVERAGES + key.replace(".", "") for key in used}
-        averages = candidate.averages
-        used = {key: averages[key.replace(".", "")] for key in used if key.replace(".", "") in averages}
+    used, theirs = _used(family, candidate, skip)
     table = family.names(candidate)
     ours = table.translate(used)
-    tensors = {ours.get(key, key): tensor for key, tensor in used.items()}
+    tensors = family.convert({ours.get(key, key): tensor for key, tensor in used.items()})
     source = {"family": name, "title": family.title, "url": family.url, "licence": family.licence}
     shapes = {new: tuple(candidate.tensors[old].shape) for old, new in table.translate(candidate.tensors).items()}
     shapes |= {key: tuple(tensor.shape) for key, tensor in tensors.items() if key in shapes}
+    told = {**family.facts(candidate), **options}
     try:
-        tokenizer = family.build(shapes, candidate.config, source, **options)
+        tokenizer = family.build(shapes, candidate.config, source, **told)
     except (ValueError, TypeError) as error:
         unknown = Disagreement(missing=(), surplus=tuple(key for key in used if key not in ours), shapes=())
         reasons = f"{error}; {unknown}" if unknown else str(error)
         raise ValueError(f"checkpoint: {checkpoint.path} as family {name!r}: {reasons}") from error
     originals = {ours.get(key, key): theirs[key] for key in used}
     _fit(checkpoint.path, name, tokenizer, tensors, originals, table)
-    return Published(tokenizer.eval(), name, candidate.place, _ignored(checkpoint, candidate, skip, family))
+    assumed = {key: value for key, value in parameters.items() if key not in told and value is not None}
+    return Published(
+        tokenizer.eval(), name, candidate.place, _ignored(checkpoint, candidate, skip, family), why, assumed
+    )
+
+
+def _used(family: Family, candidate: Candidate, skip: re.Pattern[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors to load by their names, averaged where the family uses that, and what each is called in the file."""
+    raw = {key: tensor for key, tensor in candidate.tensors.items() if not skip.match(key)}
+    averages = {key: candidate.averages.get(key.replace(".", "")) for key in raw}
+    if not family.averaged or all(tensor is None for tensor in averages.values()):
+        return raw, {key: key for key in raw}
+    frozen = {key: raw[key] for key in raw if family.frozen and re.match(family.frozen, key)}
+    used = frozen | {key: tensor for key, tensor in averages.items() if tensor is not None}
+    return used, {key: key if key in frozen else AVERAGES + key.replace(".", "") for key in raw}
 
 
 def _fit(
@@ -195,11 +262,13 @@ def _fit(
     load_into(tokenizer, tensors)
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    parameters = list(inspect.signature(FAMILIES[name].build).parameters)[3:]
+def _check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a family with their published values, after a look at those that were given."""
+    parameters = {p.name: p.default for p in list(inspect.signature(FAMILIES[name].build).parameters.values())[3:]}
     for key in options:
         if key not in parameters:
             raise ValueError(f"{key}: not an option of {name}, which has {', '.join(parameters)}")
+    return parameters
 
 
 def _ignored(checkpoint: Checkpoint, candidate: Candidate, skip: re.Pattern[str], family: Family) -> tuple[str, ...]:

@@ -1,0 +1,61 @@
+"""DALL-E's discrete VAE: the encoder scores every code at every position, the decoder sees the best as one-hot.
+
+Source: Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv 2102.12092). It differs from `vqgan.py` in its
+networks and in that codes are not vectors of the latent.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+from smalti.blocks.config import from_plain, to_plain
+from smalti.blocks.dvae import DVAEConfig, DVAEDecoder, DVAEEncoder
+from smalti.quantizers import Quantizer
+from smalti.quantizers.base import positive
+from smalti.tokenizers.base import Tokenizer
+from smalti.tokenizers.vqgan import growing
+
+
+@final
+class DVAE(Tokenizer):
+    """Encoder, one-hot quantizer, decoder."""
+
+    def __init__(
+        self,
+        encoder: Mapping[str, Any] | DVAEConfig,
+        quantizer: Quantizer,
+        decoder: Mapping[str, Any] | DVAEConfig,
+        *,
+        image_channels: int = 3,
+        image_range: Sequence[float] = (0.1, 0.9),
+        source: Mapping[str, Any] | None = None,
+    ):
+        """
+        Args:
+            encoder: sizes of the encoder.
+            quantizer: `OneHotQuantizer`.
+            decoder: sizes of the decoder, with as many groups.
+            image_channels: channels of the images.
+            image_range: values that the networks work with; images in and out of the tokenizer lie in [-1, 1].
+            source: where published weights come from: family, url, licence. Kept in config.json.
+        """
+        super().__init__()
+        encoder, decoder = from_plain(DVAEConfig, encoder), from_plain(DVAEConfig, decoder)
+        if encoder.groups != decoder.groups:
+            raise ValueError(f"decoder: has {decoder.groups} groups, but the encoder has {encoder.groups}")
+        positive(image_channels=image_channels)
+        self.encoder = DVAEEncoder(encoder, image_channels, quantizer.embedding_dim)
+        self.quantizer = quantizer
+        self.decoder = DVAEDecoder(decoder, image_channels, quantizer.embedding_dim)
+        self.stride, self.image_channels = 2 ** (encoder.groups - 1), image_channels
+        self.image_range = growing(image_range)
+        self._sizes = {
+            "encoder": to_plain(encoder),
+            "decoder": to_plain(decoder),
+            "image_channels": image_channels,
+            "image_range": list(self.image_range),
+            "source": dict(source) if source else None,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """See `Tokenizer.config`."""
+        return {**self._sizes, "quantizer": self.quantizer.config()}

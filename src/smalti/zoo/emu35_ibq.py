@@ -1,0 +1,39 @@
+"""Emu3.5's vision tokenizer: IBQ with 131072 codes under taming's bare names, stride 16.
+
+Source: Cui et al. 2025, "Emu3.5: Native Multimodal Models are World Learners" (arXiv 2510.26583), after IBQ (Shi et al.
+2024, arXiv 2412.02692). It is told from `taming.py`, which takes the nearest code where this one takes the largest dot
+product, by the config.yaml beside it alone (`rivals.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smalti.tokenizers import VQGAN
+from smalti.zoo.family import Family, build_vqgan, codebook
+from smalti.zoo.inference import Shapes
+from smalti.zoo.taming import recognises
+from smalti.zoo.vqgan_names import taming_names
+
+
+def build(
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    metric: str = "dot",
+    image_range: Sequence[float] = (-1.0, 1.0),
+    norm_groups: int = 32,
+) -> VQGAN:
+    """A VQGAN of the checkpoint's sizes."""
+    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
+    return build_vqgan(shapes, source, codebook(shapes, metric), **options)
+
+
+FAMILY = Family(
+    title="Emu3.5 vision tokenizer (IBQ)",
+    url="https://github.com/baaivision/Emu3.5",
+    licence="Apache-2.0",
+    names=taming_names,
+    recognises=recognises,
+    build=build,
+)
