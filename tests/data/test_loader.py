@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory as pin_memory_of_torch
 
+from smalti.data import loader
 from smalti.data.files import ImageFiles
 from smalti.data.loader import ordered_batches, training_batches
 from smalti.data.transforms import TransformConfig
@@ -138,6 +140,34 @@ def test_workers_give_the_same_batches_and_report_the_same_files(photos):
     assert sorted(here.unreadable) == ["even/empty.png", "text.jpg"]
     ordered = zip(ordered_batches(here, PLAIN, 2), ordered_batches(there, PLAIN, 2, workers=2), strict=True)
     assert all(same(one, other) for one, other in ordered)
+
+
+def test_pinning_changes_no_pixel(photos, monkeypatch):
+    """torch's own way to pin what a loader yields, with its last act, for which there must be a GPU, replaced."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.clone()) or pinned[-1])
+    plain = loader.DataLoader
+
+    def pinning(*arguments, pin_memory, **options):
+        collate = pin_memory_of_torch if pin_memory else options["collate_fn"]
+        return plain(*arguments, **{**options, "collate_fn": collate})
+
+    monkeypatch.setattr(loader, "DataLoader", pinning)
+    source = ImageFiles(photos)
+    expected = take(4, source, floats=False)
+    for pin in (False, True):
+        for one, other in zip(expected, take(4, source, floats=False, pin=pin), strict=True):
+            assert same(one, other)
+            assert any(other.image is tensor for tensor in pinned) is pin
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "cpus", "expected"),
+    [("auto", "cuda", 16, 4), ("auto", "cuda", 3, 2), ("auto", "cuda", 1, 0), ("auto", "cpu", 16, 0), (7, "cpu", 2, 7)],
+)
+def test_a_gpu_is_fed_by_several_processes(monkeypatch, workers, device, cpus, expected):
+    monkeypatch.setattr(loader.os, "sched_getaffinity", lambda process: range(cpus), raising=False)
+    assert loader.choose_workers(workers, torch.device(device)) == expected
 
 
 def test_workers_outlive_an_interrupt_meant_for_the_main_process_and_end_with_the_stream(photos):

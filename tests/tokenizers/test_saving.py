@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import smalti.zoo
-from smalti.quantizers import EMAVectorQuantizer, KMeansInit, Quantizer, VectorQuantizer
+from smalti.quantizers import EMAVectorQuantizer, KMeansInit, MultiScaleQuantizer, Quantizer, VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE, Tokenizer
 
 MAKERS = {
@@ -57,6 +57,27 @@ def test_a_loaded_model_is_bit_equal(
         assert other.fingerprint == model.fingerprint
         assert torch.equal(other(image).reconstruction, model(image).reconstruction)
         assert torch.equal(other.decode(model.encode(image)), model.decode(model.encode(image)))
+
+
+@pytest.mark.parametrize("part", ["quantizer", "quantizer.quantizers.0"])
+def test_what_is_frozen_stays_frozen(part: str, tmp_path: Path) -> None:
+    scales = MultiScaleQuantizer(16, 6, (1, 2, 4), quantizer=EMAVectorQuantizer(16, 6))
+    model = used(SimpleVQVAE(16, 6, 16, quantizer=scales))
+    free, before = model.training_state(), model.fingerprint
+    assert free == {}
+    model.get_submodule(part).freeze()
+    assert model.fingerprint == before  # its tokens mean what they meant
+    model.save_pretrained(tmp_path)
+    loaded = SimpleVQVAE.from_pretrained(tmp_path)
+    assert loaded.fingerprint == before
+    gradients = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert {name: parameter.requires_grad for name, parameter in loaded.named_parameters()} == gradients
+    held, codes = loaded.get_submodule(part), loaded.quantizer.get_codebook().clone()
+    used(loaded)
+    assert torch.equal(loaded.quantizer.get_codebook(), codes)
+    held.unfreeze()
+    assert loaded.training_state() == free
+    assert not torch.equal(used(loaded).quantizer.get_codebook(), codes)
 
 
 @EVERY
@@ -119,6 +140,9 @@ def test_a_damaged_weights_file_is_a_one_line_error(tmp_path: Path, harm: str, r
         (lambda c: {**c, "quantizer": {**c["quantizer"], "type": "Magic"}}, "Magic"),
         (lambda c: {**c, "quantizer": {**c["quantizer"], "surprise": 1}}, "surprise"),
         (lambda c: {**c, "of_a_later_version": 17}, "of_a_later_version"),
+        (lambda c: {**c, "frozen": True}, "frozen"),
+        (lambda c: {**c, "frozen": ["encoder"]}, "frozen"),
+        (lambda c: {**c, "frozen": [[]]}, "frozen"),
         (lambda c: {**c, "type": "AnotherModel"}, "AnotherModel"),
         (lambda c: {n: v for n, v in c.items() if n != "type"}, "type"),
     ],

@@ -1,6 +1,7 @@
 """What is chosen on which hardware, and what the choice does to a forward pass."""
 
 import copy
+from contextlib import suppress
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from smalti.ops.pixels import to_float
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training import choose_runtime
+from smalti.training import Runtime, choose_runtime
 
 
 def test_autocast_changes_the_number_format_of_layers_only_when_asked():
@@ -40,6 +41,34 @@ def test_stored_pixels_become_the_floats_that_they_would_have_become_before(chan
     placed = runtime.place(pixels)
     assert torch.equal(placed, runtime.place(to_float(pixels)))
     assert placed.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+def switches() -> tuple[object, ...]:
+    """What `Runtime.fast_products` may change, in every way that torch tells it."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return (cudnn.benchmark, matmul.fp32_precision, matmul.allow_tf32, torch.get_float32_matmul_precision())
+
+
+def test_a_run_on_cuda_multiplies_fast_and_leaves_no_trace():
+    runtime, before = Runtime(torch.device("cuda"), torch.float32, True, False), switches()
+    for _ in range(2):
+        with suppress(KeyError), runtime.fast_products():
+            assert switches() == (True, "tf32", True, "high")
+            raise KeyError("a run that fails")
+        assert switches() == before
+    with choose_runtime("cpu").fast_products():
+        assert switches() == before
+
+
+def test_a_format_that_the_user_chose_stays():
+    matmul = torch.backends.cuda.matmul
+    matmul.fp32_precision = "ieee"
+    try:
+        with Runtime(torch.device("cuda"), torch.float32, True, False).fast_products():
+            assert (torch.backends.cudnn.benchmark, matmul.fp32_precision) == (True, "ieee")
+        assert (torch.backends.cudnn.benchmark, matmul.fp32_precision) == (False, "ieee")
+    finally:
+        matmul.fp32_precision = "none"
 
 
 def test_compiling_leaves_names_quantizer_and_copies_alone(monkeypatch):

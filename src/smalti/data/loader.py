@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from multiprocessing import get_all_start_methods, get_context
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -44,10 +44,24 @@ MOST_WORKERS = 1024
 """More processes that read are a slip of the hand, and would bring the machine down."""
 
 
+GPU_WORKERS = 4
+"""Processes that read images for a GPU where nobody says how many."""
+
+
 def check_workers(workers: int) -> None:
     """Refuse a number of processes that read images, below 0 or beyond `MOST_WORKERS`."""
     if not 0 <= workers <= MOST_WORKERS:
         raise ValueError(f"workers: got {workers}, expected 0 to {MOST_WORKERS}")
+
+
+def choose_workers(workers: int | Literal["auto"], device: torch.device) -> int:
+    """How many processes read images; "auto": for a GPU `GPU_WORKERS`, but one CPU stays free; for a CPU none."""
+    if workers != "auto":
+        return workers
+    if device.type != "cuda":
+        return 0
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(GPU_WORKERS, cpus - 1)
 
 
 @dataclass(frozen=True)
@@ -95,9 +109,9 @@ class _ReadImage(NamedTuple):
 @dataclass
 class _Run:
     """Successive images of one size as a worker sends them: uint8, a quarter of the bytes, as one numpy array, which
-    arrives in one piece and needs no shared memory."""
+    arrives in one piece and needs no shared memory. Pinned, they are a tensor."""
 
-    images: UInt8[np.ndarray, "n c h w"]
+    images: UInt8[np.ndarray | Tensor, "n c h w"]
     keys: tuple[str, ...]
     labels: tuple[int | None, ...]
     captions: tuple[str | None, ...]
@@ -112,6 +126,11 @@ class _ReadBatch:
     notes: dict[str, str] = field(default_factory=dict)
     vanished: str = ""
 
+    def pin_memory(self) -> "_ReadBatch":
+        """The same in pinned memory; `DataLoader` calls this, in a thread of its own where there are workers."""
+        runs = [replace(run, images=torch.as_tensor(run.images).pin_memory()) for run in self.runs]
+        return replace(self, runs=runs)
+
 
 def training_batches(
     source: ImageSource,
@@ -124,6 +143,7 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     floats: bool = True,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """The endless training stream from batch number `start_batch` on, or one process's part of it.
 
@@ -146,6 +166,7 @@ def training_batches(
         world: number of training processes.
         floats: images in -1...1; False leaves them uint8, a quarter of the bytes on the way to a GPU, which turns them
             into floats sooner than this process would (`smalti.ops.pixels.to_float`).
+        pin: images in pinned memory, which a GPU fetches by itself; needs a GPU, and uint8 to be of use.
 
     Raises:
         ValueError: a bad argument, at once; no image is readable, or images of different sizes meet, while iterating.
@@ -157,7 +178,7 @@ def training_batches(
     reader = _Reader(CachedSource(source, cache_bytes), transform, seed, refill=True)
     stream = endless_batches(len(source), source.blocks, batch_size * world, seed, start_batch)
     part = slice(rank * batch_size, (rank + 1) * batch_size)
-    return _one_size(read_batches(reader, (positions[part] for positions in stream), workers), source, floats)
+    return _one_size(read_batches(reader, (positions[part] for positions in stream), workers, pin), source, floats)
 
 
 def ordered_batches(
@@ -256,13 +277,16 @@ def _orders(source: ImageSource, batches: Iterable[tuple[Position, ...]]) -> Ite
             yield tuple(Order(position, origin.fetch(position.index)) for position in positions)
 
 
-def read_batches(reader: Any, batches: Iterable[tuple[Position, ...]], workers: int) -> Iterator[Any]:
+def read_batches(
+    reader: Any, batches: Iterable[tuple[Position, ...]], workers: int, pin: bool = False
+) -> Iterator[Any]:
     """Read `batches` in their order, here or in worker processes.
 
     Args:
         reader: `reader[(order, …)]` is a batch, whose `vanished` says why nothing can be read; it has a `source`.
         batches: the positions of each batch.
         workers: processes that read; 0: this one.
+        pin: call `pin_memory` of every batch.
 
     Raises:
         SourceVanishedError: a batch says so.
@@ -272,6 +296,7 @@ def read_batches(reader: Any, batches: Iterable[tuple[Position, ...]], workers: 
         batch_size=None,  # one index of the reader is already a whole batch
         sampler=_orders(reader.source, batches),  # type: ignore[arg-type]
         num_workers=workers,
+        pin_memory=pin,
         collate_fn=_as_it_is,
         worker_init_fn=_ignore_interrupts if workers else None,
         multiprocessing_context=_context() if workers else None,
@@ -354,7 +379,7 @@ def _runs_of_one_size(read: Iterator[_ReadBatch], source: ImageSource, may_be_em
 
 
 def _batch(run: _Run, skipped: tuple[str, ...], floats: bool = True) -> Batch:
-    image = torch.from_numpy(run.images)
+    image = torch.as_tensor(run.images)
     return Batch(to_float(image) if floats else image, run.keys, run.labels, skipped, run.captions)
 
 

@@ -65,6 +65,11 @@ class SavedModel(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """Constructor arguments in plain JSON types."""
 
+    def training_state(self) -> dict[str, Any]:
+        """What config.json holds beside `config`: it decides how training goes on and makes no other model, so the
+        fingerprint leaves it out. Plain JSON types; a class that returns any takes it in `from_config`."""
+        return {}
+
     @classmethod
     def from_config(cls: type[Model], config: Mapping[str, Any]) -> Model:
         """A fresh model from what `config` returned.
@@ -77,7 +82,7 @@ class SavedModel(nn.Module, ABC):
     @property
     def fingerprint(self) -> str:
         """64 hex digits that change when the configuration or any weight changes (SHA-256)."""
-        digest = hashlib.sha256(json.dumps(self._saved_config(), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self._typed_config(), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -96,7 +101,7 @@ class SavedModel(nn.Module, ABC):
                 save_model(self, str(temporary))
         except SafetensorError as error:  # its word for a full disk
             raise OSError(f"{folder}: weights cannot be written ({error})") from error
-        text = json.dumps(self._saved_config(), indent=2, sort_keys=True)
+        text = json.dumps({**self._typed_config(), **self.training_state()}, indent=2, sort_keys=True)
         with replace_file(folder / CONFIG, force=True) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -158,5 +163,5 @@ class SavedModel(nn.Module, ABC):
             Path(folder, "README.md").write_text(card, encoding="utf-8")
             return upload(Path(folder), repository, message=message, private=private, token=token)
 
-    def _saved_config(self) -> dict[str, Any]:
+    def _typed_config(self) -> dict[str, Any]:
         return {"type": type(self).__name__, **self.config()}

@@ -28,6 +28,7 @@ from smalti.data import (
     save_image,
     training_batches,
 )
+from smalti.data.loader import choose_workers
 from smalti.jobs.train_config import TrainConfig, plain_settings
 from smalti.jobs.train_scales import fit_scales
 from smalti.losses import LossTable, build_network_losses
@@ -127,7 +128,11 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
         config, line = fit_scales(config)
     reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
     settings = plain_settings(config)
-    with closing(RunFolder(config.out)) as folder, own_random_numbers(config.seed, runtime.device):
+    with (
+        closing(RunFolder(config.out)) as folder,
+        own_random_numbers(config.seed, runtime.device),
+        runtime.fast_products(),
+    ):
         point = on_main(lambda: _claim(folder, config, settings))
         run = in_all(lambda: _Run(config, reporter, runtime, folder, point))
         # Up to here nothing was written: a mistake in the settings leaves no trace.
@@ -251,8 +256,8 @@ class _Run:
         size = piece_size(optimization, process_count())
         start = self.state.step * optimization.accumulate
         for piece in training_batches(
-            self.source, config.input, size, config.seed, start, config.workers,
-            rank=process_rank(), world=process_count(), floats=False,
+            self.source, config.input, size, config.seed, start, choose_workers(config.workers, self.runtime.device),
+            rank=process_rank(), world=process_count(), floats=False, pin=self.runtime.device.type == "cuda",
         ):  # fmt: skip
             if len(self.source.unreadable) > len(self.source) / 2:
                 raise ValueError(f"most images cannot be read: {self.source.unreadable_summary()}")

@@ -113,8 +113,8 @@ class TrainConfig:
     """cpu, cuda, cuda:1, ...; auto: cuda if there is one."""
     distributed: Literal["auto"] | bool = "auto"
     """Train together with the other processes of torchrun or accelerate launch; auto: if they started more than one."""
-    workers: int = 0
-    """Processes that read images, for each that trains; 0: that one does."""
+    workers: int | Literal["auto"] = "auto"
+    """Processes that read images, for each that trains; 0: that one does; auto: up to 4 for a GPU, 0 for a CPU."""
     log_every: int = 10
     """Steps between lines of the log."""
     sample_every: int = 500
@@ -132,7 +132,8 @@ class TrainConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if self.seed < 0:
             raise ValueError(f"seed: got {self.seed}, expected at least 0")
-        check_workers(self.workers)
+        if self.workers != "auto":
+            check_workers(self.workers)
         if self.precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"precision: got {self.precision!r}, expected auto, fp32, bf16 or fp16")
         if self.channels_last not in ("auto", True, False):

@@ -152,7 +152,11 @@ def train_prior(config: TrainPriorConfig, reporter: Reporter | None = None) -> T
     """
     runtime = _runtime(config)
     reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
-    with closing(RunFolder(config.out)) as folder, own_random_numbers(config.seed, runtime.device):
+    with (
+        closing(RunFolder(config.out)) as folder,
+        own_random_numbers(config.seed, runtime.device),
+        runtime.fast_products(),
+    ):
         return _Run(config, reporter, runtime, folder).go()
 
 

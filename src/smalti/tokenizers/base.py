@@ -65,7 +65,23 @@ class Tokenizer(SavedModel):
     @classmethod
     def from_config(cls: type[Model], config: Mapping[str, Any]) -> Model:
         """See `SavedModel.from_config`; a quantizer may be built already."""
-        return super().from_config(with_quantizer(config))
+        arguments = {name: value for name, value in config.items() if name != "frozen"}
+        model = super().from_config(with_quantizer(arguments))
+        quantizers, frozen = model._quantizers(), config.get("frozen", [])
+        if not isinstance(frozen, list) or any(name not in list(quantizers) for name in frozen):
+            raise ValueError(f"frozen: got {frozen!r}, expected a list of names among {', '.join(quantizers)}")
+        for name in frozen:
+            quantizers[name].freeze()
+        return model
+
+    def training_state(self) -> dict[str, Any]:
+        """The names of the frozen quantizers, where there are any."""
+        frozen = [name for name, quantizer in self._quantizers().items() if quantizer.frozen]
+        return {"frozen": frozen} if frozen else {}
+
+    def _quantizers(self) -> dict[str, Quantizer]:
+        """The quantizer and those inside it, by name."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, Quantizer)}
 
     @property
     def vocab_size(self) -> int:

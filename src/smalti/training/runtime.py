@@ -5,8 +5,8 @@ several processes has another class with the same methods (`many_processes.py`, 
 """
 
 import os
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,9 +73,35 @@ class Runtime:
         return to_float(there) if there.dtype == torch.uint8 else there
 
     def send(self, tensor: Tensor) -> Tensor:
-        """A tensor of the CPU on the device; a GPU fetches it from pinned memory by itself, so nobody waits."""
+        """A tensor of the CPU on the device; a GPU fetches it from pinned memory by itself, so nobody waits.
+
+        The loader has pinned training images already; samples, validation images and tokens are pinned here.
+        """
         pinned = tensor.pin_memory() if self.device.type == "cuda" and not tensor.is_pinned() else tensor
         return pinned.to(self.device, non_blocking=True)
+
+    @contextmanager
+    def fast_products(self) -> Iterator[None]:
+        """The context of a run. On CUDA cuDNN times its algorithms and takes the fastest, and products of fp32 matrices
+        round their factors to TF32, as convolutions do anyway. A format that the user chose for them stays.
+
+        Code search stays exact: its kernels choose their own format, and its products in plain torch are in fp64.
+        """
+        products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        former, undecided = cudnn.benchmark, products.fp32_precision == "none"
+        if self.device.type != "cuda":
+            yield
+            return
+        cudnn.benchmark = True
+        if undecided:
+            products.allow_tf32 = True  # not fp32_precision: torch.compile asks in a way that would then raise
+        try:
+            yield
+        finally:
+            cudnn.benchmark = former
+            if undecided:
+                products.allow_tf32 = False
+                products.fp32_precision = "none"
 
     def autocast(self) -> AbstractContextManager:
         """The context of a forward pass."""
