@@ -73,6 +73,9 @@ bench-prior: setup  ## train a generator on Fashion-MNIST and judge it, write be
 	$(PIP) matplotlib
 	$(BIN)/python benchmarks/fashion_prior.py --out benchmarks/fashion_prior
 
+check-gpu: setup  ## GPU tests, then search, training, encoding and sampling on one GPU, write benchmarks/gpu.json and .md; 8 minutes
+	$(BIN)/python benchmarks/gpu.py --out benchmarks/gpu.json
+
 box: setup  ## make a boxed tokenizer from a run: make box RUN=runs/photo-f8
 	$(BIN)/python recipes/make_box.py $(RUN)
 
@@ -86,4 +89,4 @@ bench-codec: setup  ## bytes of token files in each coding, and the codec's spee
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo
 
-.PHONY: help setup demo test test-harm check bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-waiting bench-tokenize bench-sample bench-prior box codec bench-codec clean
+.PHONY: help setup demo test test-harm check bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-waiting bench-tokenize bench-sample bench-prior check-gpu box codec bench-codec clean

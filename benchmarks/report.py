@@ -42,13 +42,22 @@ LABELS = {
 }
 
 
-def beginning(title: str, terms: Terms, facts: Mapping[str, Any]) -> list[str]:
-    """The first lines of a document: its title, the terms, and where and when it was measured."""
+def beginning(title: str, terms: Terms, facts: Mapping[str, Any] | None) -> list[str]:
+    """The first lines of a document: its title, the terms, and where and when it was measured; None: it was not."""
     lines = [f"# {title}", ""]
     lines += [f"- **{label}.** {getattr(terms, name)}" for name, label in LABELS.items()]
+    if facts is None:
+        return [*lines, "- **Measured.** Not run: no GPU was at hand.", ""]
     versions = [f"{name} {number}" for name, number in facts.get("versions", {}).items()]
     measured = [facts["date"], facts["machine"], *([f"{facts['cores']} cores"] if "cores" in facts else []), *versions]
     return [*lines, f"- **Measured.** {', '.join(measured)}.", ""]
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table, a column for every key in any of the rows."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
+    return lines + ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows]
 
 
 def facts(*packages: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from smalti.ops.linear import linear
 from smalti.priors import NextScaleTransformer, NextTokenTransformer, Prior, SamplingConfig, TokenLayout
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.sampling import draw
+from smalti.quantizers import MultiScaleQuantizer
 from smalti.tokenizers import Tokenizer
 from smalti.zoo import build, build_prior
 
@@ -76,7 +77,8 @@ Call = Callable[[], object]
 def make_prior(prior: str, tokenizer: Tokenizer) -> Prior:
     """Of the published size, for 256 pixels and a thousand classes."""
     torch.manual_seed(0)
-    sides = tokenizer.quantizer.patch_nums if prior.startswith("var") else (16,)
+    scales = isinstance(tokenizer.quantizer, MultiScaleQuantizer)
+    sides = tokenizer.quantizer.patch_nums if scales else (16,)
     layout = TokenLayout.of(tokenizer.vocab_size, [(side, side) for side in sides], (256, 256))
     return build_prior(prior, layout, 1000, tokenizer.quantizer).eval()
 
@@ -86,7 +88,9 @@ def make_prior(prior: str, tokenizer: Tokenizer) -> Prior:
 
 def ours(prior: Prior, images: int) -> Call:
     """What `smalti sample` calls."""
-    return lambda: prior.sample(torch.arange(images), SETTINGS, generator=torch.Generator().manual_seed(0))
+    device = prior.head.weight.device
+    labels = torch.arange(images, device=device)
+    return lambda: prior.sample(labels, SETTINGS, generator=torch.Generator(device).manual_seed(0))
 
 
 def plain(prior: Prior, images: int, dtype: torch.dtype) -> Call:

@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Terms, beginning, facts, write
+from report import Terms, beginning, facts, rows_table, write
 from torch import Tensor
-from vector_quantize_pytorch import VectorQuantize
 
 from smalti.ops import native, nearest_code
 
@@ -57,6 +56,8 @@ def faiss_call(z: Tensor, codebook: Tensor) -> Callable[[], Any]:
 
 
 def layer_call(z: Tensor, codebook: Tensor) -> Callable[[], Any]:
+    from vector_quantize_pytorch import VectorQuantize
+
     K, D = codebook.shape
     layer = VectorQuantize(dim=D, codebook_size=K).to(z.device).eval()
     layer._codebook.embed.data.copy_(codebook[None])
@@ -233,12 +234,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
-    lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in result["rows"]]
     found = {"kernel": result["machine"]["kernel"], "load": result["machine"]["load"], **result["summary"]}
     head = beginning("Code search", TERMS, result["machine"])
-    return "\n".join([*head, *lines, "", *(f"- {key}: {value}" for key, value in found.items())]) + "\n"
+    notes = [f"- {key}: {value}" for key, value in found.items()]
+    return "\n".join([*head, *rows_table(result["rows"]), "", *notes]) + "\n"
 
 
 def main() -> None:

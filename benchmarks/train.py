@@ -108,18 +108,19 @@ class Contestant:
         self.step, self.encode = step, encode
 
 
-def ours(model: str, image: Tensor, setting: Setting) -> Contestant:
+def ours(tokenizer: Tokenizer, image: Tensor, setting: Setting, device: str = "cpu") -> Contestant:
     """What `smalti train` does."""
-    runtime = choose_runtime("cpu", next(name for name, dtype in DTYPES.items() if dtype == setting.dtype))
-    tokenizer = make_model(model)
+    runtime = choose_runtime(device, next(name for name, dtype in DTYPES.items() if dtype == setting.dtype))
     config = OptimizationConfig(steps=10**6, batch_size=len(image))
     state = start_state(tokenizer, config, runtime)
     batch = Batch(image, tuple(map(str, range(len(image)))), (None,) * len(image))
     steps = train_steps(state, itertools.repeat(batch), LossTable({"l1": 1.0}), config, runtime)
 
+    there = image.to(runtime.device)
+
     def encode() -> object:
         with torch.no_grad(), runtime.autocast():
-            return state.averaged.model.encode(image)
+            return state.averaged.model.encode(there)
 
     return Contestant(lambda: next(steps), encode)
 
@@ -244,7 +245,7 @@ def make(who: str, row: str, name: str) -> Contestant:
     """A contestant on its feet: the codebook has started, caches are warm."""
     model, side, batch = ROWS[row]
     image, setting = pictures(side, batch), setting_of(who, name)
-    contestant = ours(model, image, setting) if who == "smalti" else theirs(who, model, image, setting)
+    contestant = ours(make_model(model), image, setting) if who == "smalti" else theirs(who, model, image, setting)
     for _ in range(WARM_UP):
         contestant.step()
     contestant.encode()
