@@ -52,7 +52,7 @@ def take(count, source, transform=AUGMENT, batch_size=3, seed=5, **options):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_can_stay_as_they_are_stored(photos, workers):
     source = ImageFiles(photos)
-    for stored, floats in zip(take(3, source, floats=False, workers=workers), take(3, source), strict=True):
+    for stored, floats in zip(take(3, source, pixels="uint8", workers=workers), take(3, source), strict=True):
         assert stored.image.dtype == torch.uint8
         assert torch.equal(to_float(stored.image), floats.image)
         assert (stored.keys, stored.labels) == (floats.keys, floats.labels)
@@ -154,11 +154,11 @@ def test_pinning_changes_no_pixel(photos, monkeypatch):
 
     monkeypatch.setattr(loader, "DataLoader", pinning)
     source = ImageFiles(photos)
-    expected = take(4, source, floats=False)
-    for pin in (False, True):
-        for one, other in zip(expected, take(4, source, floats=False, pin=pin), strict=True):
+    expected = take(4, source, pixels="uint8")
+    for pixels in ("uint8", "pinned"):
+        for one, other in zip(expected, take(4, source, pixels=pixels), strict=True):
             assert same(one, other)
-            assert any(other.image is tensor for tensor in pinned) is pin
+            assert any(other.image is tensor for tensor in pinned) is (pixels == "pinned")
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,10 @@ MOST_WORKERS = 1024
 """More processes that read are a slip of the hand, and would bring the machine down."""
 
 
+Pixels = Literal["float", "uint8", "pinned"]
+"""How training images arrive: in -1...1; as they are stored; or so in pinned memory, which a GPU fetches by itself."""
+
+
 GPU_WORKERS = 4
 """Processes that read images for a GPU where nobody says how many."""
 
@@ -142,8 +146,7 @@ def training_batches(
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     rank: int = 0,
     world: int = 1,
-    floats: bool = True,
-    pin: bool = False,
+    pixels: Pixels = "float",
 ) -> Iterator[Batch]:
     """The endless training stream from batch number `start_batch` on, or one process's part of it.
 
@@ -164,9 +167,8 @@ def training_batches(
         cache_bytes: decoded images that each process keeps.
         rank: which of the training processes this is, 0...world - 1.
         world: number of training processes.
-        floats: images in -1...1; False leaves them uint8, a quarter of the bytes on the way to a GPU, which turns them
-            into floats sooner than this process would (`smalti.ops.pixels.to_float`).
-        pin: images in pinned memory, which a GPU fetches by itself; needs a GPU, and uint8 to be of use.
+        pixels: "float": images in -1...1. "uint8": a quarter of the bytes on the way to a GPU, which turns them into
+            floats sooner than this process would (`smalti.ops.pixels.to_float`). "pinned": uint8 too; needs a GPU.
 
     Raises:
         ValueError: a bad argument, at once; no image is readable, or images of different sizes meet, while iterating.
@@ -178,7 +180,8 @@ def training_batches(
     reader = _Reader(CachedSource(source, cache_bytes), transform, seed, refill=True)
     stream = endless_batches(len(source), source.blocks, batch_size * world, seed, start_batch)
     part = slice(rank * batch_size, (rank + 1) * batch_size)
-    return _one_size(read_batches(reader, (positions[part] for positions in stream), workers, pin), source, floats)
+    read = read_batches(reader, (positions[part] for positions in stream), workers, pin=pixels == "pinned")
+    return _one_size(read, source, floats=pixels == "float")
 
 
 def ordered_batches(

@@ -28,7 +28,7 @@ from smalti.data import (
     save_image,
     training_batches,
 )
-from smalti.data.loader import choose_workers
+from smalti.data.loader import Pixels, choose_workers
 from smalti.jobs.train_config import TrainConfig, plain_settings
 from smalti.jobs.train_scales import fit_scales
 from smalti.losses import LossTable, build_network_losses
@@ -255,9 +255,10 @@ class _Run:
         config, optimization = self.config, self.config.optimization
         size = piece_size(optimization, process_count())
         start = self.state.step * optimization.accumulate
+        pixels: Pixels = "pinned" if self.runtime.device.type == "cuda" else "uint8"
         for piece in training_batches(
             self.source, config.input, size, config.seed, start, choose_workers(config.workers, self.runtime.device),
-            rank=process_rank(), world=process_count(), floats=False, pin=self.runtime.device.type == "cuda",
+            rank=process_rank(), world=process_count(), pixels=pixels,
         ):  # fmt: skip
             if len(self.source.unreadable) > len(self.source) / 2:
                 raise ValueError(f"most images cannot be read: {self.source.unreadable_summary()}")
