@@ -58,7 +58,7 @@ def recognises(candidate: Candidate) -> bool:
 FAMILY = Family(
     title="MaskBit and VQGAN+",
     url="https://github.com/markweberdev/maskbit",
-    licence="Apache-2.0",
+    licence="not stated; the publisher: for research purposes only",
     names=names,
     recognises=recognises,
     build=build,
