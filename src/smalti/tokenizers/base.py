@@ -108,7 +108,8 @@ class Tokenizer(SavedModel):
                 GPU the tokens of such an image are -1 instead, which nothing decodes.
         """
         pixels = to_float(image) if image.dtype == torch.uint8 else image
-        size, indices = (image.shape[2], image.shape[3]), self._indices(_in_range(pixels))
+        indices = self._indices(_in_range(pixels))
+        size = (image.shape[2], image.shape[3])
         return Tokens(indices, size, self.vocab_size, image.dtype, self._settled_fingerprint())
 
     @torch.no_grad()
