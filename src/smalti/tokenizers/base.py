@@ -246,12 +246,8 @@ class Tokenizer(SavedModel):
         makes no other model; and on a GPU, which the program would have to wait for.
         """
         tensors = [*self.parameters(), *self.buffers()]
-        settled = all(
-            reads_are_free(tensor)
-            and not tensor.is_inference()
-            and tensor.dtype in (torch.float32, torch.int64, torch.bool)
-            for tensor in tensors
-        )
+        cast = any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in self.parameters())
+        settled = not cast and all(reads_are_free(tensor) and not tensor.is_inference() for tensor in tensors)
         if self.training or not settled:
             return ""
         state = [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in tensors]
