@@ -184,7 +184,7 @@ def test_paths(tmp_path):
         load_published(tmp_path)
     with zipfile.ZipFile(tmp_path / "model.zip", "w"):
         pass
-    with pytest.raises(ValueError, match=r"expected one of \.pth"):
+    with pytest.raises(ValueError, match=r"expected one of .*\.pth"):
         load_published(tmp_path / "model.zip")
 
 
