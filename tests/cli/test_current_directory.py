@@ -1,21 +1,22 @@
-"""Python files among downloaded pictures never run: not in the command, its loaders or its workers on a Ray cluster."""
+"""Python files among downloaded pictures never run: not in the command, not in its loaders.
 
-import importlib.util
+Those of a Ray cluster are looked at in `tests/jobs/test_tokenize_ray.py`.
+"""
+
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hostile_files import MODULES, lay_out
 from PIL import Image
 
 from smalti.tokenizers import SimpleVQVAE
 
-COMMAND = "import sys\nfrom smalti.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
 LOADERS = """
 import sys
 from smalti.cli import main
@@ -27,7 +28,6 @@ if __name__ == "__main__":
 """
 TOKENIZE = ["tokenize", "run", "photos", "--out", "tokens", "--size", "16", "--device", "cpu", "--json"]
 
-PACKAGES = {"smalti", "torch", "numpy", "PIL", "pyarrow", "ray", "yaml"}
 AFTER_RUNPY = {"socket", "torch", "PIL", "numpy", "typing", "ctypes", "difflib", "email", "csv", "random", "logging"}
 """What `python -m` has not imported before a line of ours can run; a `smalti.py` is what its user asked for."""
 
@@ -48,11 +48,6 @@ def downloads(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
 
 
-def lay_out(folder: Path, names: set[str]) -> None:
-    for name in names:
-        (folder / f"{name}.py").write_text(f"open({str(folder / 'ran')!r}, 'a').write({name!r} + '\\n')\n")
-
-
 def run(command: list[str], folder: Path, **settings: str) -> dict:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | settings
     done = subprocess.run(
@@ -64,7 +59,7 @@ def run(command: list[str], folder: Path, **settings: str) -> dict:
 
 
 def test_loaders_of_a_script_and_of_the_command_import_nothing_from_here(downloads: Path) -> None:
-    lay_out(downloads, PACKAGES | sys.stdlib_module_names)
+    lay_out(downloads, MODULES)
     (downloads.parent / "script").write_text(LOADERS)
     assert run([str(downloads.parent / "script"), *TOKENIZE, "--workers", "1"], downloads)["images"] == 2
 
@@ -72,13 +67,3 @@ def test_loaders_of_a_script_and_of_the_command_import_nothing_from_here(downloa
 def test_the_module_as_a_command_imports_nothing_from_here(downloads: Path) -> None:
     lay_out(downloads, AFTER_RUNPY)
     assert run(["-m", "smalti.cli", *TOKENIZE], downloads)["images"] == 2
-
-
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra smalti[ray]")
-def test_workers_on_a_ray_cluster_import_nothing_from_here(downloads: Path) -> None:
-    lay_out(downloads, PACKAGES | sys.stdlib_module_names)
-    (downloads.parent / "script").write_text(COMMAND)
-    with tempfile.TemporaryDirectory(prefix="smalti", dir="/tmp", ignore_cleanup_errors=True) as own:
-        patient = {"RAY_TMPDIR": own, "RAY_raylet_start_wait_time_s": "300"}  # Ray gives up after 30 on a busy machine
-        result = run([str(downloads.parent / "script"), *TOKENIZE, "--engine", "ray"], downloads, **patient)
-    assert result["images"] == 2

@@ -1,5 +1,7 @@
 """`--engine ray` on a cluster of this machine: a node dies in mid-run, and the set is that of an unbroken local run.
 
+Python files among the pictures do not run in any process of the job.
+
 Cluster and job live in a process of their own, and all that Ray writes in a folder of its own, so that nothing of it
 stays behind. Every address is of the loopback interface.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hostile_files import MODULES, lay_out
 from PIL import Image
 
 from smalti.formats.storage import Storage
@@ -36,7 +39,8 @@ PATIENCE = 420
 """Seconds for a busy machine; an idle one takes 30."""
 
 JOB = """
-import sys, threading, time
+import os, sys, threading, time
+from contextlib import chdir
 from pathlib import Path
 
 import ray
@@ -66,9 +70,10 @@ def kill_one_that_works():
 
 progress = Path("ray/progress")
 options = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
-cluster = Cluster(True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.2", **options})
-nodes = [cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{n}", **options) for n in (3, 4)]
-ray.init(cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False)
+with chdir(sys.prefix):
+    cluster = Cluster(True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.2", **options})
+    nodes = [cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{n}", **options) for n in (3, 4)]
+os.environ["RAY_ADDRESS"] = cluster.address
 threading.Thread(target=kill_one_that_works, daemon=True).start()
 code = main(["tokenize", "run", "photos", "--out", "ray", "--engine", "ray", *sys.argv[1:], "--json"])
 Path("nodes-at-the-end").write_text(str(sum(node["Alive"] for node in ray.nodes())))
@@ -123,16 +128,20 @@ def test_a_node_dies_and_nothing_is_lost(tmp_path: Path, cluster_folder: str) ->
     run, photos, local = (str(tmp_path / name) for name in ("run", "photos", "local"))
     tokenize(TokenizeConfig(run, photos, local, size=32, crops=30, shard_images=16, device="cpu"))
 
+    lay_out(tmp_path, MODULES)
+    job = Path(cluster_folder) / "job"  # elsewhere: the folder of a script is on its path
+    job.write_text(JOB)
     own = {"RAY_TMPDIR": cluster_folder, "RAY_USAGE_STATS_ENABLED": "0", **QUICK_TO_NOTICE}
     source = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     finished = subprocess.run(
-        [sys.executable, "-c", JOB, "--size=32", "--crops=30", "--shard_images=16", "--device=cpu"],
+        [sys.executable, str(job), "--size=32", "--crops=30", "--shard_images=16", "--device=cpu"],
         cwd=tmp_path,  # the paths of the job are relative: its workers must find them all the same
         env=os.environ | own | source,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
+    assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert 1 <= int((tmp_path / "finished-at-the-kill").read_text()) < SHARDS
     assert (tmp_path / "nodes-at-the-end").read_text() == "2"  # of three: head, survivor
