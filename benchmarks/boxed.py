@@ -23,8 +23,9 @@ from machine import processor
 from PIL import Image
 
 from smalti.data import save_image
-from smalti.jobs.compare import CompareConfig, Comparison, Row, compare
-from smalti.jobs.rate_distortion import plot_rate_distortion
+from smalti.evaluation.comparison import Comparison, Row
+from smalti.evaluation.rate_distortion import plot_rate_distortion
+from smalti.jobs.compare import CompareConfig, compare
 from smalti.metrics import TITLES
 from smalti.zoo import BOXED, filled
 

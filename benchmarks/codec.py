@@ -17,12 +17,11 @@ from pathlib import Path
 
 import torch
 
-from smalti.codec import find_codec
+from smalti.codec import coding_tables, find_codec
 from smalti.data import open_images
 from smalti.data.views import ViewsConfig, view_batches
 from smalti.formats import TokenFile
-from smalti.jobs.decode import to_tokens
-from smalti.jobs.encode import coding_tables, to_token_image
+from smalti.tokenizers import to_token_image, to_tokens
 from smalti.zoo import load
 
 CODINGS = ("packed", "adaptive", "learned", "context")

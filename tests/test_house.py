@@ -25,9 +25,10 @@ FLOORS = {
     "tokenizers": 2, "priors": 2, "losses": 2, "metrics": 2, "data": 2,
     "zoo": 3,
     "training": 4, "codec": 4,
-    "jobs": 5,
-    "playground": 6,
-    "cli": 7,
+    "evaluation": 5, "tokensets": 5,
+    "jobs": 6,
+    "playground": 7,
+    "cli": 8,
 }  # fmt: skip
 
 DYNAMIC_IMPORTS = {

@@ -1,6 +1,6 @@
 """Python files among downloaded pictures never run: not in the command, not in its loaders.
 
-Those of a Ray cluster are looked at in `tests/jobs/test_tokenize_ray.py`.
+Those of a Ray cluster are looked at in `tests/tokensets/test_ray_engine.py`.
 """
 
 import json

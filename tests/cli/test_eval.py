@@ -10,8 +10,8 @@ from PIL import Image
 
 from smalti.cli import main
 from smalti.data import open_images
+from smalti.evaluation.measurement import warnings_about_quality
 from smalti.jobs.evaluate import EvaluateConfig, evaluate
-from smalti.jobs.measure import warnings_about_quality
 from smalti.tokenizers import SimpleVQVAE
 
 EVAL = ["eval", "--judges", "[]"]

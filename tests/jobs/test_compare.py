@@ -13,15 +13,14 @@ from published import FAMILY, checkpoint
 from torch import nn
 
 from smalti.cli import main
-from smalti.data import load_image, open_images
+from smalti.data import GAP, load_image, open_images
+from smalti.evaluation.gallery import LABEL_HEIGHT, gallery
+from smalti.evaluation.inputs import prepared_images
 from smalti.jobs.compare import CompareConfig, compare
 from smalti.jobs.encode import EncodeConfig, encode
 from smalti.jobs.evaluate import EvaluateConfig, evaluate
-from smalti.jobs.gallery import LABEL_HEIGHT, gallery
-from smalti.jobs.preparation import prepared_images
 from smalti.metrics import CURVES, psnr, save_convolutional_features
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training.samples import GAP
 
 
 @pytest.fixture(scope="module")

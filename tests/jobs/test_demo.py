@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from smalti.evaluation.report import token_colours
 from smalti.jobs.demo import DemoConfig, DemoResult, classic_demonstrations, demo, next_steps
-from smalti.jobs.report import token_colours
 from smalti.training import OptimizationConfig
 from smalti.zoo import load
 

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from smalti.data import UnreadableImageError, load_image, open_images, save_image
+from smalti.codec import coding_tables
+from smalti.data import UnreadableImageError, file_names, image_names, load_image, open_images, read_pixels, save_image
 from smalti.formats import TokenFileError, read_token_file, write_token_file
-from smalti.jobs.decode import DecodeConfig, decode, file_names, to_tokens
-from smalti.jobs.encode import EncodeConfig, coding_tables, encode, image_names, read_pixels, to_token_image
+from smalti.jobs.decode import DecodeConfig, decode
+from smalti.jobs.encode import EncodeConfig, encode
 from smalti.jobs.reconstruct import ReconstructConfig, reconstruct
 from smalti.ops.pixels import to_float
-from smalti.tokenizers import SimpleVQVAE
+from smalti.tokenizers import SimpleVQVAE, to_token_image, to_tokens
 from smalti.zoo import load
 
 SIZES = {"photo.png": (21, 30), "pixel.png": (1, 1), "line.bmp": (3, 1), "square.webp": (16, 16)}  # height, width

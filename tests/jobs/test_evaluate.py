@@ -116,7 +116,7 @@ def test_batch_size_changes_nothing(run, photos, size):
 def test_huge_pictures_pass_one_by_one_with_the_same_result(run, photos, monkeypatch):
     config = plain(run=str(run), data=str(photos))
     whole = evaluate(config)
-    monkeypatch.setattr("smalti.jobs.preparation.PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("smalti.evaluation.inputs.PIXELS_AT_ONCE", 1)
     parts = evaluate(config)
     assert parts.usage == whole.usage
     assert parts.quality == pytest.approx(whole.quality, rel=1e-4)

@@ -12,12 +12,13 @@ import torch
 from every_quantizer import CASES, Config, types
 from PIL import Image
 
-from smalti.data import TokenDataset, TransformConfig, load_image
+from smalti.codec import coding_tables
+from smalti.data import TokenDataset, TransformConfig, load_image, read_pixels
 from smalti.formats.storage import Storage
 from smalti.formats.token_set import verify
 from smalti.jobs.compare import CompareConfig, compare
 from smalti.jobs.decode import DecodeConfig, decode
-from smalti.jobs.encode import EncodeConfig, coding_tables, encode, read_pixels
+from smalti.jobs.encode import EncodeConfig, encode
 from smalti.jobs.evaluate import EvaluateConfig, evaluate
 from smalti.jobs.reconstruct import ReconstructConfig, reconstruct
 from smalti.jobs.sample import SampleConfig, sample

@@ -20,10 +20,10 @@ from smalti.data import TokenDataset, TransformConfig, ViewsConfig, load_image, 
 from smalti.formats.storage import Storage
 from smalti.formats.token_set import read_manifest, verify
 from smalti.formats.token_shards import TokenRow, read_shard
-from smalti.jobs import shard_making
-from smalti.jobs.shard_making import _encode, _mismatch
 from smalti.jobs.tokenize import TokenizeConfig, tokenize
 from smalti.tokenizers import SimpleVQVAE
+from smalti.tokensets import shards
+from smalti.tokensets.shards import _encode, _mismatch
 from smalti.zoo import load
 
 pytest.importorskip("pyarrow", reason="needs the extra smalti[datasets]")
@@ -379,7 +379,7 @@ def test_where_the_batch_matters_the_mismatch_is_measured(
     measured = _mismatch(tokenizer, images, _encode(tokenizer, images, device), device)
     assert measured > 0.05
 
-    monkeypatch.setattr(shard_making, "_mismatch", lambda *arguments: measured)
-    monkeypatch.setattr(shard_making, "EXACT", ())  # as if this device were another one
+    monkeypatch.setattr(shards, "_mismatch", lambda *arguments: measured)
+    monkeypatch.setattr(shards, "EXACT", ())  # as if this device were another one
     result = tokenize(config(run, photos, tmp_path / "tokens"))
     assert result.batch_mismatch == read_manifest(Storage(tmp_path / "tokens")).batch_mismatch == measured

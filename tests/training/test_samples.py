@@ -2,8 +2,9 @@
 
 import torch
 
+from smalti.data import picture_grid
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training import picture_grid, reconstruction_grid
+from smalti.training import reconstruction_grid
 
 
 def test_pictures_stand_where_they_should_with_white_between():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from small_box import SIZES, make_box, small_run, some_photos
 
 import smalti
-from smalti.jobs.preparation import target_size
+from smalti.evaluation.inputs import target_size
 from smalti.training import read_settings
 from smalti.zoo import BOXED, DEFAULT, MODELS, box, is_tokenizer, load, open_tokenizer
 

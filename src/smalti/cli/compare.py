@@ -16,9 +16,10 @@ from rich.table import Table
 from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
 from smalti.data import save_image
+from smalti.evaluation.comparison import Comparison, Row
+from smalti.evaluation.rate_distortion import plot_rate_distortion, require_matplotlib
 from smalti.formats.atomic import replace_folder
-from smalti.jobs.compare import CompareConfig, Comparison, Row, compare
-from smalti.jobs.rate_distortion import plot_rate_distortion, require_matplotlib
+from smalti.jobs.compare import CompareConfig, compare
 from smalti.zoo import DEFAULT
 
 

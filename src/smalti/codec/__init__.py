@@ -1,5 +1,6 @@
 """Context models over tokens, in whole numbers: they say how likely a token is, given those around it."""
 
+from smalti.codec.choice import chosen_coding, coding_tables
 from smalti.codec.context_codec import ContextCodec
 from smalti.codec.saved_codec import CODEC_FILE, find_codec, make_codec, read_codec, write_codec
 from smalti.codec.training import CodecTrainingConfig, train_context_model
@@ -8,6 +9,8 @@ __all__ = [
     "CODEC_FILE",
     "CodecTrainingConfig",
     "ContextCodec",
+    "chosen_coding",
+    "coding_tables",
     "find_codec",
     "make_codec",
     "read_codec",

@@ -11,7 +11,9 @@ from smalti.data.idx import IdxImages
 from smalti.data.loader import Batch, ordered_batches, training_batches
 from smalti.data.opening import open_images
 from smalti.data.parquet import ParquetImages
+from smalti.data.picture_grid import GAP, picture_grid
 from smalti.data.save import save_image
+from smalti.data.single_images import file_names, image_names, read_pixels
 from smalti.data.source import (
     CachedSource,
     ImageSource,
@@ -27,6 +29,7 @@ from smalti.data.views import ViewsConfig, view_batches
 __all__ = [
     "DEFAULT_MAX_PIXELS",
     "EMBEDDED_SPLITS",
+    "GAP",
     "Batch",
     "CachedSource",
     "EmbeddedPhotographs",
@@ -44,9 +47,13 @@ __all__ = [
     "TransformConfig",
     "UnreadableImageError",
     "ViewsConfig",
+    "file_names",
+    "image_names",
     "load_image",
     "open_images",
     "ordered_batches",
+    "picture_grid",
+    "read_pixels",
     "save_image",
     "training_batches",
     "view_batches",

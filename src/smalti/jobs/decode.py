@@ -1,17 +1,15 @@
 """A token file to images: the inverse of `encode.py`."""
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from smalti.codec import find_codec
-from smalti.data import save_image
+from smalti.codec import coding_tables, find_codec
+from smalti.data import file_names, save_image
 from smalti.data.decode import IMAGE_SUFFIXES
 from smalti.formats import (
     OtherModelError,
@@ -23,12 +21,11 @@ from smalti.formats import (
     read_token_file,
     replace_folder,
 )
-from smalti.jobs.encode import coding_tables
 from smalti.ops.device import find_device
-from smalti.tokenizers import Tokenizer, Tokens
+from smalti.tokenizers import Tokenizer, to_tokens
 from smalti.zoo import BOXED, filled, open_tokenizer, saved_folder
 
-__all__ = ["FROM_FILE", "DecodeConfig", "DecodedImage", "decode", "file_names", "to_tokens"]
+__all__ = ["FROM_FILE", "DecodeConfig", "DecodedImage", "decode"]
 
 FROM_FILE = "auto"
 """Instead of a tokenizer's name: the one that the token file names."""
@@ -94,36 +91,6 @@ def decode(config: DecodeConfig, on_image: Callable[[DecodedImage], None] | None
             if on_image is not None:
                 on_image(decoded[-1])
     return tuple(decoded)
-
-
-def to_tokens(image: TokenImage, vocab_size: int) -> Tokens:
-    """An image of a token file as tokens of a batch of one, to be decoded to uint8.
-
-    `smalti.jobs.encode.to_token_image` is the inverse.
-    """
-    sequence = torch.tensor(image.indices)[None]
-    return Tokens.unflatten(sequence, image.grids, image.image_size, vocab_size, torch.uint8)
-
-
-def file_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """PNG files to decode to: the images' names with a new suffix, and a number where two would be the same.
-
-    >>> file_names(("cat.jpg", "cat.png", "v1.2"))
-    ('cat.png', 'cat-2.png', 'v1.2.png')
-    """
-    taken: set[str] = set()
-    numbers: Counter[str] = Counter()
-    chosen = []
-    for name in names:
-        suffix = PurePosixPath(name).suffix
-        stem = name[: -len(suffix)] if suffix.lower() in IMAGE_SUFFIXES else name
-        file_name = f"{stem}.png"
-        while file_name.casefold() in taken:  # some file systems do not tell "A" from "a"
-            numbers[stem] += 1
-            file_name = f"{stem}-{numbers[stem] + 1}.png"
-        taken.add(file_name.casefold())
-        chosen.append(file_name)
-    return tuple(chosen)
 
 
 def _read(config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:

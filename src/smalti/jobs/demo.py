@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from smalti.data import TransformConfig, load_image, open_images, save_image
+from smalti.evaluation.page import Curve
+from smalti.evaluation.report import Picture, Report, write_report
 from smalti.jobs.decode import DecodeConfig, decode
 from smalti.jobs.demo_box import use_box
 from smalti.jobs.encode import EncodeConfig, encode
 from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
-from smalti.jobs.page import Curve
-from smalti.jobs.report import Picture, Report, write_report
 from smalti.jobs.train import TrainConfig, train
 from smalti.metrics import Codec, code_near, psnr
 from smalti.ops.pixels import to_float

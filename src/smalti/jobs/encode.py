@@ -1,37 +1,19 @@
 """Images to one token file. The way back is `decode.py`; `reconstruct.py` goes both ways without a file between."""
 
 import math
-import os
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-from jaxtyping import Int64, UInt8
-from torch import Tensor
-
-from smalti.codec import CODEC_FILE, ContextCodec, find_codec
-from smalti.data import DEFAULT_MAX_PIXELS, load_image
-from smalti.formats import Coding, TokenFile, TokenImage, check_replaceable, packed_size, write_token_file
+from smalti.codec import chosen_coding, coding_tables
+from smalti.data import DEFAULT_MAX_PIXELS, image_names, read_pixels
+from smalti.formats import Coding, TokenFile, check_replaceable, packed_size, write_token_file
 from smalti.ops.device import find_device
-from smalti.tokenizers import Tokenizer, Tokens
-from smalti.zoo import open_tokenizer, saved_folder
+from smalti.tokenizers import to_token_image
+from smalti.zoo import open_tokenizer
 
-__all__ = [
-    "EncodeConfig",
-    "EncodeResult",
-    "EncodedImage",
-    "chosen_coding",
-    "coding_tables",
-    "encode",
-    "image_names",
-    "read_pixels",
-    "to_token_image",
-]
+__all__ = ["EncodeConfig", "EncodeResult", "EncodedImage", "encode"]
 
 
 @dataclass(frozen=True)
@@ -134,63 +116,3 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
     token_file = TokenFile(tokenizer.fingerprint, tokenizer.vocab_size, tuple(token_images), coding)
     write_token_file(config.out, token_file, config.force, tables, codec)
     return EncodeResult(tuple(encoded), config.out.stat().st_size, tokenizer.vocab_size)
-
-
-def chosen_coding(run: str, coding: Coding | Literal["auto"], codec: str = "") -> tuple[Coding, ContextCodec | None]:
-    """The coding of token files of a tokenizer, and the codec that coding by context needs.
-
-    Args:
-        run: the tokenizer's name.
-        coding: what was asked for, see `EncodeConfig`.
-        codec: a codec that does not lie in the tokenizer's folder.
-
-    Raises:
-        FileNotFoundError, ValueError: no codec where one is needed, or a damaged one.
-    """
-    folder = saved_folder(run)
-    if coding == "auto":
-        able = find_spec("constriction") is not None and (folder / CODEC_FILE).is_file()
-        coding = "context" if codec or able else "packed"
-    return coding, find_codec(folder, codec) if coding == "context" else None
-
-
-def coding_tables(tokenizer: Tokenizer) -> list[Int64[np.ndarray, " k"]] | None:
-    """What a range coder starts from: see `Quantizer.code_counts`."""
-    counts = tokenizer.quantizer.code_counts()
-    return None if counts is None else [count.numpy() for count in counts]
-
-
-def read_pixels(
-    path: str | Path, channels: int, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> UInt8[Tensor, "1 {channels} h w"]:
-    """An image file as a batch of one: uint8 (1, channels, H, W).
-
-    Raises:
-        ValueError: not an image, or one of more than `max_pixels`; the message names the file.
-        OSError: it cannot be opened.
-    """
-    return torch.tensor(load_image(path, channels, max_pixels)).permute(2, 0, 1)[None]
-
-
-def to_token_image(name: str, tokens: Tokens, channels: int) -> TokenImage:
-    """Tokens of one image (B = 1) as they stand in a token file. `smalti.jobs.decode.to_tokens` is the inverse."""
-    if len(tokens) != 1:
-        raise ValueError(f"tokens: got those of {len(tokens)} images, expected one")
-    return TokenImage(name, tokens.image_size, channels, tokens.grids, tokens.flatten()[0].cpu().numpy())
-
-
-def image_names(paths: Sequence[str | Path]) -> tuple[str, ...]:
-    """Names for the images of one token file: their paths relative to the deepest folder that holds them all.
-
-    >>> image_names(["photos/cats/1.png", "photos/dogs/1.png"])
-    ('cats/1.png', 'dogs/1.png')
-    """
-    absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (links are not followed: the name is the user's)
-    root = os.path.commonpath([os.path.dirname(path) for path in absolute])  # noqa: PTH120
-    return tuple(_printable(Path(path).relative_to(root).as_posix()) for path in absolute)
-
-
-def _printable(name: str) -> str:
-    """A file name without bytes that are no text and without control characters; both are spelled out instead."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)

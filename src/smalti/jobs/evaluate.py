@@ -3,7 +3,7 @@
 Every number is over the whole set and does not depend on the batch size. Images go the way a user's go, through
 `encode` and `decode`, so what is measured is what a token file would give back. How PSNR and SSIM are taken is said in
 `smalti.metrics.image_quality`, what collapse means in `smalti.metrics.code_usage`, who else judges in
-`smalti.jobs.judges`. Beside the numbers stands all that is needed to get them again.
+`smalti.evaluation.judges`. Beside the numbers stands all that is needed to get them again.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from importlib.metadata import version
 from typing import Any
 
 from smalti.data import open_images
-from smalti.jobs.judges import open_judges
-from smalti.jobs.measure import (
+from smalti.evaluation.inputs import MeasureConfig, prepared_images, target_size
+from smalti.evaluation.judges import open_judges
+from smalti.evaluation.measurement import (
     Judgment,
     Measurement,
     Originals,
@@ -23,7 +24,6 @@ from smalti.jobs.measure import (
     warnings_about,
     warnings_about_quality,
 )
-from smalti.jobs.preparation import MeasureConfig, prepared_images, target_size
 from smalti.jobs.repeat import command_line
 from smalti.metrics import CodeUsageResult, Protocol
 from smalti.ops.device import find_device

@@ -15,9 +15,9 @@ import torch
 
 from smalti.blocks import FIDInception
 from smalti.data import ImageSource, TransformConfig, open_images
-from smalti.jobs.judges import Judges, open_judges
-from smalti.jobs.measure import Judgment, Originals, compared, warnings_about
-from smalti.jobs.preparation import JudgingConfig, prepared_images
+from smalti.evaluation.inputs import JudgingConfig, prepared_images
+from smalti.evaluation.judges import Judges, open_judges
+from smalti.evaluation.measurement import Judgment, Originals, compared, warnings_about
 from smalti.jobs.repeat import command_line
 from smalti.jobs.sample import GRID, GROWTH
 from smalti.metrics import (

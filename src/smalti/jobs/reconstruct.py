@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from smalti.data import DEFAULT_MAX_PIXELS, save_image
+from smalti.data import DEFAULT_MAX_PIXELS, image_names, read_pixels, save_image
 from smalti.formats import check_replaceable, packed_size
-from smalti.jobs.encode import EncodedImage, image_names, read_pixels
+from smalti.jobs.encode import EncodedImage
 from smalti.metrics import psnr
 from smalti.ops.device import find_device
 from smalti.zoo import open_tokenizer

@@ -21,14 +21,13 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from smalti.data import TransformConfig, load_image, save_image
+from smalti.data import TransformConfig, load_image, picture_grid, save_image
+from smalti.evaluation.page import figure, section, table, write_page
 from smalti.formats.atomic import replace_file, replace_folder
-from smalti.jobs.page import figure, section, table, write_page
 from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.ops.pixels import to_float
 from smalti.priors import Prior, SamplingConfig, TokenLayout
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.training.samples import picture_grid
 from smalti.zoo import load, load_prior
 
 __all__ = ["SampleConfig", "SampleResult", "prior_and_tokenizer", "sample", "to_tokens"]

@@ -1,17 +1,14 @@
 """Tokenize a set of images once, to train on the tokens many times.
 
-The set is cut into shards, each a pure function of a plan and its number (`shard_making.py`). Everything else follows
-from that. A job that was killed goes on by making the shards that are missing; a cluster makes them in any order
-(`tokenize_ray.py`); and the result is the same.
+The set is cut into shards, each a pure function of a plan and its number (`tokensets/shards.py`). A job that was killed
+makes the shards that are missing; a Ray cluster makes them in any order (`tokensets/ray_engine.py`); the result is the
+same.
 """
 
 import hashlib
-import json
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,19 +16,17 @@ import torch
 from smalti.data import ImageSource, open_images
 from smalti.data.loader import check_workers
 from smalti.data.views import ViewsConfig
+from smalti.evaluation.inputs import Size, target_size
 from smalti.formats.storage import Storage
-from smalti.formats.token_set import MANIFEST, Shard, TokenManifest, read_manifest, write_manifest
-from smalti.jobs.preparation import Size, target_size
-from smalti.jobs.shard_making import CPU_BATCH, Plan, ShardNote, common, make_shards
-from smalti.jobs.tokenize_ray import Crew, make_on_ray
+from smalti.formats.token_set import TokenManifest
 from smalti.ops.device import find_device
 from smalti.tokenizers import Tokenizer
+from smalti.tokensets.assembly import finish, finished, prepare, shard_notes
+from smalti.tokensets.ray_engine import WorkerPool, make_on_ray
+from smalti.tokensets.shards import CPU_BATCH, Plan, make_shards
 from smalti.zoo import open_tokenizer
 
 __all__ = ["TokenizeConfig", "TokenizeResult", "tokenize"]
-
-PLAN = "progress/plan.json"
-TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -120,18 +115,18 @@ def tokenize(config: TokenizeConfig, on_images: Callable[[int, int], None] | Non
     device = _device(config)
     plan = _plan(config, tokenizer, source, device)
     numbers = range(-(-len(source) // plan.shard_images))
-    if (done := _finished(storage, plan)) is None:
-        _prepare(storage, plan, config, tokenizer)
-        notes = _notes(storage)
+    if (done := finished(storage, plan)) is None:
+        prepare(storage, plan, tokenizer, config.force)
+        notes = shard_notes(storage)
         missing = [n for n in numbers if n not in notes]
         count = _Count(on_images, len(source), sum(len(plan.images_of(n, len(source))) for n in notes))
         if config.engine == "ray":
-            crew = Crew(config.ray_workers, config.workers, device.type)
-            for n in make_on_ray(plan, missing, config.out, crew):
+            pool = WorkerPool(config.ray_workers, config.workers, device.type)
+            for n in make_on_ray(plan, missing, config.out, pool):
                 count.add(len(plan.images_of(n, len(source))))
         else:
             make_shards(plan, missing, storage, tokenizer.to(device), source, config.workers, count.add)
-        done = _finish(storage, plan, source)
+        done = finish(storage, plan, source)
     else:
         missing = []
     return _result(config, done, len(missing), source)
@@ -175,75 +170,6 @@ def _plan(config: TokenizeConfig, tokenizer: Tokenizer, source: ImageSource, dev
         shard_images=config.shard_images,
         device_batch=CPU_BATCH if device.type == "cpu" else config.batch_size,
     )
-
-
-def _finished(storage: Storage, plan: Plan) -> TokenManifest | None:
-    """The manifest of a complete set made by this very plan; None where there is none."""
-    if not storage.exists(MANIFEST):
-        return None
-    manifest = read_manifest(storage)
-    storage.remove("progress")  # a kill right after the manifest leaves it
-    return manifest if manifest.transform == plan.identity else None
-
-
-def _prepare(storage: Storage, plan: Plan, config: TokenizeConfig, tokenizer: Tokenizer) -> None:
-    """Make the folder ready for shards: empty, or with those of an earlier run of the same plan."""
-    begun = json.loads(storage.read(PLAN)) if storage.exists(PLAN) else None
-    if begun == plan.identity:
-        return
-    names = [name for name in storage.names() if not name.startswith(TOKENIZER + "/")]
-    if names and not config.force:
-        what = "another token data set" if begun or MANIFEST in names else "files"
-        raise FileExistsError(f"{storage}: holds {what}; choose another name, or --force to replace it")
-    strangers = [name for name in names if not name.startswith(("progress/", "tokens-")) and name != MANIFEST]
-    if strangers:
-        raise FileExistsError(f"{storage}: holds {strangers[0]}, which is no part of a token data set")
-    for name in names:
-        storage.remove(name)
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        for file in ("config.json", "model.safetensors"):
-            storage.write(f"{TOKENIZER}/{file}", (Path(folder) / file).read_bytes())
-    storage.write(PLAN, json.dumps(plan.identity).encode())
-
-
-def _notes(storage: Storage) -> dict[int, ShardNote]:
-    """Finished shards by their number; one whose file is gone is not finished."""
-    notes = {}
-    for name in storage.names("progress"):
-        if name == PLAN:
-            continue
-        content = json.loads(storage.read(name))
-        note = ShardNote(**{**content, "shard": Shard(**content["shard"])})
-        if storage.exists(note.shard.file):
-            notes[int(Path(name).stem)] = note
-    return notes
-
-
-def _finish(storage: Storage, plan: Plan, source: ImageSource) -> TokenManifest:
-    """Write the manifest, and take away what only an unfinished set needs."""
-    notes = [note for _, note in sorted(_notes(storage).items())]
-    filled = [note for note in notes if note.shard.rows]
-    unreadable = {key: reason for note in notes for key, reason in note.unreadable.items()}
-    if not filled:
-        raise ValueError(
-            f"none of the {len(source)} images of {plan.data} can be read: {next(iter(unreadable.values()))}"
-        )
-    manifest = TokenManifest(
-        fingerprint=plan.fingerprint,
-        vocab_size=plan.vocab_size,
-        grids=common([note.grids for note in filled]),
-        image_size=common([note.image_size for note in filled]),
-        transform=plan.identity,
-        source=plan.data,
-        shards=[note.shard for note in notes],
-        unreadable=unreadable,
-        class_names=list(source.class_names),
-        batch_mismatch=notes[0].batch_mismatch,
-    )
-    write_manifest(storage, manifest)
-    storage.remove("progress")
-    return manifest
 
 
 def _result(config: TokenizeConfig, manifest: TokenManifest, made: int, source: ImageSource) -> TokenizeResult:

@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.codec import CodecTrainingConfig, make_codec, train_context_model, write_codec
+from smalti.codec import CodecTrainingConfig, coding_tables, make_codec, train_context_model, write_codec
 from smalti.formats import check_replaceable, read_token_file
 from smalti.formats.storage import Storage
 from smalti.formats.token_codec import Grids
 from smalti.formats.token_set import MANIFEST, read_manifest, read_rows
-from smalti.jobs.encode import coding_tables
 from smalti.tokenizers import Tokenizer
 from smalti.zoo import load
 

@@ -6,6 +6,7 @@ from smalti.tokenizers.emu3 import Emu3VQ
 from smalti.tokenizers.patch import PatchVQVAE
 from smalti.tokenizers.simple import SimpleVQVAE
 from smalti.tokenizers.titok import TiTok
+from smalti.tokenizers.token_images import to_token_image, to_tokens
 from smalti.tokenizers.tokens import Tokens
 from smalti.tokenizers.vqgan import VQGAN
 
@@ -21,4 +22,6 @@ __all__ = [
     "TokenizerOutput",
     "Tokens",
     "pad_to_multiple",
+    "to_token_image",
+    "to_tokens",
 ]

@@ -42,7 +42,7 @@ from smalti.training.runtime import (
     launched_processes,
     launched_rank,
 )
-from smalti.training.samples import picture_grid, reconstruction_grid
+from smalti.training.samples import reconstruction_grid
 from smalti.training.state import SkippedStep, TrainingState, start_state
 
 __all__ = [
@@ -90,7 +90,6 @@ __all__ = [
     "on_main",
     "own_random_numbers",
     "parameter_groups",
-    "picture_grid",
     "piece_size",
     "random_state",
     "read_log",

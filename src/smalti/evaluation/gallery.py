@@ -8,8 +8,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from smalti.data import GAP, picture_grid
 from smalti.ops.pixels import to_float
-from smalti.training.samples import GAP, picture_grid
 
 LARGEST = 256
 """Pixels of a picture's longer side; larger pictures are shrunk for this view only."""

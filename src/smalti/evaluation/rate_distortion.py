@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from smalti.jobs.compare import Comparison, Row
+from smalti.evaluation.comparison import Comparison, Row
 from smalti.metrics import TITLES
 
 PANEL = (5.0, 4.2)

@@ -15,12 +15,11 @@ from torch import nn
 
 from smalti.blocks import AlexNet, EfficientNetLite0, FIDInception
 from smalti.cli import main
-from smalti.data import load_image, open_images, save_image
+from smalti.data import load_image, open_images, read_pixels, save_image
+from smalti.evaluation.judges import Judges
+from smalti.evaluation.measurement import Pictures
 from smalti.formats import WeightsFile, file_sha256
-from smalti.jobs.encode import read_pixels
 from smalti.jobs.evaluate import EvaluateConfig, evaluate
-from smalti.jobs.judges import Judges
-from smalti.jobs.measure import Pictures
 from smalti.losses import FeatureDistance
 from smalti.metrics import (
     ConvolutionalFeatures,

@@ -16,8 +16,8 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from smalti.blocks import FIDInception
+from smalti.evaluation.judges import Judges
 from smalti.formats.bits import bits_per_index
-from smalti.jobs.judges import Judges
 from smalti.metrics import (
     CodeUsage,
     CodeUsageResult,

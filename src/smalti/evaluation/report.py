@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from smalti.jobs.page import Curve, chart, figure, section, table, write_page
+from smalti.evaluation.page import Curve, chart, figure, section, table, write_page
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Shards of a token data set from images: the part of `tokenize.py` that any process, anywhere, can do.
+"""Shards of a token data set from images: what any process on any machine can do by itself.
 
 A shard is a pure function of the plan (tokenizer, images, crops, shard size) and its number: whoever makes it, in
 whatever process and order, makes the same bytes.

@@ -161,8 +161,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
 def test_without_ray_the_extra_is_named(tmp_path: Path) -> None:
-    from smalti.jobs.shard_making import Plan
-    from smalti.jobs.tokenize_ray import Crew, make_on_ray
+    from smalti.tokensets.ray_engine import WorkerPool, make_on_ray
+    from smalti.tokensets.shards import Plan
 
     with pytest.raises(ValueError, match=r"pip install 'smalti\[ray\]'"):
-        next(make_on_ray(Plan("", "", "", 1, "", {}, 16, 16), [0], str(tmp_path), Crew(1, 0, "cpu")))
+        next(make_on_ray(Plan("", "", "", 1, "", {}, 16, 16), [0], str(tmp_path), WorkerPool(1, 0, "cpu")))

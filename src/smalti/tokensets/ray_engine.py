@@ -16,17 +16,17 @@ from typing import Any
 
 from smalti.data import open_images
 from smalti.formats.storage import Storage
-from smalti.jobs.shard_making import Plan, make_shards
+from smalti.tokensets.shards import Plan, make_shards
 from smalti.zoo import open_tokenizer
 
-__all__ = ["Crew", "make_on_ray"]
+__all__ = ["WorkerPool", "make_on_ray"]
 
 USAGE_REPORTS = "RAY_USAGE_STATS_ENABLED"
 """A cluster that is started here reports to nobody, unless the user has set this to 1."""
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerPool:
     """Who works."""
 
     size: int
@@ -37,14 +37,14 @@ class Crew:
     """Where they compute: "cpu", or "cuda" for a GPU each."""
 
 
-def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, crew: Crew) -> Iterator[int]:
+def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, pool: WorkerPool) -> Iterator[int]:
     """Make shards on the Ray cluster at hand (RAY_ADDRESS, else one started here); yields each when it is finished.
 
     Args:
         plan: what to make.
         numbers: the shards.
         out: the set, a path or URL.
-        crew: who makes them.
+        pool: who makes them.
 
     Raises:
         ValueError: Ray is not installed.
@@ -60,11 +60,11 @@ def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, crew: Crew) -> Ite
     shards = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
     made = shards.map_batches(
         _Worker,
-        fn_constructor_args=(plan, out, crew, str(Path.cwd())),
+        fn_constructor_args=(plan, out, pool, str(Path.cwd())),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(crew.size, len(numbers))),
-        num_cpus=1 + crew.readers,
-        num_gpus=1 if crew.device == "cuda" else 0,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(pool.size, len(numbers))),
+        num_cpus=1 + pool.readers,
+        num_gpus=1 if pool.device == "cuda" else 0,
     )
     for row in made.iter_rows():
         yield int(row["shard"])
@@ -73,11 +73,11 @@ def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, crew: Crew) -> Ite
 class _Worker:
     """An actor: loads everything once, then makes shard after shard."""
 
-    def __init__(self, plan: Plan, out: str, crew: Crew, folder: str):
+    def __init__(self, plan: Plan, out: str, pool: WorkerPool, folder: str):
         if Path(folder).is_dir():
             os.chdir(folder)  # relative paths mean here what they mean to the user
-        self.plan, self.storage, self.readers = plan, Storage(out), crew.readers
-        self.tokenizer = open_tokenizer(self.plan.run).to(crew.device)
+        self.plan, self.storage, self.readers = plan, Storage(out), pool.readers
+        self.tokenizer = open_tokenizer(self.plan.run).to(pool.device)
         self.source = open_images(self.plan.data, channels=self.tokenizer.image_channels)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

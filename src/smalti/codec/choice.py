@@ -1,0 +1,40 @@
+"""What coding of a tokenizer's tokens needs: which coding, which codec, which counts to start from."""
+
+from importlib.util import find_spec
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from smalti.codec.context_codec import ContextCodec
+from smalti.codec.saved_codec import CODEC_FILE, find_codec
+from smalti.formats import Coding
+from smalti.tokenizers import Tokenizer
+from smalti.zoo import saved_folder
+
+__all__ = ["chosen_coding", "coding_tables"]
+
+
+def chosen_coding(run: str, coding: Coding | Literal["auto"], codec: str = "") -> tuple[Coding, ContextCodec | None]:
+    """The coding of token files of a tokenizer, and the codec that coding by context needs.
+
+    Args:
+        run: the tokenizer's name.
+        coding: what was asked for; "auto" is context where the tokenizer comes with a codec and a range coder is
+            installed, else packed.
+        codec: a codec that does not lie in the tokenizer's folder.
+
+    Raises:
+        FileNotFoundError, ValueError: no codec where one is needed, or a damaged one.
+    """
+    folder = saved_folder(run)
+    if coding == "auto":
+        able = find_spec("constriction") is not None and (folder / CODEC_FILE).is_file()
+        coding = "context" if codec or able else "packed"
+    return coding, find_codec(folder, codec) if coding == "context" else None
+
+
+def coding_tables(tokenizer: Tokenizer) -> list[Int64[np.ndarray, " k"]] | None:
+    """What a range coder starts from: see `Quantizer.code_counts`."""
+    counts = tokenizer.quantizer.code_counts()
+    return None if counts is None else [count.numpy() for count in counts]

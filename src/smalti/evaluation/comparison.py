@@ -1,0 +1,260 @@
+"""Several tokenizers on the same images, side by side: ours, published ones, and image codecs at the same price.
+
+All see the same prepared pixels and the same judges; a judge that any of them was trained with is not admitted. Beside
+estimated bits stand real bytes: those of the token file that `smalti encode` writes for each image by itself.
+"""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from smalti.codec import chosen_coding
+from smalti.data import image_names
+from smalti.evaluation.judges import Judges
+from smalti.evaluation.measurement import (
+    Judgment,
+    Measurement,
+    Originals,
+    Pictures,
+    entropy_bits,
+    stored_bits,
+    usage_to_dict,
+)
+from smalti.formats import TokenFile
+from smalti.metrics import (
+    CURVES,
+    TITLES,
+    Codec,
+    CodedImage,
+    CodeUsageResult,
+    FeatureStatistics,
+    Protocol,
+    code_at,
+    code_near,
+)
+from smalti.ops.pixels import to_float, to_uint8
+from smalti.tokenizers import Tokenizer, Tokens, to_token_image
+
+
+@dataclass(frozen=True)
+class TokenizerCosts:
+    """What only a tokenizer has."""
+
+    fingerprint: str
+    """Which weights it had."""
+    parameters: int
+    """Number of weights."""
+    tokens_per_image: float
+    """Mean number of tokens of an image."""
+    bits_per_pixel: float
+    """Tokens * ceil(log2 K) / pixels."""
+    entropy_bits_per_pixel: float
+    """The same with each scale's entropy for ceil(log2 K): an estimate of an ideal coder."""
+    usage: CodeUsageResult
+    """Usage, perplexity and entropy, per scale and over all."""
+    encode_images_per_second: float
+    """Speed of `encode`, after one batch to warm up."""
+    decode_images_per_second: float
+    """Speed of `decode`, after one batch to warm up."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**self.__dict__, "usage": self.usage.total.usage, **usage_to_dict(self.usage)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison."""
+
+    name: str
+    """The tokenizer as it was named, or which codec at whose bytes."""
+    quality: dict[str, float | int | None]
+    """PSNR, SSIM and how many images they are of."""
+    judgments: tuple[Judgment, ...]
+    """What the networks say."""
+    file_bytes: float
+    """Mean size of the file of one image."""
+    file_bits_per_pixel: float
+    """All bits of all files for each pixel."""
+    costs: TokenizerCosts | None
+    """None for a codec."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "name": self.name,
+            **self.quality,
+            "judges": [judgment.to_dict() for judgment in self.judgments],
+            "file_bytes": self.file_bytes,
+            "file_bits_per_pixel": self.file_bits_per_pixel,
+            **({} if self.costs is None else self.costs.to_dict()),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The whole table, and the pictures."""
+
+    data: str
+    """The images, as they were named."""
+    protocol: Protocol
+    """How they were prepared."""
+    images: int
+    """How many were measured."""
+    images_sha256: str
+    """Hash of the prepared pixels."""
+    rows: tuple[Row, ...]
+    """Tokenizers in the order given, then the codecs at their bytes."""
+    curves: dict[Codec, tuple[Row, ...]]
+    """Codec to its rows at rising qualities; empty where no curves were asked for."""
+    left_out: dict[str, str]
+    """What could not be measured, and why."""
+    warnings: tuple[str, ...]
+    """What a reader of the numbers must know."""
+    unreadable: dict[str, str]
+    """Files that did not decode, and why."""
+    machine: dict[str, Any]
+    """Device, threads and batch size: what the speeds depend on."""
+    command: str
+    """The command that gives these numbers again."""
+    picture: UInt8[Tensor, "3 height width"]
+    """Originals, below them a row for each line of the table."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without the picture; the keys are stable within one value of `version`."""
+        return {
+            "version": 1,
+            "smalti": version("smalti"),
+            "command": self.command,
+            "data": self.data,
+            "images": self.images,
+            "images_sha256": self.images_sha256,
+            "protocol": self.protocol.to_dict(),
+            "machine": self.machine,
+            "rows": [row.to_dict() for row in self.rows],
+            "curves": {codec: [row.to_dict() for row in rows] for codec, rows in self.curves.items()},
+            "left_out": self.left_out,
+            "warnings": list(self.warnings),
+            "unreadable": self.unreadable,
+        }
+
+
+class Coded:
+    """A codec on all images: at the bytes of a tokenizer's files, or at one quality."""
+
+    def __init__(self, codec: Codec, at: str, judges: Judges) -> None:
+        self.codec = codec
+        self.name = f"{TITLES[codec]} at {at}"
+        self.num_bytes: list[int] = []
+        self.shown: list[Tensor] = []
+        self._pictures = Pictures(judges)
+
+    def update(self, image: UInt8[Tensor, "b c h w"], coded: list[CodedImage], show: int) -> None:
+        """Add a batch (B, C, H, W) and what the codec made of it; the first `show` appear in the picture."""
+        decoded = torch.stack([each.image for each in coded]).to(image.device)
+        self._pictures.update(to_float(decoded), image)
+        self.num_bytes += [each.num_bytes for each in coded]
+        self.shown += decoded[:show]
+
+    def row(self, originals: Originals, statistics: dict[str, FeatureStatistics]) -> Row:
+        """The line of the table."""
+        return Row(
+            self.name,
+            self._pictures.quality.compute(),
+            self._pictures.judgments(statistics),
+            sum(self.num_bytes) / originals.images,
+            8 * sum(self.num_bytes) / originals.pixels,
+            None,
+        )
+
+
+class Curves:
+    """Codecs at the qualities of their curves."""
+
+    def __init__(self, codecs: tuple[Codec, ...], judges: Judges) -> None:
+        self._points = {
+            codec: [(quality, Coded(codec, f"quality {quality}", judges)) for quality in CURVES[codec]]
+            for codec in codecs
+        }
+
+    def update(self, image: UInt8[Tensor, "b c h w"]) -> None:
+        """Add a batch (B, C, H, W)."""
+        for codec, points in self._points.items():
+            for quality, coded in points:
+                coded.update(image, [code_at(each, codec, quality) for each in image.cpu()], 0)
+
+    def rows(self, originals: Originals, statistics: dict[str, FeatureStatistics]) -> dict[Codec, tuple[Row, ...]]:
+        """Codec to its rows at rising qualities."""
+        return {
+            codec: tuple(coded.row(originals, statistics) for _, coded in points)
+            for codec, points in self._points.items()
+        }
+
+
+class ComparedTokenizer:
+    """One tokenizer in the comparison, and the codecs that compete with it."""
+
+    def __init__(self, run: str, tokenizer: Tokenizer, judges: Judges, codecs: tuple[Codec, ...]) -> None:
+        self.name = run
+        self.coded = [Coded(codec, f"the bytes of {run}", judges) for codec in codecs]
+        self.shown: list[Tensor] = []
+        self._measurement = Measurement(tokenizer, judges)
+        self._fingerprint = tokenizer.fingerprint
+        self._coding, self._codec = chosen_coding(run, "auto")
+        self._bytes = 0
+
+    def update(self, image: UInt8[Tensor, "b c h w"], keys: tuple[str, ...], show: int) -> None:
+        """Add a batch (B, C, H, W) and the names of its images."""
+        tokenizer = self._measurement.tokenizer
+        if not self._bytes:
+            tokenizer.decode(tokenizer.encode(image))  # first calls plan and allocate; they are not timed
+        tokens, reconstruction = self._measurement.update(image)
+        self.shown += to_uint8(reconstruction[:show])
+        num_bytes = [self._file_bytes(key, tokens[i]) for i, key in enumerate(keys)]
+        self._bytes += sum(num_bytes)
+        for coded in self.coded:
+            files = [code_near(each, coded.codec, wanted) for each, wanted in zip(image.cpu(), num_bytes, strict=True)]
+            coded.update(image, files, show)
+
+    def _file_bytes(self, key: str, tokens: Tokens) -> int:
+        """Size of the token file of this image by itself, as `smalti encode` names it."""
+        token_image = to_token_image(image_names([key])[0], tokens, self._measurement.tokenizer.image_channels)
+        file = TokenFile(self._fingerprint, tokens.vocab_size, (token_image,), self._coding)
+        return len(file.to_bytes(codec=self._codec))
+
+    def row(self, originals: Originals, statistics: dict[str, FeatureStatistics]) -> Row:
+        """The line of the table."""
+        measurement, usage = self._measurement, self._measurement.usage()
+        costs = TokenizerCosts(
+            fingerprint=self._fingerprint,
+            parameters=sum(parameter.numel() for parameter in measurement.tokenizer.parameters()),
+            tokens_per_image=usage.total.tokens / originals.images,
+            bits_per_pixel=stored_bits(usage) / originals.pixels,
+            entropy_bits_per_pixel=entropy_bits(usage) / originals.pixels,
+            usage=usage,
+            encode_images_per_second=originals.images / measurement.encode_seconds,
+            decode_images_per_second=originals.images / measurement.decode_seconds,
+        )
+        return Row(
+            self.name,
+            measurement.pictures.quality.compute(),
+            measurement.pictures.judgments(statistics),
+            self._bytes / originals.images,
+            8 * self._bytes / originals.pixels,
+            costs,
+        )
+
+
+def merged(compared: list[ComparedTokenizer]) -> list[Coded]:
+    """Rows of a codec whose files are the same are one row: cheap tokens all lead to a codec's smallest file."""
+    merged: dict[tuple[Codec, tuple[int, ...]], Coded] = {}
+    for each in compared:
+        for coded in each.coded:
+            first = merged.setdefault((coded.codec, tuple(coded.num_bytes)), coded)
+            if first is not coded:
+                first.name += f", {each.name}"
+    return list(merged.values())

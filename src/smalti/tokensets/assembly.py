@@ -1,0 +1,85 @@
+"""The folder of a token data set: made ready for shards, picked up where an earlier run stopped, finished."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from smalti.data import ImageSource
+from smalti.formats.storage import Storage
+from smalti.formats.token_set import MANIFEST, Shard, TokenManifest, read_manifest, write_manifest
+from smalti.tokenizers import Tokenizer
+from smalti.tokensets.shards import Plan, ShardNote, common
+
+__all__ = ["finish", "finished", "prepare", "shard_notes"]
+
+PLAN = "progress/plan.json"
+TOKENIZER = "tokenizer"
+
+
+def finished(storage: Storage, plan: Plan) -> TokenManifest | None:
+    """The manifest of a complete set made by this very plan; None where there is none."""
+    if not storage.exists(MANIFEST):
+        return None
+    manifest = read_manifest(storage)
+    storage.remove("progress")  # a kill right after the manifest leaves it
+    return manifest if manifest.transform == plan.identity else None
+
+
+def prepare(storage: Storage, plan: Plan, tokenizer: Tokenizer, force: bool) -> None:
+    """Make the folder ready for shards: empty, or with those of an earlier run of the same plan."""
+    begun = json.loads(storage.read(PLAN)) if storage.exists(PLAN) else None
+    if begun == plan.identity:
+        return
+    names = [name for name in storage.names() if not name.startswith(TOKENIZER + "/")]
+    if names and not force:
+        what = "another token data set" if begun or MANIFEST in names else "files"
+        raise FileExistsError(f"{storage}: holds {what}; choose another name, or --force to replace it")
+    strangers = [name for name in names if not name.startswith(("progress/", "tokens-")) and name != MANIFEST]
+    if strangers:
+        raise FileExistsError(f"{storage}: holds {strangers[0]}, which is no part of a token data set")
+    for name in names:
+        storage.remove(name)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for file in ("config.json", "model.safetensors"):
+            storage.write(f"{TOKENIZER}/{file}", (Path(folder) / file).read_bytes())
+    storage.write(PLAN, json.dumps(plan.identity).encode())
+
+
+def shard_notes(storage: Storage) -> dict[int, ShardNote]:
+    """Finished shards by their number; one whose file is gone is not finished."""
+    notes = {}
+    for name in storage.names("progress"):
+        if name == PLAN:
+            continue
+        content = json.loads(storage.read(name))
+        note = ShardNote(**{**content, "shard": Shard(**content["shard"])})
+        if storage.exists(note.shard.file):
+            notes[int(Path(name).stem)] = note
+    return notes
+
+
+def finish(storage: Storage, plan: Plan, source: ImageSource) -> TokenManifest:
+    """Write the manifest, and take away what only an unfinished set needs."""
+    notes = [note for _, note in sorted(shard_notes(storage).items())]
+    filled = [note for note in notes if note.shard.rows]
+    unreadable = {key: reason for note in notes for key, reason in note.unreadable.items()}
+    if not filled:
+        raise ValueError(
+            f"none of the {len(source)} images of {plan.data} can be read: {next(iter(unreadable.values()))}"
+        )
+    manifest = TokenManifest(
+        fingerprint=plan.fingerprint,
+        vocab_size=plan.vocab_size,
+        grids=common([note.grids for note in filled]),
+        image_size=common([note.image_size for note in filled]),
+        transform=plan.identity,
+        source=plan.data,
+        shards=[note.shard for note in notes],
+        unreadable=unreadable,
+        class_names=list(source.class_names),
+        batch_mismatch=notes[0].batch_mismatch,
+    )
+    write_manifest(storage, manifest)
+    storage.remove("progress")
+    return manifest
