@@ -31,9 +31,10 @@ test-harm: setup  ## kill, starve and damage it for half an hour: tests/harm
 	$(PIP) nanobind
 	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m pytest --override-ini addopts=--import-mode=importlib --quiet -rs -s tests/harm
 
-check: setup  ## ruff and the type checker
+check: setup  ## ruff, the floors of the house and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 bench-search: setup  ## time code search against its peers, write benchmarks/search.json

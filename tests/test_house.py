@@ -1,6 +1,7 @@
-"""The house keeps its order: which room may import which, what an import may do, sizes, names and docstrings.
+"""The house keeps its order: what an import may do, sizes, names and docstrings.
 
-Rooms stand on floors; imports go strictly downward, and no room hides an import in a function to dodge the rule.
+This file holds what `make check` cannot see. That checks floors (import-linter), broad exceptions, `eval`, numbers of
+arguments and most docstrings (ruff).
 """
 
 import ast
@@ -19,37 +20,8 @@ import smalti
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "smalti"
 
-FLOORS = {
-    "ops": 0, "formats": 0,
-    "blocks": 1, "quantizers": 1,
-    "tokenizers": 2, "priors": 2, "losses": 2, "metrics": 2, "data": 2,
-    "zoo": 3,
-    "training": 4, "codec": 4,
-    "evaluation": 5, "tokensets": 5,
-    "jobs": 6,
-    "playground": 7,
-    "cli": 8,
-}  # fmt: skip
-
-DYNAMIC_IMPORTS = {
-    "__init__.py": "the public names are imported when first used",
-    "cli/__init__.py": "a verb's module, in its own room, is imported when that verb is chosen",
-}
-"""The only modules that may import by name, each with its reason."""
-
-BROAD_EXCEPTIONS = {
-    "cli/__init__.py": "the last place that can say any fault in words instead of a traceback",
-    "ops/nearest.py": "a compiler, a driver and a GPU may fail in any way, and plain torch serves as well",
-}
-"""The only modules that may catch every exception, each with its reason."""
-
 LONGER_THAN_400_LINES: dict[str, str] = {}
 LONGER_THAN_60_LINES: dict[str, str] = {}
-KERNEL = "a GPU kernel takes every pointer, stride and size by itself"
-MORE_THAN_10_ARGUMENTS: dict[str, str] = {
-    "tokenizers/simple.py:SimpleVQVAE.__init__": "one flat list of what a learner may change",
-    **{f"ops/triton_search.py:{name}": KERNEL for name in ("describe", "search", "search_float64")},
-}
 """Exceptions to the sizes, each with the sentence that says why ("path" or "path:name")."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -62,106 +34,6 @@ def files() -> dict[str, Path]:
 MODULES = files()
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 EVERY_MODULE = pytest.mark.parametrize("name", MODULES)
-
-
-def room_of(parts: list[str]) -> str | None:
-    """The room of ["smalti", room, ...]; None for the package itself."""
-    return parts[1].removesuffix(".py") if len(parts) > 1 and parts[1] != "__init__.py" else None
-
-
-def imported_rooms(name: str, tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
-    """Every room that a module imports, wherever in the module the import stands."""
-    package = ["smalti", *name.split("/")[:-1]]
-    for node in ast.walk(tree):
-        targets: list[list[str]] = []
-        if isinstance(node, ast.Import):
-            targets = [alias.name.split(".") for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            base = base + (node.module.split(".") if node.module else [])
-            targets = [[*base, alias.name] for alias in node.names] if base == ["smalti"] else [base]
-        for target in targets:
-            if target[0] == "smalti" and len(target) > 1 and target[1] != "__version__":
-                # `from smalti import Tokens` reaches the room that Tokens lives in.
-                home = smalti._HOMES.get(target[1], "smalti." + target[1])
-                yield home.split(".")[1], node
-
-
-def floor_violations(name: str, tree: ast.AST) -> list[str]:
-    """What a module imports although it may not."""
-    own = room_of(["smalti", *name.split("/")])
-    found = []
-    for room, node in imported_rooms(name, tree):
-        if own is None:
-            found.append(f"{name}:{node.lineno} the package itself imports {room}")
-        elif room != own and (room not in FLOORS or FLOORS[room] >= FLOORS[own]):
-            found.append(f"{name}:{node.lineno} {own} imports {room}")
-        elif room != own and node.col_offset > 0 and not is_at_top(tree, node):
-            found.append(f"{name}:{node.lineno} the import of {room} hides in a function")
-    return found
-
-
-def is_at_top(tree: ast.AST, node: ast.stmt) -> bool:
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
-    return not any(inner is node for function in functions for inner in ast.walk(function))
-
-
-# ---- rooms -----------------------------------------------------------------------------------------------------------
-
-
-@EVERY_MODULE
-def test_imports_go_strictly_downward(name: str) -> None:
-    assert floor_violations(name, TREES[name]) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("ops/a.py", "from smalti.quantizers import VectorQuantizer"),
-        ("ops/a.py", "import smalti.formats.atomic"),
-        ("ops/a.py", "from smalti import formats"),
-        ("ops/a.py", "from smalti import VectorQuantizer"),
-        ("ops/a.py", "from ..formats import atomic"),
-        ("ops/a.py", "from .. import formats"),
-        ("quantizers/a.py", "from smalti.blocks.convolutional import ConvEncoder"),
-        ("losses/a.py", "def f():\n    from smalti.tokenizers import Tokens"),
-        ("jobs/a.py", "def f():\n    from smalti.tokenizers import Tokens"),
-        ("jobs/a.py", "import torch, smalti.cli"),
-        ("zoo.py", "from smalti.training import loop"),
-        ("__init__.py", "from smalti.ops import nearest_code"),
-    ],
-)
-def test_the_check_of_imports_sees_each_kind_of_violation(name: str, text: str) -> None:
-    assert len(floor_violations(name, ast.parse(text))) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        (
-            "quantizers/a.py",
-            "from smalti.ops import nearest_code\nfrom smalti.quantizers.base import Quantizer\nfrom .b import c",
-        ),
-        ("cli/train.py", "from smalti.jobs.train import train\nfrom smalti import __version__\nimport torch"),
-        ("jobs/a.py", "def f():\n    import skimage"),
-        ("training/a.py", "from smalti import Tokens"),
-    ],
-)
-def test_the_check_of_imports_lets_the_rest_pass(name: str, text: str) -> None:
-    assert floor_violations(name, ast.parse(text)) == []
-
-
-@EVERY_MODULE
-def test_every_module_lives_in_a_room(name: str) -> None:
-    assert name == "__init__.py" or name.split("/")[0].removesuffix(".py") in FLOORS
-
-
-@EVERY_MODULE
-def test_nothing_is_imported_by_name(name: str) -> None:
-    if name in DYNAMIC_IMPORTS:
-        return
-    called = {ast.unparse(node.func).split(".")[-1] for node in ast.walk(TREES[name]) if isinstance(node, ast.Call)}
-    assert called.isdisjoint({"import_module", "__import__"})
 
 
 # ---- what an import does ---------------------------------------------------------------------------------------------
@@ -237,14 +109,6 @@ def test_every_public_name_can_be_imported() -> None:
         _ = smalti.nothing_of_the_kind
 
 
-def test_torchvision_is_never_imported() -> None:
-    for name, tree in TREES.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-                assert "torchvision" not in {module.split(".")[0] for module in modules}, name
-
-
 # ---- names, sizes, docstrings ----------------------------------------------------------------------------------------
 
 
@@ -255,13 +119,6 @@ def definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Definiti
             yield prefix + node.name, node
             if isinstance(node, ast.ClassDef):
                 yield from definitions(node, prefix + node.name + ".")
-
-
-@EVERY_MODULE
-def test_every_module_says_what_it_is(name: str) -> None:
-    docstring = ast.get_docstring(TREES[name])
-    assert docstring, name
-    assert docstring.split("\n")[0].rstrip().endswith((".", "!", "?", ":", "…")) or "\n" in docstring
 
 
 CLASSES = {n.name: n for tree in TREES.values() for _, n in definitions(tree) if isinstance(n, ast.ClassDef)}
@@ -275,7 +132,7 @@ def said_by_a_base(cls: ast.ClassDef, method: str) -> bool:
 
 
 @EVERY_MODULE
-def test_everything_public_has_a_docstring(name: str) -> None:
+def test_every_public_method_has_a_docstring(name: str) -> None:
     for dotted, node in definitions(TREES[name]):
         if any(part.startswith("_") for part in dotted.split(".")):
             continue
@@ -317,8 +174,6 @@ def test_sizes(name: str) -> None:
             continue
         length = (node.end_lineno or 0) - node.lineno + 1
         assert length <= 60 or where in LONGER_THAN_60_LINES, f"{where} has {length} lines"
-        arguments = [a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg != "self"]
-        assert len(arguments) <= 10 or where in MORE_THAN_10_ARGUMENTS, f"{where} has {len(arguments)} arguments"
 
 
 @EVERY_MODULE
@@ -334,25 +189,11 @@ def test_names(name: str) -> None:
 
 
 @EVERY_MODULE
-def test_habits(name: str) -> None:
-    """No broad except, no eval or exec, no unsafe pickle, no postponed annotations, nothing left to do."""
-    text = MODULES[name].read_text(encoding="utf-8")
+def test_pickles_are_read_without_their_code(name: str) -> None:
     for node in ast.walk(TREES[name]):
-        where = f"{name}:{getattr(node, 'lineno', 0)}"
-        if isinstance(node, ast.ExceptHandler):
-            caught = [] if node.type is None else [ast.unparse(t) for t in getattr(node.type, "elts", [node.type])]
-            assert caught, where
-            assert {"Exception", "BaseException"}.isdisjoint(caught) or name in BROAD_EXCEPTIONS, where
-        if isinstance(node, ast.Call):
-            function = ast.unparse(node.func)
-            assert function not in {"eval", "exec", "pickle.load", "pickle.loads"}, where
-            if function == "torch.load":
-                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                assert keywords.get("weights_only") == "True", where
-        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
-            assert "annotations" not in {alias.name for alias in node.names}, where
-    for word in ("TO" + "DO", "FIX" + "ME", "X" * 3 + " "):
-        assert word not in text, f"{name} contains {word}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert keywords.get("weights_only") == "True", f"{name}:{node.lineno}"
 
 
 def test_bases_are_abstract_and_leaves_are_final() -> None:
