@@ -3,10 +3,10 @@
     python benchmarks/boxed.py [--photos ../shared/photos/train] [--models photo-f8 ...] [--out boxed]
 
 Of the photographs in the folder, sorted by name, every twelfth from the sixth on is held out of training (the cards
-say so too); its 256 x 256 centre crop judges. Bytes are those of whole files, headers and checksums included. The
-judge of sets is HED's VGG16, since photo-f8 was trained with EfficientNet-Lite0. The codecs stand at the bytes of each
-tokenizer and, as curves, at five qualities. Writes boxed.json, boxed.md, boxed.png (rates and distortions) and
-boxed-pictures.png (of the photographs that come with scikit-image and scikit-learn).
+say so too); the 256 x 256 centre crops of those that are large enough judge. Bytes are those of whole files, headers
+and checksums included. The judge of sets is HED's VGG16, since photo-f8 was trained with EfficientNet-Lite0. The codecs
+stand at the bytes of each tokenizer and, as curves, at five qualities. Writes boxed.json, boxed.md, boxed.png (rates
+and distortions) and boxed-pictures.png (of the photographs that come with scikit-image and scikit-learn).
 """
 
 import argparse
@@ -36,15 +36,15 @@ SHOWN = "embedded:test"
 """Photographs in the picture; they are in no training either."""
 
 
-def centre_crops(photos: Path, folder: Path) -> int:
-    """Write the judging crops, as they are, no pixel resized; returns their number."""
-    names = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[HELD_OUT]
-    for path in names:
+def centre_crops(photos: Path, folder: Path) -> None:
+    """Write the judging crops, no pixel resized, of the photographs with no side below `SIDE`."""
+    paths = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    for path in paths[HELD_OUT]:
         with Image.open(path) as opened:
             photo = opened.convert("RGB")
         left, top = ((side - SIDE) // 2 for side in photo.size)
-        photo.crop((left, top, left + SIDE, top + SIDE)).save(folder / f"{path.stem}.png")
-    return len(names)
+        if min(left, top) >= 0:
+            photo.crop((left, top, left + SIDE, top + SIDE)).save(folder / f"{path.stem}.png")
 
 
 def at_equal_quality(comparison: Comparison, row: Row) -> dict[str, float | None]:
@@ -69,11 +69,11 @@ def markdown(result: dict, comparison: Comparison) -> str:
         f"`make bench-boxed`, {result['date']}, {result['machine']}, {result['cores']} cores, {versions}.",
         "",
         f"What is compared: whole files of {comparison.images} photographs, {SIDE} × {SIDE} centre crops of every "
-        "twelfth of the training photographs, which no training saw. Networks run in fp32, channels last, "
-        f"{comparison.machine['threads']} threads. Tokens are coded with `--coding context` where the box has a codec. "
-        "The codecs are called as `metrics/codecs.py` says (AVIF at speed 4), each photograph at the quality whose "
-        "file is nearest in bytes to its token file, and as curves at five qualities. Nobody was tuned on these "
-        "photographs. PSNR and bits per pixel are means over photographs.",
+        "twelfth of the photographs, as far as they are large enough; no training saw them. Networks run in fp32, "
+        f"channels last, threads: {comparison.machine['threads']}. Tokens are coded with `--coding context` where the "
+        "box has a codec. The codecs are called as `metrics/codecs.py` says (AVIF at speed 4), each photograph at the "
+        "quality whose file is nearest in bytes to its token file, and as curves at five qualities. Nobody was tuned "
+        "on these photographs. PSNR and bits per pixel are means over photographs.",
         "",
         "What the reader may not conclude: that the same holds for drawings, text, faces or other sizes. With "
         f"{comparison.images} photographs a Fréchet distance tells large differences only.",
