@@ -89,7 +89,7 @@ def test_both_languages_say_the_same(page: Path) -> None:
 @EVERY_PAGE
 def test_each_language_is_that_language(page: Path) -> None:
     english = prose_of(page).replace("简体中文", "")
-    assert not HAN.search(english)
+    assert not HAN.search(english) or page.name == "glossary.md"  # its middle column is Chinese
     for paragraph in re.split(r"\n\s*\n", prose_of(mirror(page))):
         words = re.sub(r"`[^`]*`|\([^)]*\)|\[[^\]]*\.\w+\]|^#.*$|^\|.*$", "", paragraph, flags=re.MULTILINE)
         assert HAN.search(words) or len(re.findall(r"[A-Za-z]{2,}", words)) < 4, paragraph
