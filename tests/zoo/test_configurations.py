@@ -15,7 +15,7 @@ from publishers import IBQ, VAR, Gumbel, LlamaGen, MaskGIT, Network, OpenMAGVIT2
 from safetensors.torch import save_file
 
 from smalti.zoo import read_published
-from smalti.zoo.published import Published
+from smalti.zoo.published.tokenizers import Published
 
 TOLERANCE = 2e-4
 EXAMPLES = 4

@@ -21,7 +21,7 @@ from smalti.priors import (
 from smalti.quantizers import MultiScaleQuantizer, VectorQuantizer, quantizer_from_config
 from smalti.tokenizers import SimpleVQVAE, Tokens
 from smalti.zoo import load_published, load_published_prior
-from smalti.zoo.published_priors import LLAMAGEN_NAMES, VAR_NAMES
+from smalti.zoo.published.priors import LLAMAGEN_NAMES, VAR_NAMES
 
 SIDES = (1, 2, 4)
 

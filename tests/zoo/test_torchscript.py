@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from smalti.zoo import load_published, read_published
-from smalti.zoo.torchscript import is_torchscript, read_torchscript
+from smalti.zoo.published.torchscript import is_torchscript, read_torchscript
 
 
 def test_tensors_are_those_of_the_state_dict(golden):

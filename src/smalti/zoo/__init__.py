@@ -11,8 +11,8 @@ from smalti.zoo.box import BOXED, DEFAULT, filled, is_boxed, saved_folder
 from smalti.zoo.models import MODELS, TOKENIZERS, build, load
 from smalti.zoo.open import is_tokenizer, open_tokenizer
 from smalti.zoo.priors import PRIORS, build_prior, load_prior
-from smalti.zoo.published import FAMILIES, is_published, load_published, read_published
-from smalti.zoo.published_priors import PRIOR_FAMILIES, load_published_prior
+from smalti.zoo.published.priors import PRIOR_FAMILIES, load_published_prior
+from smalti.zoo.published.tokenizers import FAMILIES, is_published, load_published, read_published
 from smalti.zoo.training_defaults import TRAINING
 
 __all__ = [

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from smalti.tokenizers import Tokenizer
 from smalti.zoo.box import is_boxed
-from smalti.zoo.checkpoints import INDEX, SUFFIXES
 from smalti.zoo.models import load
-from smalti.zoo.published import is_published, load_published
+from smalti.zoo.published.checkpoints import INDEX, SUFFIXES
+from smalti.zoo.published.tokenizers import is_published, load_published
 
 
 def open_tokenizer(name: str) -> Tokenizer:

@@ -28,9 +28,9 @@ from smalti.priors import (
 )
 from smalti.quantizers import MultiScaleQuantizer, quantizer_from_config
 from smalti.tokenizers import Tokenizer
-from smalti.zoo.checkpoints import Candidate, read_checkpoint
-from smalti.zoo.fitting import compare, expected_shapes, load_into
-from smalti.zoo.names import NameTable
+from smalti.zoo.published.checkpoints import Candidate, read_checkpoint
+from smalti.zoo.published.fitting import compare, expected_shapes, load_into
+from smalti.zoo.published.names import NameTable
 
 Tensors = Mapping[str, Tensor]
 

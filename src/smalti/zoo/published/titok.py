@@ -11,12 +11,12 @@ from typing import Any
 
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import TiTok
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, has
-from smalti.zoo.inference import Shapes, any_name, count, infer_pyramid, vote
-from smalti.zoo.maskgit import MODULES as PIXEL_MODULES
-from smalti.zoo.names import NameTable
-from smalti.zoo.vqgan_names import LEAVES
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, has
+from smalti.zoo.published.inference import Shapes, any_name, count, infer_pyramid, vote
+from smalti.zoo.published.maskgit import MODULES as PIXEL_MODULES
+from smalti.zoo.published.names import NameTable
+from smalti.zoo.published.vqgan_names import LEAVES
 
 PIXELS = "decoder.head.pixels"
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from smalti.quantizers import GroupedQuantizer, LookupFreeQuantizer
 from smalti.tokenizers import VQGAN
-from smalti.zoo.family import Family, build_vqgan
-from smalti.zoo.inference import Shapes, vote
-from smalti.zoo.open_magvit2 import NAMES, recognises
+from smalti.zoo.published.family import Family, build_vqgan
+from smalti.zoo.published.inference import Shapes, vote
+from smalti.zoo.published.open_magvit2 import NAMES, recognises
 
 
 def build(

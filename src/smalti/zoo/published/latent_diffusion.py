@@ -5,10 +5,10 @@ networks are those of `taming.py`; inside a full checkpoint of a diffusion model
 "first_stage_model.".
 """
 
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family
-from smalti.zoo.taming import build, names
-from smalti.zoo.taming import recognises as taming_recognises
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family
+from smalti.zoo.published.taming import build, names
+from smalti.zoo.published.taming import recognises as taming_recognises
 
 
 def recognises(candidate: Candidate) -> bool:

@@ -12,10 +12,10 @@ from typing import Any
 
 from smalti.quantizers import FiniteScalarQuantizer
 from smalti.tokenizers import VQGAN
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, build_vqgan, has
-from smalti.zoo.inference import Shapes, codebook_shape, image_channels
-from smalti.zoo.vqgan_names import taming_names
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, build_vqgan, has
+from smalti.zoo.published.inference import Shapes, codebook_shape, image_channels
+from smalti.zoo.published.vqgan_names import taming_names
 
 
 def facts(candidate: Candidate) -> dict[str, Any]:

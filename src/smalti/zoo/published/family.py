@@ -10,9 +10,9 @@ from torch import Tensor
 from smalti.quantizers import Quantizer, VectorQuantizer
 from smalti.quantizers.index_backpropagation import IndexBackpropagationQuantizer
 from smalti.tokenizers import VQGAN, Tokenizer
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.inference import Shapes, codebook_shape, image_channels, infer_pyramid
-from smalti.zoo.names import NameTable
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.inference import Shapes, codebook_shape, image_channels, infer_pyramid
+from smalti.zoo.published.names import NameTable
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 from smalti.quantizers import Quantizer
 from smalti.quantizers.gumbel import GumbelQuantizer
 from smalti.tokenizers import VQGAN
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, build_vqgan, codebook, has
-from smalti.zoo.inference import Shapes, any_name, vote
-from smalti.zoo.names import NameTable
-from smalti.zoo.vqgan_names import taming_names
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, build_vqgan, codebook, has
+from smalti.zoo.published.inference import Shapes, any_name, vote
+from smalti.zoo.published.names import NameTable
+from smalti.zoo.published.vqgan_names import taming_names
 
 
 def names(candidate: Candidate) -> NameTable:

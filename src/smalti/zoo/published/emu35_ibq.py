@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smalti.tokenizers import VQGAN
-from smalti.zoo.family import Family, build_vqgan, codebook
-from smalti.zoo.inference import Shapes
-from smalti.zoo.taming import recognises
-from smalti.zoo.vqgan_names import taming_names
+from smalti.zoo.published.family import Family, build_vqgan, codebook
+from smalti.zoo.published.inference import Shapes
+from smalti.zoo.published.taming import recognises
+from smalti.zoo.published.vqgan_names import taming_names
 
 
 def build(

@@ -10,11 +10,11 @@ from typing import Any
 
 from smalti.quantizers import SimVQ
 from smalti.tokenizers import VQGAN
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, build_vqgan, has
-from smalti.zoo.inference import Shapes, codebook_shape
-from smalti.zoo.names import NameTable
-from smalti.zoo.open_magvit2 import NAMES as NETWORKS
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, build_vqgan, has
+from smalti.zoo.published.inference import Shapes, codebook_shape
+from smalti.zoo.published.names import NameTable
+from smalti.zoo.published.open_magvit2 import NAMES as NETWORKS
 
 NAMES = NameTable(
     {**NETWORKS.modules, "quantize.embedding_proj": "quantizer.embedding_proj"},

@@ -10,11 +10,11 @@ from typing import Any
 from smalti.quantizers import MultiScaleQuantizer, VectorQuantizer
 from smalti.quantizers.znorm import ZNormVectorQuantizer
 from smalti.tokenizers import VQGAN
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, build_vqgan, has
-from smalti.zoo.inference import Shapes, codebook_shape, count
-from smalti.zoo.names import NameTable
-from smalti.zoo.vqgan_names import taming_names
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, build_vqgan, has
+from smalti.zoo.published.inference import Shapes, codebook_shape, count
+from smalti.zoo.published.names import NameTable
+from smalti.zoo.published.vqgan_names import taming_names
 
 PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 """The published scales for 256 x 256 pixels."""

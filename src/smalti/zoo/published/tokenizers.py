@@ -17,7 +17,9 @@ from torch import Tensor
 
 from smalti.formats.saved_model import read_config
 from smalti.tokenizers import Tokenizer
-from smalti.zoo import (
+from smalti.zoo.box import is_boxed
+from smalti.zoo.models import TOKENIZERS
+from smalti.zoo.published import (
     chameleon,
     cosmos_di,
     dalle_dvae,
@@ -40,13 +42,11 @@ from smalti.zoo import (
     var,
     wetok,
 )
-from smalti.zoo.box import is_boxed
-from smalti.zoo.checkpoints import AVERAGES, Candidate, Checkpoint, locate, read_checkpoint
-from smalti.zoo.family import Family
-from smalti.zoo.fitting import Disagreement, compare, expected_shapes, load_into, reshaped
-from smalti.zoo.models import TOKENIZERS
-from smalti.zoo.names import decoder_levels
-from smalti.zoo.rivals import RIVALS
+from smalti.zoo.published.checkpoints import AVERAGES, Candidate, Checkpoint, locate, read_checkpoint
+from smalti.zoo.published.family import Family
+from smalti.zoo.published.fitting import Disagreement, compare, expected_shapes, load_into, reshaped
+from smalti.zoo.published.names import decoder_levels
+from smalti.zoo.published.rivals import RIVALS
 
 FAMILIES: dict[str, Family] = {
     "var": var.FAMILY,

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from smalti.formats.foreign import foreign, is_safetensors
-from smalti.zoo.torchscript import is_torchscript, read_torchscript
+from smalti.zoo.published.torchscript import is_torchscript, read_torchscript
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".jit", ".pkl")
 """Endings of weights, in small or capital letters."""

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smalti.tokenizers import Emu3VQ
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, codebook, has
-from smalti.zoo.inference import Shapes, count, infer_pyramid, vote
-from smalti.zoo.names import NameTable
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, codebook, has
+from smalti.zoo.published.inference import Shapes, count, infer_pyramid, vote
+from smalti.zoo.published.names import NameTable
 
 MODULES = {
     "encoder.conv_in": "encoder.pyramid.stem",

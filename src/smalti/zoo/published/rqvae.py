@@ -14,11 +14,11 @@ from torch import Tensor
 
 from smalti.quantizers import ResidualQuantizer, VectorQuantizer
 from smalti.tokenizers import VQGAN
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, build_vqgan, has
-from smalti.zoo.inference import Shapes, codebook_shape, count
-from smalti.zoo.names import NameTable
-from smalti.zoo.vqgan_names import taming_names
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, build_vqgan, has
+from smalti.zoo.published.inference import Shapes, codebook_shape, count
+from smalti.zoo.published.names import NameTable
+from smalti.zoo.published.vqgan_names import taming_names
 
 TABLE = r"quantizer\.(codebooks|quantizers)\.\d+\.(embedding\.)?weight"
 """The table of a level, under their name and ours."""

@@ -6,8 +6,8 @@ What fits two families is never guessed: where nothing beside the shapes tells, 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import has
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import has
 
 Verdict = tuple[str, str] | None
 """A family and the reason; None: nothing tells."""

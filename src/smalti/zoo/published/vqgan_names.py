@@ -1,7 +1,7 @@
 """Tensor names of taming-transformers, which most later projects kept."""
 
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.names import NameTable
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.names import NameTable
 
 OUTER = {
     "encoder.conv_in": "encoder.stem",

@@ -11,10 +11,10 @@ from typing import Any
 
 from smalti.quantizers.one_hot import OneHotQuantizer
 from smalti.tokenizers import DVAE
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, has
-from smalti.zoo.inference import Shapes, count, vote
-from smalti.zoo.names import NameTable
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, has
+from smalti.zoo.published.inference import Shapes, count, vote
+from smalti.zoo.published.names import NameTable
 
 
 def names(candidate: Candidate) -> NameTable:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smalti.tokenizers import VQGAN
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, codebook, has
-from smalti.zoo.inference import Shapes, image_channels, infer_pyramid
-from smalti.zoo.vqgan_names import taming_names
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, codebook, has
+from smalti.zoo.published.inference import Shapes, image_channels, infer_pyramid
+from smalti.zoo.published.vqgan_names import taming_names
 
 
 def build(

@@ -10,11 +10,11 @@ from typing import Any
 
 from smalti.quantizers import LookupFreeQuantizer, Quantizer
 from smalti.tokenizers import VQGAN
-from smalti.zoo.checkpoints import Candidate
-from smalti.zoo.family import Family, build_vqgan, codebook, has
-from smalti.zoo.inference import Shapes, any_name, codebook_shape
-from smalti.zoo.names import NameTable
-from smalti.zoo.vqgan_names import LEAVES, OUTER
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, build_vqgan, codebook, has
+from smalti.zoo.published.inference import Shapes, any_name, codebook_shape
+from smalti.zoo.published.names import NameTable
+from smalti.zoo.published.vqgan_names import LEAVES, OUTER
 
 
 def names(candidate: Candidate) -> NameTable:
