@@ -88,7 +88,7 @@ def test_cosmos_training_checkpoint(golden, tmp_path):
     published = read_published(tmp_path / "model.pt")
     assert (published.family, published.place) == ("cosmos-di", "model")
     whole = load_published(golden / "cosmos_di" / "autoencoder.jit")
-    assert torch.equal(published.tokenizer.decoder.stem.weight, whole.decoder.stem.weight)
+    assert torch.equal(published.model.decoder.stem.weight, whole.decoder.stem.weight)
 
 
 def test_whole_modules_are_refused_with_the_way_to_convert_them(golden, tmp_path):

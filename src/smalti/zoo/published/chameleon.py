@@ -4,34 +4,9 @@ Source: Chameleon Team 2024 (arXiv 2405.09818), after Make-A-Scene (arXiv 2203.1
 which has a decoder, is of the family `taming`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
-from smalti.zoo.published.family import Family, codebook, has
-from smalti.zoo.published.inference import Shapes, image_channels, infer_pyramid
+from smalti.zoo.published.family import Family, has, vqgan
 from smalti.zoo.published.vqgan_names import taming_names
-
-
-def build(
-    shapes: Shapes,
-    config: Mapping[str, Any],
-    source: Mapping[str, Any],
-    *,
-    metric: str = "euclidean",
-    image_range: Sequence[float] = (-1.0, 1.0),
-    norm_groups: int = 32,
-) -> VQGAN:
-    """A VQGAN without decoder."""
-    return VQGAN(
-        infer_pyramid(shapes, "encoder", norm_groups=norm_groups),
-        codebook(shapes, metric),
-        encoder_only=True,
-        image_channels=image_channels(shapes),
-        image_range=image_range,
-        source=source,
-    )
 
 
 def recognises(candidate: Candidate) -> bool:
@@ -46,6 +21,6 @@ FAMILY = Family(
     licence="Chameleon Research License",
     names=taming_names,
     recognises=recognises,
-    build=build,
+    build=vqgan(encoder_only=True),
     ignored=r"post_quant_conv\.",
 )

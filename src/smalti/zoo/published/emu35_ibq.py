@@ -5,29 +5,9 @@ Source: Cui et al. 2025, "Emu3.5: Native Multimodal Models are World Learners" (
 product, by the config.yaml beside it alone (`rivals.py`).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from smalti.tokenizers import VQGAN
-from smalti.zoo.published.family import Family, build_vqgan, codebook
-from smalti.zoo.published.inference import Shapes
+from smalti.zoo.published.family import Family, vqgan
 from smalti.zoo.published.taming import recognises
 from smalti.zoo.published.vqgan_names import taming_names
-
-
-def build(
-    shapes: Shapes,
-    config: Mapping[str, Any],
-    source: Mapping[str, Any],
-    *,
-    metric: str = "dot",
-    image_range: Sequence[float] = (-1.0, 1.0),
-    norm_groups: int = 32,
-) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes."""
-    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
-    return build_vqgan(shapes, source, codebook(shapes, metric), **options)
-
 
 FAMILY = Family(
     title="Emu3.5 vision tokenizer (IBQ)",
@@ -35,5 +15,5 @@ FAMILY = Family(
     licence="Apache-2.0",
     names=taming_names,
     recognises=recognises,
-    build=build,
+    build=vqgan("dot", exact_norms=True),
 )

@@ -101,11 +101,11 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def reshaped(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Tensors with linear layers as 1x1 convolutions, or the other way round, as the model has them."""
+    """Tensors with the model's axes of length 1: linear layers are 1x1 convolutions elsewhere, or the other way round,
+    and some publishers keep axes along which a tensor is repeated."""
 
     def matched(tensor: Tensor, shape: tuple[int, ...] | None) -> Tensor:
-        if shape is not None and (shape == (*tensor.shape, 1, 1) or tensor.shape == (*shape, 1, 1)):
-            return tensor.reshape(shape)
-        return tensor
+        longer = [length for length in tensor.shape if length > 1]
+        return tensor.reshape(shape) if shape and longer == [length for length in shape if length > 1] else tensor
 
     return {name: matched(tensor, expected.get(name)) for name, tensor in tensors.items()}

@@ -4,28 +4,10 @@ Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation
 checkpoints hold raw and averaged weights; the publisher evaluates the averaged ones.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
-from smalti.zoo.published.family import Family, build_vqgan, codebook
-from smalti.zoo.published.inference import Shapes
+from smalti.zoo.published.family import Family, vqgan
 from smalti.zoo.published.taming import recognises as taming_recognises
 from smalti.zoo.published.vqgan_names import taming_names
-
-
-def build(
-    shapes: Shapes,
-    config: Mapping[str, Any],
-    source: Mapping[str, Any],
-    *,
-    metric: str = "dot",
-    image_range: Sequence[float] = (-1.0, 1.0),
-    norm_groups: int = 32,
-) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes."""
-    return build_vqgan(shapes, source, codebook(shapes, metric), image_range=image_range, norm_groups=norm_groups)
 
 
 def recognises(candidate: Candidate) -> bool:
@@ -41,6 +23,6 @@ FAMILY = Family(
     licence="Apache-2.0",
     names=taming_names,
     recognises=recognises,
-    build=build,
+    build=vqgan("dot"),
     averaged=True,
 )

@@ -5,13 +5,8 @@ or imply: the decoder's levels are numbered from the coarsest, and codes are cho
 decoded at unit length, where LlamaGen compares directions. Original Janus checkpoints are of the family `llamagen`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
-from smalti.zoo.published.family import Family, build_vqgan, codebook, has
-from smalti.zoo.published.inference import Shapes
+from smalti.zoo.published.family import Family, has, vqgan
 from smalti.zoo.published.names import NameTable
 from smalti.zoo.published.vqgan_names import taming_names
 
@@ -20,20 +15,6 @@ def names(candidate: Candidate) -> NameTable:
     """taming's names with the decoder's levels coarse to fine."""
     table = taming_names(candidate)
     return NameTable(table.modules, table.leaves, fine_to_coarse=False)
-
-
-def build(
-    shapes: Shapes,
-    config: Mapping[str, Any],
-    source: Mapping[str, Any],
-    *,
-    metric: str = "euclidean",
-    image_range: Sequence[float] = (-1.0, 1.0),
-    norm_groups: int = 32,
-) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes whose decoder sees unit codes."""
-    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups}
-    return build_vqgan(shapes, source, codebook(shapes, metric), unit_codes=True, **options)
 
 
 def recognises(candidate: Candidate) -> bool:
@@ -49,5 +30,5 @@ FAMILY = Family(
     licence="MIT (code), DeepSeek Model License (weights)",
     names=names,
     recognises=recognises,
-    build=build,
+    build=vqgan(unit_codes=True),
 )

@@ -5,13 +5,8 @@ Source: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalab
 Codes have eight components and unit length.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
-from smalti.zoo.published.family import Family, build_vqgan, codebook, has
-from smalti.zoo.published.inference import Shapes
+from smalti.zoo.published.family import Family, has, vqgan
 from smalti.zoo.published.names import NameTable
 from smalti.zoo.published.vqgan_names import LEAVES, OUTER
 
@@ -32,19 +27,6 @@ NAMES = NameTable(
 )
 
 
-def build(
-    shapes: Shapes,
-    config: Mapping[str, Any],
-    source: Mapping[str, Any],
-    *,
-    metric: str = "cosine",
-    image_range: Sequence[float] = (-1.0, 1.0),
-    norm_groups: int = 32,
-) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes with a codebook of unit vectors."""
-    return build_vqgan(shapes, source, codebook(shapes, metric), image_range=image_range, norm_groups=norm_groups)
-
-
 def recognises(candidate: Candidate) -> bool:
     """Levels called conv_blocks."""
     return has(candidate, r"(encoder|decoder)\.conv_blocks\.")
@@ -56,7 +38,7 @@ FAMILY = Family(
     licence="MIT",
     names=lambda candidate: NAMES,
     recognises=recognises,
-    build=build,
+    build=vqgan("cosine"),
     averaged=True,
     ignored=r"quantize\.codebook_used$",
 )

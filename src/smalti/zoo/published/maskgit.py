@@ -5,13 +5,8 @@ width the port adds a convolution of the block's result, not of its input; the p
 that.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
-from smalti.zoo.published.family import Family, build_vqgan, codebook, has
-from smalti.zoo.published.inference import Shapes
+from smalti.zoo.published.family import Family, has, vqgan
 from smalti.zoo.published.names import NameTable
 from smalti.zoo.published.vqgan_names import LEAVES, LEVELS, OUTER
 
@@ -26,19 +21,6 @@ MODULES = {
 NAMES = NameTable(MODULES, LEAVES)
 
 
-def build(
-    shapes: Shapes,
-    config: Mapping[str, Any],
-    source: Mapping[str, Any],
-    *,
-    metric: str = "euclidean",
-    image_range: Sequence[float] = (0.0, 1.0),
-    norm_groups: int = 32,
-) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes."""
-    return build_vqgan(shapes, source, codebook(shapes, metric), image_range=image_range, norm_groups=norm_groups)
-
-
 def recognises(candidate: Candidate) -> bool:
     """Blocks called down and up, a list of them in the middle."""
     return has(candidate, r"encoder\.down\.\d+\.block\.") and has(candidate, r"encoder\.mid\.\d")
@@ -50,5 +32,5 @@ FAMILY = Family(
     licence="Apache-2.0",
     names=lambda candidate: NAMES,
     recognises=recognises,
-    build=build,
+    build=vqgan(image_range=(0.0, 1.0)),
 )

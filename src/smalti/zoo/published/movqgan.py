@@ -5,13 +5,8 @@ codes. Kandinsky's copy of it, in diffusers' names, is of the family `diffusers`
 checkpoint holds are left out, as the publisher does.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
-from smalti.zoo.published.family import Family, build_vqgan, codebook, has
-from smalti.zoo.published.inference import Shapes
+from smalti.zoo.published.family import Family, has, vqgan
 from smalti.zoo.published.names import NameTable
 from smalti.zoo.published.taming import recognises as taming_recognises
 from smalti.zoo.published.vqgan_names import taming_names
@@ -26,20 +21,6 @@ def names(candidate: Candidate) -> NameTable:
     return NameTable(table.modules, {**table.leaves, **NORMS})
 
 
-def build(
-    shapes: Shapes,
-    config: Mapping[str, Any],
-    source: Mapping[str, Any],
-    *,
-    metric: str = "euclidean",
-    image_range: Sequence[float] = (-1.0, 1.0),
-    norm_groups: int = 32,
-) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes."""
-    options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
-    return build_vqgan(shapes, source, codebook(shapes, metric), **options)
-
-
 def recognises(candidate: Candidate) -> bool:
     """taming's names, and norms with two convolutions."""
     return taming_recognises(candidate) and has(candidate, r"decoder\..*\.conv_[yb]\.")
@@ -51,6 +32,6 @@ FAMILY = Family(
     licence="Apache-2.0",
     names=names,
     recognises=recognises,
-    build=build,
+    build=vqgan(exact_norms=True),
     ignored=r"ema_(encoder|decoder|quantize|quant_conv|post_quant_conv)\.",
 )
