@@ -26,7 +26,7 @@ FLOORS = {
     "zoo": 3,
     "training": 4, "codec": 4,
     "jobs": 5,
-    "playground": 6,
+    "playground": 6, "verbs": 6,
     "cli": 7,
 }  # fmt: skip
 
