@@ -82,23 +82,7 @@ def parse_config(
         print(page, end="")
         raise SystemExit(0)
     given = _name_positionals(words, types, _expected(words, options, types, positionals, bool(tokenizer)))
-    named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
-    typed = _recipes(options) + named + [option for option in options if not option.startswith("--config=")]
-    try:  # recipes first: the command line wins over them, wherever --config stands
-        values = parser.parse_args(
-            [_clean(option) if _is_path(option, types) else option for option in typed]
-        ).as_dict()
-    except ArgumentError as error:
-        raise ValueError(_shorten(str(error.message), types, positionals)) from error
-    except RecursionError as error:
-        raise ValueError("options: nested too deeply") from error
-    for name, value in given.items():  # lists of words as they were typed, whatever YAML makes of odd characters
-        if isinstance(value, list) and typing.get_args(types[name])[0] is str:
-            values[name] = typing.get_origin(types[name])(value)
-    for option in typed:  # and paths whose bytes are no UTF-8
-        if _is_path(option, types) and option != _clean(option):
-            values[option[2:].partition("=")[0]] = Path(option.partition("=")[2])
-    return _build(config_class, values, "")
+    return _build(config_class, _parsed(parser, given, options, types, positionals), "")
 
 
 def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
@@ -122,6 +106,33 @@ def _parser(config_class: type, prog: str) -> jsonargparse.ArgumentParser:
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(config_class, None)
     return parser
+
+
+def _parsed(
+    parser: jsonargparse.ArgumentParser,
+    given: dict[str, str | list[str]],
+    options: list[str],
+    types: dict[str, Any],
+    positionals: tuple[str, ...],
+) -> dict[str, Any]:
+    """Values by field, of the words given for positionals and the options; nested configs are tables."""
+    named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
+    typed = _recipes(options) + named + [option for option in options if not option.startswith("--config=")]
+    try:  # recipes first: the command line wins over them, wherever --config stands
+        values = parser.parse_args(
+            [_clean(option) if _is_path(option, types) else option for option in typed]
+        ).as_dict()
+    except ArgumentError as error:
+        raise ValueError(_shorten(str(error.message), types, positionals)) from error
+    except RecursionError as error:
+        raise ValueError("options: nested too deeply") from error
+    for name, value in given.items():  # lists of words as they were typed, whatever YAML makes of odd characters
+        if isinstance(value, list) and typing.get_args(types[name])[0] is str:
+            values[name] = typing.get_origin(types[name])(value)
+    for option in typed:  # and paths whose bytes are no UTF-8
+        if _is_path(option, types) and option != _clean(option):
+            values[option[2:].partition("=")[0]] = Path(option.partition("=")[2])
+    return values
 
 
 def _split(arguments: list[str], types: dict[str, Any], aliases: Mapping[str, str]) -> tuple[list[str], list[str], str]:
