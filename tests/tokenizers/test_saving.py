@@ -144,7 +144,7 @@ def test_a_damaged_weights_file_is_a_one_line_error(tmp_path: Path, harm: str, r
         (lambda c: {**c, "frozen": ["encoder"]}, "frozen"),
         (lambda c: {**c, "frozen": [[]]}, "frozen"),
         (lambda c: {**c, "type": "AnotherModel"}, "AnotherModel"),
-        (lambda c: {n: v for n, v in c.items() if n != "type"}, "type"),
+        (lambda c: {n: v for n, v in c.items() if n != "type"}, "fits no family"),
     ],
 )
 def test_a_config_that_describes_no_model_is_a_one_line_error(tmp_path: Path, change: Any, named: str) -> None:

@@ -11,7 +11,7 @@ from small_box import SIZES, make_box, small_run, some_photos
 import smalti
 from smalti.evaluation.inputs import target_size
 from smalti.training import read_settings
-from smalti.zoo import BOXED, DEFAULT, MODELS, box, is_tokenizer, load, open_tokenizer
+from smalti.zoo import BOXED, DEFAULT, MODELS, box, kind_of, load, open_tokenizer
 
 
 def test_its_names_are_models_that_build_makes_fresh() -> None:
@@ -69,8 +69,9 @@ def test_what_is_a_tokenizer(box: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     some_photos(tmp_path / "photos")
     save_file({"encoder.weight": torch.zeros(1)}, "other.safetensors")
-    assert [is_tokenizer(name) for name in ("photo-f8", str(box / "photo-f8"), "other.safetensors")] == [True] * 3
-    assert [is_tokenizer(name) for name in ("photos", "photos/0.png", "nowhere", "user/name")] == [False] * 4
+    names = ("photo-f8", str(box / "photo-f8"), "other.safetensors")
+    assert [kind_of(name) for name in names] == ["boxed", "saved", "published"]
+    assert [kind_of(name) for name in ("photos", "photos/0.png", "nowhere", "user/name")] == [None] * 4
 
 
 # ---- making it -------------------------------------------------------------------------------------------------------

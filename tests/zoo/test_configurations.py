@@ -15,7 +15,7 @@ from publishers import IBQ, VAR, Gumbel, LlamaGen, MaskGIT, Network, OpenMAGVIT2
 from safetensors.torch import save_file
 
 from smalti.zoo import read_published
-from smalti.zoo.published import Published
+from smalti.zoo.published.loading import Published
 
 TOLERANCE = 2e-4
 EXAMPLES = 4
@@ -85,7 +85,7 @@ def check(network: Network, image: torch.Tensor, name: str, container, unit_imag
     expected = expected.clamp(0, 1) * 2 - 1 if unit_images else expected.clamp(-1, 1)
     assert expected.std() > 0.05
     published = load(network.tensors, container, **options)
-    tokenizer = published.tokenizer
+    tokenizer = published.model
     assert published.family == name
     assert (tokenizer._latent(image) - z).abs().max() < TOLERANCE
     assert torch.equal(tokenizer.quantizer.encode(z), indices)
@@ -152,8 +152,8 @@ def test_ibq_averages(network, grid):
     published = load(raw | averages | counters | loss, (".ckpt", "", NESTINGS[2]))
     assert published.family == "ibq"
     assert "loss.discriminator.block.0.weight" in published.ignored
-    averaged = load(network.tensors, family="ibq").tokenizer
-    assert published.tokenizer.fingerprint == averaged.fingerprint
+    averaged = load(network.tensors, family="ibq").model
+    assert published.model.fingerprint == averaged.fingerprint
     check(network, image, "ibq", (".ckpt", "", NESTINGS[2]), family="ibq")
 
 
@@ -189,7 +189,7 @@ def test_var(network, patch_nums, shared, znorm, ratio, container):
         z = network.encode(image)
         indices, f_hats = network.scales(z, grids)
         expected = network.decode(f_hats[-1]).clamp(-1, 1)
-        tokenizer = load(network.tensors, container, **options).tokenizer
+        tokenizer = load(network.tensors, container, **options).model
         assert (tokenizer._latent(image) - z).abs().max() < TOLERANCE
         found = tokenizer.quantize.encode(z, tuple(grids))
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, indices, strict=True))
@@ -218,8 +218,8 @@ def test_shards_of_a_large_model(tmp_path):
     where |= {"model.language_model.layers.0.weight": "language.safetensors"}
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": where}))
-    whole = load(network.tensors).tokenizer
-    assert read_published(tmp_path).tokenizer.fingerprint == whole.fingerprint
+    whole = load(network.tensors).model
+    assert read_published(tmp_path).model.fingerprint == whole.fingerprint
     index.write_text(json.dumps({"weight_map": {**where, names[0]: "../a.safetensors"}}))
     with pytest.raises(ValueError, match=r"'\.\./a\.safetensors', expected a file beside it"):
         read_published(tmp_path)

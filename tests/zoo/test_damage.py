@@ -11,7 +11,7 @@ from published import checkpoint
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import VQGAN
 from smalti.zoo import load_published
-from smalti.zoo.fitting import Disagreement
+from smalti.zoo.published.fitting import Disagreement
 
 
 def tiny_taming() -> dict[str, torch.Tensor]:

@@ -26,14 +26,14 @@ def row(request, golden, tmp_path_factory):
 def test_family_and_latent(row):
     name, published, values = row
     assert published.family == FAMILY[name]
-    assert not published.tokenizer.training
-    assert (published.tokenizer._latent(values["image"]) - values["latent"]).abs().max() < TOLERANCE
+    assert not published.model.training
+    assert (published.model._latent(values["image"]) - values["latent"]).abs().max() < TOLERANCE
 
 
 @torch.no_grad()
 def test_indices(row):
     _, published, values = row
-    tokens = published.tokenizer.encode(values["image"])
+    tokens = published.model.encode(values["image"])
     if "indices" not in values:  # multi-scale: equal everywhere
         assert len(tokens.indices) == sum(key.startswith("indices.") for key in values)
         for k, scale in enumerate(tokens.indices):
@@ -47,7 +47,7 @@ def test_indices(row):
 @torch.no_grad()
 def test_reconstruction_from_published_indices(row):
     _, published, values = row
-    tokenizer = published.tokenizer
+    tokenizer = published.model
     scales = sorted(key for key in values if re.fullmatch(r"indices(\.\d+)?", key))
     listed = [values[key].flatten(1) for key in scales]
     image = tokenizer.idxBl_to_img(listed)
@@ -58,7 +58,7 @@ def test_reconstruction_from_published_indices(row):
 @torch.no_grad()
 def test_saved_and_loaded_again(row, tmp_path):
     _, published, values = row
-    tokenizer = published.tokenizer
+    tokenizer = published.model
     tokenizer.save_pretrained(tmp_path)
     again = load(tmp_path)
     assert again.fingerprint == tokenizer.fingerprint
@@ -93,9 +93,7 @@ def test_llamagen_prefers_its_ema_entry(golden, tmp_path):
     published = read_published(tmp_path / "last.pt")
     assert published.place == "ema"
     assert {"model", "optimizer"} <= set(published.ignored)
-    assert torch.equal(
-        published.tokenizer.state_dict()["encoder.stem.weight"], averaged["encoder.conv_in.weight"].float()
-    )
+    assert torch.equal(published.model.state_dict()["encoder.stem.weight"], averaged["encoder.conv_in.weight"].float())
 
 
 @pytest.mark.parametrize(

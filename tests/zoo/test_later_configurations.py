@@ -30,12 +30,12 @@ def test_simvq_averages():
     network = SimVQ(seed=1)
     image = photo(*size(network, (3, 4)))
     network.decode(network.quantize(network.encode(image))[1])
-    right = load(network.tensors).tokenizer
+    right = load(network.tensors).model
     frozen = "quantize.embedding.weight"
     names = [name for name in network.tensors if name != frozen]
     averages = {f"model_ema.{name.replace('.', '')}": network.tensors[name] for name in names}
     raw = {name: network.tensors[name] * 0.9 for name in names} | {frozen: network.tensors[frozen]}
-    assert load(raw | averages, (".ckpt", "", NESTINGS[2])).tokenizer.fingerprint == right.fingerprint
+    assert load(raw | averages, (".ckpt", "", NESTINGS[2])).model.fingerprint == right.fingerprint
 
 
 @settings(max_examples=2, **OPTIONS)
@@ -50,7 +50,7 @@ def test_movqgan(network, grid, container):
 def test_rqvae(shared, network, grid, container):
     network.shared = shared
     check(network, photo(*size(network, grid)), "rqvae", container)
-    parts = load(network.tensors).tokenizer.quantizer.quantizers
+    parts = load(network.tensors).model.quantizer.quantizers
     assert len(parts) == (1 if shared else 3)
 
 
@@ -81,7 +81,7 @@ def test_wetok(groups, noise):
         return
     indices, z_q = network.quantize(network.encode(image))
     network.decode(z_q)
-    tokenizer = load(network.tensors).tokenizer  # the noise alone tells the family
+    tokenizer = load(network.tensors).model  # the noise alone tells the family
     for seed in (3, 4):
         torch.manual_seed(seed)
         expected = network.decode(z_q).clamp(-1, 1)
@@ -98,7 +98,7 @@ def test_cosmos_di(rounds, samplings):
     image = photo(*size(network, (3, 4)))
     check(network, image, "cosmos-di", (".pt", "", NESTINGS[0]), levels=[8, 5, 8, 5])
     levels = {"inv_quant.quantizer._levels": torch.tensor([8, 5, 8, 5])}
-    assert load(network.tensors | levels).tokenizer.quantizer.levels == [8, 5, 8, 5]
+    assert load(network.tensors | levels).model.quantizer.levels == [8, 5, 8, 5]
     with pytest.raises(ValueError, match=r"levels: .*4 components"):
         load(network.tensors)
 
@@ -112,7 +112,7 @@ def test_dalle_dvae(groups, blocks):
     indices, z_q = network.quantize(z)
     expected = network.decode(z_q).clamp(0, 1) * 2 - 1
     published = load(network.tensors)
-    tokenizer = published.tokenizer
+    tokenizer = published.model
     assert published.family == "dalle-dvae"
     assert (tokenizer._latent(image) - z).abs().max() < TOLERANCE
     assert torch.equal(tokenizer.quantizer.encode(z), indices)
@@ -182,6 +182,6 @@ def test_released_sizes(name, tmp_path):
     with torch.device("meta"):
         published = read_published(tmp_path / "model.ckpt")
     assert published.family == family
-    assert (published.tokenizer.vocab_size, published.tokenizer.stride) == (codes, stride)
+    assert (published.model.vocab_size, published.model.stride) == (codes, stride)
     if millions is not None:
-        assert round(sum(p.numel() for p in published.tokenizer.parameters()) / 1e6) == millions
+        assert round(sum(p.numel() for p in published.model.parameters()) / 1e6) == millions

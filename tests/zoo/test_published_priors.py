@@ -20,8 +20,8 @@ from smalti.priors import (
 )
 from smalti.quantizers import MultiScaleQuantizer, VectorQuantizer, quantizer_from_config
 from smalti.tokenizers import SimpleVQVAE, Tokens
-from smalti.zoo import load_published, load_published_prior
-from smalti.zoo.published_priors import LLAMAGEN_NAMES, VAR_NAMES
+from smalti.zoo import load_published, load_published_prior, open_prior
+from smalti.zoo.published import llamagen_prior, var_prior
 
 SIDES = (1, 2, 4)
 
@@ -52,7 +52,7 @@ def test_var_gives_the_golden_images_of_greedy_sampling(golden: Path, var: tuple
 
 def test_llamagen_gives_the_golden_logits(golden: Path) -> None:
     tokenizer = load_published(checkpoint(golden, "llamagen_vq16"))
-    prior = load_published_prior(checkpoint(golden, "llamagen_vq16_gpt"), tokenizer, num_heads=3)
+    prior = load_published_prior(checkpoint(golden, "llamagen_vq16_gpt"), tokenizer, num_heads=3, grid=(16, 16))
     values = load_file(golden / "llamagen_vq16_gpt" / "expected.safetensors")
     with torch.no_grad():
         logits = prior(values["tokens"], values["labels"])
@@ -87,7 +87,7 @@ def shaken(prior: Prior) -> Prior:
 def var_checkpoint(prior: NextScaleTransformer) -> dict[str, Tensor]:
     """Our weights under VAR's names, with the axes and derived tables that its files have."""
     own = {name: value for name, value in prior.state_dict().items() if not name.startswith("quantizer.")}
-    theirs = {VAR_NAMES.original(name, 0): value for name, value in own.items()}
+    theirs = {var_prior.NAMES.original(name, 0): value for name, value in own.items()}
     for name in theirs:
         if name in ("pos_start", "pos_1LC"):
             theirs[name] = theirs[name][None]
@@ -134,17 +134,20 @@ def test_var_of_other_sizes_is_inferred(config: NextScaleConfig, nested: bool, t
 @pytest.mark.parametrize(
     ("config", "options"),
     [
-        (NextTokenConfig(depth=1, width=128, num_heads=2, hidden=96), {}),
-        (NextTokenConfig(depth=2, width=32, num_heads=4, num_kv_heads=2, hidden=64), {"num_heads": 4}),
+        (NextTokenConfig(depth=1, width=128, num_heads=2, hidden=96), {"grid": (16, 16)}),
+        (
+            NextTokenConfig(depth=2, width=32, num_heads=4, num_kv_heads=2, hidden=64),
+            {"num_heads": 4, "grid": (24, 24)},
+        ),
         (NextTokenConfig(depth=2, width=16, num_heads=2, num_kv_heads=2, hidden=32), {"num_heads": 2, "grid": (3, 5)}),
     ],
 )
 def test_llamagen_of_other_sizes_is_inferred(config: NextTokenConfig, options: dict, tmp_path: Path) -> None:
     tok = tokenizer(scales=False)
-    grid = options.get("grid", (16, 16))
+    grid = options["grid"]
     layout = TokenLayout.of(16, [grid], (grid[0] * 4, grid[1] * 4), tok.fingerprint)
     prior = shaken(NextTokenTransformer(layout, 4, config))
-    theirs = {LLAMAGEN_NAMES.original(name, 0): value for name, value in prior.state_dict().items()}
+    theirs = {llamagen_prior.NAMES.original(name, 0): value for name, value in prior.state_dict().items()}
     torch.save({"model": theirs | {"freqs_cis": torch.zeros(3)}, "optimizer": {}, "steps": 7}, tmp_path / "gpt.pt")
     loaded = load_published_prior(tmp_path / "gpt.pt", tok, **options)
     tokens, labels = torch.randint(16, (2, layout.num_tokens)), torch.tensor([0, 4])
@@ -155,19 +158,68 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     tok = tokenizer(scales=False)
     layout = TokenLayout.of(16, [(16, 16)], (64, 64), tok.fingerprint)
     prior = NextTokenTransformer(layout, 4, NextTokenConfig(depth=2, width=64, num_heads=1))
-    theirs = {LLAMAGEN_NAMES.original(name, 0): value for name, value in prior.state_dict().items()}
+    theirs = {llamagen_prior.NAMES.original(name, 0): value for name, value in prior.state_dict().items()}
     del theirs["layers.1.attention.wo.weight"]
     theirs["norm.weight"] = torch.ones(3)
     theirs["surprise"] = torch.ones(2)
     torch.save(theirs, tmp_path / "gpt.pt")
     with pytest.raises(ValueError, match=r"1 missing: layers.1.attention.wo.weight; 1 surplus: surprise; 1 of another"):
-        load_published_prior(tmp_path / "gpt.pt", tok)
+        load_published_prior(tmp_path / "gpt.pt", tok, grid=(16, 16))
     with pytest.raises(ValueError, match="vocabulary of 8, expected 16"):
-        load_published_prior(tmp_path / "gpt.pt", tokenizer(8, scales=False))
+        load_published_prior(tmp_path / "gpt.pt", tokenizer(8, scales=False), grid=(16, 16))
     with pytest.raises(ValueError, match="family: got 'gpt'"):
         load_published_prior(tmp_path / "gpt.pt", tok, family="gpt")
-    with pytest.raises(ValueError, match="unexpected keyword argument 'heads'"):
+    with pytest.raises(ValueError, match="heads: not an option of llamagen"):
         load_published_prior(tmp_path / "gpt.pt", tok, heads=2)
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="is no prior of var, llamagen; it has weight"):
+    with pytest.raises(ValueError, match=r"fits no family \(var, llamagen\); its tensors are called weight"):
         load_published_prior(tmp_path / "other.pt", tok)
+
+
+# ---- the token grid -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpt(tmp_path: Path) -> tuple[Path, SimpleVQVAE, NextTokenTransformer]:
+    """A checkpoint of LlamaGen for 24 x 24 tokens; no weight depends on the grid."""
+    tok = tokenizer(scales=False)
+    layout = TokenLayout.of(16, [(24, 24)], (96, 96), tok.fingerprint)
+    prior = NextTokenTransformer(layout, 4, NextTokenConfig(depth=1, width=64, num_heads=1))
+    theirs = {llamagen_prior.NAMES.original(name, 0): value for name, value in prior.state_dict().items()}
+    torch.save({"model": theirs}, tmp_path / "gpt.pt")
+    return tmp_path / "gpt.pt", tok, prior
+
+
+def test_a_grid_that_nothing_tells_is_asked_for(gpt: tuple[Path, SimpleVQVAE, NextTokenTransformer]) -> None:
+    path, tok, prior = gpt
+    with pytest.raises(ValueError, match=r"grid: got none.*expected \(16, 16\).*\(24, 24\)"):
+        load_published_prior(path, tok)
+    assert load_published_prior(path, tok, grid=(24, 24)).layout == prior.layout
+
+
+def test_the_rotary_table_tells_the_grid(gpt: tuple[Path, SimpleVQVAE, NextTokenTransformer]) -> None:
+    path, tok, prior = gpt
+    tensors = torch.load(path, weights_only=True)["model"]
+    torch.save(tensors | {"freqs_cis": torch.zeros(1 + 24 * 24, 32, 2)}, path)
+    assert load_published_prior(path, tok).layout == prior.layout
+
+
+# ---- the one door -------------------------------------------------------------------------------------------------
+
+
+def test_the_door_opens_saved_and_published_priors(
+    gpt: tuple[Path, SimpleVQVAE, NextTokenTransformer], tmp_path: Path
+) -> None:
+    path, tok, _ = gpt
+    published = open_prior(path, tok, grid=(24, 24))
+    published.save_pretrained(tmp_path / "prior")
+    for opened in (open_prior(tmp_path / "prior"), open_prior(str(tmp_path / "prior"), tok)):
+        assert opened.fingerprint == published.fingerprint
+    with pytest.raises(ValueError, match="tokenizer: got none, expected the one"):
+        open_prior(path)
+    with pytest.raises(ValueError, match="tokenizer: has a vocabulary of 8, expected 16"):
+        open_prior(tmp_path / "prior", tokenizer(8, scales=False))
+    with pytest.raises(ValueError, match="grid: got options for"):
+        open_prior(tmp_path / "prior", tok, grid=(16, 16))
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        open_prior("nowhere")

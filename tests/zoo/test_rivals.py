@@ -56,7 +56,7 @@ def test_config_yaml_tells(config, family, golden, tmp_path):
 
 
 def test_what_was_found_and_assumed_is_logged(golden, caplog):
-    with caplog.at_level(logging.INFO, logger="smalti.zoo.published"):
+    with caplog.at_level(logging.INFO, logger="smalti.zoo.published.loading"):
         published = read_published(checkpoint(golden, "wetok"))
     assert published.assumed == {"bits_per_group": 8, "image_range": (-1.0, 1.0), "norm_groups": 32}
     for word in ("family wetok", "discriminator", "256 codes", "stride 4", "bits_per_group=8", "licence: "):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from smalti.zoo import load_published, read_published
-from smalti.zoo.torchscript import is_torchscript, read_torchscript
+from smalti.zoo.published.torchscript import is_torchscript, read_torchscript
 
 
 def test_tensors_are_those_of_the_state_dict(golden):
@@ -88,7 +88,7 @@ def test_cosmos_training_checkpoint(golden, tmp_path):
     published = read_published(tmp_path / "model.pt")
     assert (published.family, published.place) == ("cosmos-di", "model")
     whole = load_published(golden / "cosmos_di" / "autoencoder.jit")
-    assert torch.equal(published.tokenizer.decoder.stem.weight, whole.decoder.stem.weight)
+    assert torch.equal(published.model.decoder.stem.weight, whole.decoder.stem.weight)
 
 
 def test_whole_modules_are_refused_with_the_way_to_convert_them(golden, tmp_path):

@@ -172,7 +172,7 @@ def overview() -> str:
             "",
             "options:",
             "  --version  print the version",
-            "  --help     print this; after a command, print the arguments of that command",
+            "  --help     print this; after a command, print its arguments and common options, with --help-all all",
         ]
     )
 

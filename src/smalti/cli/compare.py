@@ -22,6 +22,13 @@ from smalti.formats.atomic import replace_folder
 from smalti.jobs.compare import CompareConfig, compare
 from smalti.zoo import DEFAULT
 
+EXAMPLES = (
+    "smalti compare photo-f8 runs/photos photos",
+    "smalti compare photos --codecs '[jpeg,webp]' --curves --out compared",
+)
+COMMON = ("size", "judges", "codecs", "curves", "json", "out", "force")
+"""What `--help` shows first, and the options that it shows."""
+
 
 @dataclass(frozen=True)
 class CompareCommand(CompareConfig):
@@ -39,7 +46,13 @@ class CompareCommand(CompareConfig):
 def run(arguments: list[str]) -> int:
     """Parse, compare, print; returns the exit code."""
     command = parse_config(
-        CompareCommand, arguments, prog="smalti compare", positionals=("runs", "data"), tokenizer=DEFAULT
+        CompareCommand,
+        arguments,
+        prog="smalti compare",
+        positionals=("runs", "data"),
+        tokenizer=DEFAULT,
+        examples=EXAMPLES,
+        common=COMMON,
     )
     if command.curves and command.out is not None:
         require_matplotlib()

@@ -3,6 +3,13 @@
 from smalti.cli.parsing import parse_config
 from smalti.jobs.decode import FROM_FILE, DecodeConfig, DecodedImage, decode
 
+EXAMPLES = (
+    "smalti decode photo.tokens picture.png",
+    "smalti decode runs/photos two.tokens pictures",
+)
+COMMON = ("force", "device")
+"""What `--help` shows first, and the options that it shows."""
+
 
 def run(arguments: list[str]) -> int:
     """Parse, decode, print; returns the exit code."""
@@ -13,6 +20,8 @@ def run(arguments: list[str]) -> int:
         positionals=("run", "tokens", "out"),
         aliases={"-o": "out"},
         tokenizer=FROM_FILE,
+        examples=EXAMPLES,
+        common=COMMON,
     )
     decode(config, lambda image: print(_line(image), flush=True))
     return 0

@@ -4,10 +4,17 @@ from smalti.cli.parsing import parse_config
 from smalti.jobs.demo import DemoConfig, demo, next_steps
 from smalti.training import console_reporter
 
+EXAMPLES = (
+    "smalti demo",
+    "smalti demo --out demo --optimization.steps 100",
+)
+COMMON = ("out", "seed", "device", "force", "optimization.steps")
+"""What `--help` shows first, and the options that it shows."""
+
 
 def run(arguments: list[str]) -> int:
     """Run the demonstration, then say what came of it and what to do next."""
-    config = parse_config(DemoConfig, arguments, prog="smalti demo")
+    config = parse_config(DemoConfig, arguments, prog="smalti demo", examples=EXAMPLES, common=COMMON)
     result = demo(config, console_reporter(), print)
     quality, codes = result.held_out.quality, result.train_set.usage.total
     print(f"held-out photographs   PSNR {quality['psnr']:.2f} dB, mean colour {quality['psnr_mean_color']:.2f} dB")

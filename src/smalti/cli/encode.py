@@ -4,6 +4,13 @@ from smalti.cli.parsing import parse_config
 from smalti.jobs.encode import EncodeConfig, EncodedImage, encode
 from smalti.zoo import DEFAULT
 
+EXAMPLES = (
+    "smalti encode photo.jpg -o photo.tokens",
+    "smalti encode runs/photos a.png b.png -o two.tokens",
+)
+COMMON = ("out", "coding", "force", "device")
+"""What `--help` shows first, and the options that it shows."""
+
 
 def run(arguments: list[str]) -> int:
     """Parse, encode, print; returns the exit code."""
@@ -14,6 +21,8 @@ def run(arguments: list[str]) -> int:
         positionals=("run", "images"),
         aliases={"-o": "out"},
         tokenizer=DEFAULT,
+        examples=EXAMPLES,
+        common=COMMON,
     )
     result = encode(config, lambda image: print(price(image), flush=True))
     count = len(result.images)

@@ -19,6 +19,13 @@ from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
 from smalti.ops import UsageStatistics
 from smalti.zoo import DEFAULT
 
+EXAMPLES = (
+    "smalti eval photos",
+    "smalti eval runs/photos photos --size 256 --json",
+)
+COMMON = ("size", "judges", "json", "out", "force", "fail_on_collapse", "device")
+"""What `--help` shows first, and the options that it shows."""
+
 COLLAPSED = 3
 """Exit code of `--fail-on-collapse` where there is collapse."""
 
@@ -40,7 +47,15 @@ class EvalCommand(EvaluateConfig):
 
 def run(arguments: list[str]) -> int:
     """Parse, evaluate, print; returns the exit code."""
-    command = parse_config(EvalCommand, arguments, prog="smalti eval", positionals=("run", "data"), tokenizer=DEFAULT)
+    command = parse_config(
+        EvalCommand,
+        arguments,
+        prog="smalti eval",
+        positionals=("run", "data"),
+        tokenizer=DEFAULT,
+        examples=EXAMPLES,
+        common=COMMON,
+    )
     if command.out is None:
         result = with_progress(lambda on_images: evaluate(command, on_images))
     else:  # an existing file is refused before the work, not after it

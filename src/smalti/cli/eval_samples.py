@@ -15,6 +15,13 @@ from smalti.cli.parsing import parse_config
 from smalti.formats.atomic import replace_file
 from smalti.jobs.evaluate_samples import EvaluateSamplesConfig, SamplesResult, evaluate_samples
 
+EXAMPLES = (
+    "smalti eval-samples samples photos",
+    "smalti eval-samples samples photos --size 64 --json",
+)
+COMMON = ("size", "judges", "json", "out", "force", "device")
+"""What `--help` shows first, and the options that it shows."""
+
 
 @dataclass(frozen=True)
 class EvalSamplesCommand(EvaluateSamplesConfig):
@@ -30,7 +37,14 @@ class EvalSamplesCommand(EvaluateSamplesConfig):
 
 def run(arguments: list[str]) -> int:
     """Parse, evaluate, print; returns the exit code."""
-    command = parse_config(EvalSamplesCommand, arguments, prog="smalti eval-samples", positionals=("samples", "data"))
+    command = parse_config(
+        EvalSamplesCommand,
+        arguments,
+        prog="smalti eval-samples",
+        positionals=("samples", "data"),
+        examples=EXAMPLES,
+        common=COMMON,
+    )
     if command.out is None:
         result = with_progress(lambda on_images: evaluate_samples(command, on_images))
     else:  # an existing file is refused before the work, not after it

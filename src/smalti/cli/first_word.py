@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smalti.data.decode import IMAGE_SUFFIXES
-from smalti.zoo import is_boxed, is_tokenizer
+from smalti.zoo import is_boxed, kind_of
 
 
 def begins_with_tokenizer(words: Sequence[str], most: float) -> bool:
@@ -28,7 +28,7 @@ def begins_with_tokenizer(words: Sequence[str], most: float) -> bool:
     first = Path(words[0])
     if is_boxed(words[0]) and first.exists():
         raise ValueError(f"{first}: the box and this folder both have one; expected ./{first} for the one here")
-    if is_tokenizer(words[0]):
+    if kind_of(words[0]) is not None:
         return True
     if most < math.inf or len(words) == 1:
         return len(words) > most

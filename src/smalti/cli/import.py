@@ -3,10 +3,24 @@
 from smalti.cli.parsing import parse_config
 from smalti.jobs.import_checkpoint import ImportConfig, ImportResult, import_checkpoint
 
+EXAMPLES = (
+    "smalti import vq_ds16_c2i.pt llamagen",
+    "smalti import model.ckpt emu35 --family emu35-ibq",
+)
+COMMON = ("family", "patch_nums", "metric", "image_range", "force")
+"""What `--help` shows first, and the options that it shows."""
+
 
 def run(arguments: list[str]) -> int:
     """Parse, import, print; returns the exit code."""
-    config = parse_config(ImportConfig, arguments, prog="smalti import", positionals=("checkpoint", "out"))
+    config = parse_config(
+        ImportConfig,
+        arguments,
+        prog="smalti import",
+        positionals=("checkpoint", "out"),
+        examples=EXAMPLES,
+        common=COMMON,
+    )
     result = import_checkpoint(config)
     print(f"{config.out}: {describe(result)}")
     print(f"family {result.family}: {result.why}")

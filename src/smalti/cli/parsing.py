@@ -18,6 +18,7 @@ import jsonargparse
 
 from smalti.cli import nearest
 from smalti.cli.first_word import begins_with_tokenizer
+from smalti.cli.help import help_page, spelled
 from smalti.formats.arguments import LARGEST, type_name
 from smalti.formats.recipe import read_recipe, write_list, write_recipe
 
@@ -25,6 +26,8 @@ Config = TypeVar("Config")
 
 PRINT_CONFIG = "print_config"
 """Flag that prints the complete configuration as a recipe."""
+HELP_ALL = "--help-all"
+"""Flag that prints all options, where `--help` prints the common ones."""
 
 
 def parse_config(
@@ -36,6 +39,8 @@ def parse_config(
     aliases: Mapping[str, str] | None = None,
     tokenizer: str = "",
     defaults: Callable[[Mapping[str, str]], Mapping[str, Any]] | None = None,
+    examples: tuple[str, ...] = (),
+    common: tuple[str, ...] = (),
 ) -> Config:
     """Build a config from the arguments after a verb.
 
@@ -51,42 +56,33 @@ def parse_config(
             the others.
         defaults: given those options that are text (from the recipes, too), default values by dotted name that take the
             place of the config's own.
+        examples: calls of the command that `--help` shows.
+        common: options that `--help` shows; empty: all, as `--help-all` does.
 
     Returns:
         The config, validated by its own `__post_init__`.
 
     Raises:
         ValueError: an unknown option, a bad value, something missing; one line.
-        SystemExit: with code 0, after `--help` or `--print_config` printed what was asked.
+        SystemExit: with code 0, after `--help`, `--help-all` or `--print_config` printed what was asked.
     """
     types = option_types(config_class)
     aliases = {} if aliases is None else aliases
-    parser = _parser(config_class, types, prog, positionals, aliases, bool(tokenizer))
+    parser = _parser(config_class, prog)
     options, words, wants_help = _split(arguments, types, aliases)
     parser.set_defaults(
         _no_word_for(tokenizer, types, positionals) | dict(defaults(_texts(options)) if defaults else {})
     )
     if wants_help:
-        print(_help(parser), end="")
+        words_of = dict(zip(positionals, spelled(positionals, types, bool(tokenizer)), strict=True))
+        shown = () if wants_help == HELP_ALL else common
+        page = help_page(
+            config_class, parser, types, positionals=words_of, aliases=aliases, examples=examples, common=shown
+        )
+        print(page, end="")
         raise SystemExit(0)
     given = _name_positionals(words, types, _expected(words, options, types, positionals, bool(tokenizer)))
-    named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
-    typed = _recipes(options) + named + [option for option in options if not option.startswith("--config=")]
-    try:  # recipes first: the command line wins over them, wherever --config stands
-        values = parser.parse_args(
-            [_clean(option) if _is_path(option, types) else option for option in typed]
-        ).as_dict()
-    except ArgumentError as error:
-        raise ValueError(_shorten(str(error.message), types, positionals)) from error
-    except RecursionError as error:
-        raise ValueError("options: nested too deeply") from error
-    for name, value in given.items():  # lists of words as they were typed, whatever YAML makes of odd characters
-        if isinstance(value, list) and typing.get_args(types[name])[0] is str:
-            values[name] = typing.get_origin(types[name])(value)
-    for option in typed:  # and paths whose bytes are no UTF-8
-        if _is_path(option, types) and option != _clean(option):
-            values[option[2:].partition("=")[0]] = Path(option.partition("=")[2])
-    return _build(config_class, values, "")
+    return _build(config_class, _parsed(parser, given, options, types, positionals), "")
 
 
 def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
@@ -103,50 +99,53 @@ def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
     return types
 
 
-def _parser(
-    config_class: type,
-    types: dict[str, Any],
-    prog: str,
-    positionals: tuple[str, ...],
-    aliases: Mapping[str, str],
-    first_is_optional: bool = False,
-) -> jsonargparse.ArgumentParser:
+def _parser(config_class: type, prog: str) -> jsonargparse.ArgumentParser:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     jsonargparse.set_dumper("yaml", write_recipe)  # of --print_config
-    shown = [name.upper() + ("..." if _is_sequence(types[name]) else "") for name in positionals]
-    if first_is_optional:
-        shown[0] = f"[{shown[0]}]"
-    notes = [f"{name.upper()} may also be written --{name} {name.upper()}." for name in positionals]
-    notes += [f"{short} is short for --{name}." for short, name in aliases.items()]
-    parser = jsonargparse.ArgumentParser(
-        prog=prog, usage=" ".join([prog, *shown, "[--option value ...]"]), epilog=" ".join(notes), exit_on_error=False
-    )
-    vars(parser)["color"] = False  # from Python 3.14 on; `_help` edits the text as it is without
-    parser.add_argument("--config", action="config", metavar="FILE.yaml", help="recipe: a YAML file with any of these")
+    parser = jsonargparse.ArgumentParser(prog=prog, exit_on_error=False)
+    parser.add_argument("--config", action="config")
     parser.add_class_arguments(config_class, None)
     return parser
 
 
-def _help(parser: jsonargparse.ArgumentParser) -> str:
-    """jsonargparse's help, without what this module replaces: whole groups as files, flags with a value."""
-    text = re.sub(r"^ +--\S+ CONFIG\s+Path to a configuration file\.\n", "", parser.format_help(), flags=re.MULTILINE)
-    text = re.sub(r"\(required,(\s+type: [^()]*,\s+default: )", r"(\1", text).replace("( type", "(type")
-    return re.sub(r"(--\S+) \{true,false\}", r"\1             ", text)
+def _parsed(
+    parser: jsonargparse.ArgumentParser,
+    given: dict[str, str | list[str]],
+    options: list[str],
+    types: dict[str, Any],
+    positionals: tuple[str, ...],
+) -> dict[str, Any]:
+    """Values by field, of the words given for positionals and the options; nested configs are tables."""
+    named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
+    typed = _recipes(options) + named + [option for option in options if not option.startswith("--config=")]
+    try:  # recipes first: the command line wins over them, wherever --config stands
+        values = parser.parse_args(
+            [_clean(option) if _is_path(option, types) else option for option in typed]
+        ).as_dict()
+    except ArgumentError as error:
+        raise ValueError(_shorten(str(error.message), types, positionals)) from error
+    except RecursionError as error:
+        raise ValueError("options: nested too deeply") from error
+    for name, value in given.items():  # lists of words as they were typed, whatever YAML makes of odd characters
+        if isinstance(value, list) and typing.get_args(types[name])[0] is str:
+            values[name] = typing.get_origin(types[name])(value)
+    for option in typed:  # and paths whose bytes are no UTF-8
+        if _is_path(option, types) and option != _clean(option):
+            values[option[2:].partition("=")[0]] = Path(option.partition("=")[2])
+    return values
 
 
-def _split(
-    arguments: list[str], types: dict[str, Any], aliases: Mapping[str, str]
-) -> tuple[list[str], list[str], bool]:
-    """Sort arguments into options, each as one `--name=value`, bare words, and whether help was asked for."""
+def _split(arguments: list[str], types: dict[str, Any], aliases: Mapping[str, str]) -> tuple[list[str], list[str], str]:
+    """Sort arguments into options, each as one `--name=value`, bare words, and the word that asks for help, or ""."""
     options: list[str] = []
     words: list[str] = []
     left = list(arguments)
     while left:
         word = left.pop(0)
         if word == "--":
-            return options, words + left, False
-        if word in ("-h", "--help"):
-            return options, [], True
+            return options, words + left, ""
+        if word in ("-h", "--help", HELP_ALL):
+            return options, [], word
         if not word.startswith("-") or word == "-":
             words.append(word)
             continue
@@ -161,7 +160,7 @@ def _split(
                 raise ValueError(f"{spelled}: expected a value after it")
             value = left.pop(0)
         options.append(f"--{name}" if name == PRINT_CONFIG else f"--{name}={value}")
-    return options, words, False
+    return options, words, ""
 
 
 def _option_name(spelled: str, types: dict[str, Any], aliases: Mapping[str, str]) -> str:

@@ -5,6 +5,13 @@ from smalti.cli.parsing import parse_config
 from smalti.jobs.reconstruct import ReconstructConfig, reconstruct
 from smalti.zoo import DEFAULT
 
+EXAMPLES = (
+    "smalti reconstruct photo.jpg again.png",
+    "smalti reconstruct runs/photos photo.jpg again.png",
+)
+COMMON = ("force", "device")
+"""What `--help` shows first, and the options that it shows."""
+
 
 def run(arguments: list[str]) -> int:
     """Parse, reconstruct, print; returns the exit code."""
@@ -15,6 +22,8 @@ def run(arguments: list[str]) -> int:
         positionals=("run", "image", "out"),
         aliases={"-o": "out"},
         tokenizer=DEFAULT,
+        examples=EXAMPLES,
+        common=COMMON,
     )
     result = reconstruct(config)
     print(f"{price(result.encoded)}, PSNR {result.psnr:.2f} dB -> {config.out}")

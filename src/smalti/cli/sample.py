@@ -9,6 +9,13 @@ from rich.progress import Progress
 from smalti.cli.parsing import parse_config
 from smalti.jobs.sample import SampleConfig, sample
 
+EXAMPLES = (
+    "smalti sample prior --out samples",
+    "smalti sample prior --class cat -n 4 --guidance 2 --out cats",
+)
+COMMON = ("out", "label", "count", "seed", "tokenizer", "force", "sampling.guidance", "sampling.temperature")
+"""What `--help` shows first, and the options that it shows."""
+
 ALIASES = {
     "-o": "out",
     "-n": "count",
@@ -26,7 +33,15 @@ CLASS = ("--class", "--label")
 def run(arguments: list[str]) -> int:
     """Parse, sample, print; returns the exit code."""
     arguments, label = _take_class(arguments)
-    config = parse_config(SampleConfig, arguments, prog="smalti sample", positionals=("prior",), aliases=ALIASES)
+    config = parse_config(
+        SampleConfig,
+        arguments,
+        prog="smalti sample",
+        positionals=("prior",),
+        aliases=ALIASES,
+        examples=EXAMPLES,
+        common=COMMON,
+    )
     config = config if label is None else replace(config, label=label)
     console = Console(file=sys.stderr)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

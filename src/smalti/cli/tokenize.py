@@ -12,6 +12,13 @@ from smalti.cli.parsing import parse_config
 from smalti.jobs.tokenize import TokenizeConfig, TokenizeResult, tokenize
 from smalti.zoo import DEFAULT
 
+EXAMPLES = (
+    "smalti tokenize photos --out tokens",
+    "smalti tokenize runs/photos photos --out tokens --size 256 --crops 4",
+)
+COMMON = ("out", "size", "crops", "mirrored", "workers", "json", "device", "force")
+"""What `--help` shows first, and the options that it shows."""
+
 LISTED = 10
 """Images with something wrong that the summary for people names."""
 
@@ -33,6 +40,8 @@ def run(arguments: list[str]) -> int:
         positionals=("run", "data"),
         aliases={"-o": "out"},
         tokenizer=DEFAULT,
+        examples=EXAMPLES,
+        common=COMMON,
     )
     console = Console(file=sys.stderr)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())

@@ -1,6 +1,7 @@
 """`smalti tokens verify|info|show DIR …`: questions to a token data set."""
 
 import sys
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -18,11 +19,31 @@ QUESTIONS = {
 }
 
 
+EXAMPLES = {
+    "verify": ("smalti tokens verify tokens", "smalti tokens verify s3://bucket/tokens"),
+    "info": ("smalti tokens info tokens", "smalti tokens info s3://bucket/tokens"),
+    "show": ("smalti tokens show tokens a.jpg a.png", "smalti tokens show tokens a.jpg a.png --view 1"),
+}
+"""What `--help` shows first, by question."""
+
+
+@dataclass(frozen=True)
+class VerifyCommand(TokensConfig):
+    """Read every byte of a token data set, and name what is missing, altered or miscounted."""
+
+
+@dataclass(frozen=True)
+class InfoCommand(TokensConfig):
+    """Say what a token data set holds."""
+
+
 def run(arguments: list[str]) -> int:
     """Answer one question; returns the exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: smalti tokens QUESTION DIR\n")
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
+        print("usage: smalti tokens QUESTION DIR [--option value ...]\n\nAnswer a question about a token data set.\n")
+        print("\n".join(["examples:", *(f"  {examples[0]}" for examples in EXAMPLES.values()), "\nquestions:"]))
         print("\n".join(f"  {name:<8}{line}" for name, line in QUESTIONS.items()))
+        print("\nsmalti tokens QUESTION --help prints the arguments of a question.")
         return 0
     question, *rest = arguments
     if question not in QUESTIONS:
@@ -32,7 +53,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _verify(arguments: list[str]) -> int:
-    config = parse_config(TokensConfig, arguments, prog="smalti tokens verify", positionals=("tokens",))
+    config = parse_config(
+        VerifyCommand, arguments, prog="smalti tokens verify", positionals=("tokens",), examples=EXAMPLES["verify"]
+    )
     problems = check_tokens(config)
     for problem in problems:
         print(f"smalti tokens verify: {problem}", file=sys.stderr)
@@ -41,7 +64,9 @@ def _verify(arguments: list[str]) -> int:
 
 
 def _info(arguments: list[str]) -> int:
-    config = parse_config(TokensConfig, arguments, prog="smalti tokens info", positionals=("tokens",))
+    config = parse_config(
+        InfoCommand, arguments, prog="smalti tokens info", positionals=("tokens",), examples=EXAMPLES["info"]
+    )
     table = Table(box=None, show_header=False)
     for name, value in describe_tokens(config).items():
         table.add_row(name, value)
@@ -56,6 +81,7 @@ def _show(arguments: list[str]) -> int:
         prog="smalti tokens show",
         positionals=("tokens", "key", "out"),
         aliases={"-o": "out"},
+        examples=EXAMPLES["show"],
     )
     row = show_tokens(config)
     label = "" if row.label is None else f", class {row.label}"

@@ -14,6 +14,13 @@ from smalti.jobs.train import TrainConfig, TrainResult, train
 from smalti.jobs.train_config import ModelDefaults
 from smalti.training import console_reporter
 
+EXAMPLES = (
+    "smalti train photos --init_from photo-f8 --out runs/photos",
+    "smalti train embedded --model simple --out runs/simple",
+)
+COMMON = ("out", "model", "init_from", "resume", "force", "input.size", "optimization.steps", "optimization.lr")
+"""What `--help` shows first, and the options that it shows."""
+
 
 def run(arguments: list[str]) -> int:
     """Train, and say what came of it and what to do next."""
@@ -39,6 +46,8 @@ def parse(arguments: list[str]) -> TrainConfig:
         positionals=("data",),
         aliases={"-o": "out"},
         defaults=lambda given: ModelDefaults.of(given.get("model", "auto"), given.get("init_from", "")).options(),
+        examples=EXAMPLES,
+        common=COMMON,
     )
 
 

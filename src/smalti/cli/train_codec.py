@@ -5,11 +5,24 @@ import sys
 from smalti.cli.parsing import parse_config
 from smalti.jobs.train_codec import TrainCodecConfig, train_codec
 
+EXAMPLES = (
+    "smalti train-codec tokens -o codec.safetensors",
+    "smalti train-codec two.tokens --run runs/photos -o codec.safetensors",
+)
+COMMON = ("out", "run", "force", "training.steps")
+"""What `--help` shows first, and the options that it shows."""
+
 
 def run(arguments: list[str]) -> int:
     """Parse, train, print; returns the exit code."""
     config = parse_config(
-        TrainCodecConfig, arguments, prog="smalti train-codec", positionals=("tokens",), aliases={"-o": "out"}
+        TrainCodecConfig,
+        arguments,
+        prog="smalti train-codec",
+        positionals=("tokens",),
+        aliases={"-o": "out"},
+        examples=EXAMPLES,
+        common=COMMON,
     )
     steps = config.training.steps
     result = train_codec(

@@ -9,6 +9,22 @@ from smalti.cli.parsing import parse_config
 from smalti.jobs.train_prior import TrainPriorConfig, TrainPriorResult, train_prior
 from smalti.training import console_reporter
 
+EXAMPLES = (
+    "smalti train-prior tokens --out prior",
+    "smalti train-prior tokens --prior next-token-small --out prior",
+)
+COMMON = (
+    "out",
+    "prior",
+    "resume",
+    "force",
+    "device",
+    "optimization.steps",
+    "optimization.batch_size",
+    "optimization.lr",
+)
+"""What `--help` shows first, and the options that it shows."""
+
 
 def run(arguments: list[str]) -> int:
     """Train, and say what came of it and what to do next."""
@@ -17,7 +33,13 @@ def run(arguments: list[str]) -> int:
 
 def _train(arguments: list[str], first: bool) -> int:
     config = parse_config(
-        TrainPriorConfig, arguments, prog="smalti train-prior", positionals=("tokens",), aliases={"-o": "out"}
+        TrainPriorConfig,
+        arguments,
+        prog="smalti train-prior",
+        positionals=("tokens",),
+        aliases={"-o": "out"},
+        examples=EXAMPLES,
+        common=COMMON,
     )
     result = train_prior(config, console_reporter(sys.stderr))
     if first:

@@ -27,7 +27,7 @@ from smalti.ops.pixels import to_float
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE, Tokenizer
 from smalti.training import OptimizationConfig, Reporter, Silent, read_log
-from smalti.zoo import DEFAULT, filled, load
+from smalti.zoo import DEFAULT, filled, open_tokenizer
 
 TRAINING: dict[str, Any] = {
     "data": "embedded",
@@ -114,7 +114,7 @@ def demo(
         evaluate(EvaluateConfig(str(run), data, device=config.device, judges=()))
         for data in ("embedded", "embedded:test")
     )
-    tokenizer = load(run)
+    tokenizer = open_tokenizer(run)
     pictures = [_use(config, run, tokenizer, index) for index in range(2)]
     seconds = time.monotonic() - begun
     report = Report(

@@ -113,6 +113,7 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
         encoded.append(EncodedImage(name, tokens.image_size, tokens.num_tokens, size))
         if on_image is not None:
             on_image(encoded[-1])
-    token_file = TokenFile(tokenizer.fingerprint, tokenizer.vocab_size, tuple(token_images), coding)
+    fingerprint = tokens.fingerprint or tokenizer.fingerprint  # those of a GPU bear none
+    token_file = TokenFile(fingerprint, tokenizer.vocab_size, tuple(token_images), coding)
     write_token_file(config.out, token_file, config.force, tables, codec)
     return EncodeResult(tuple(encoded), config.out.stat().st_size, tokenizer.vocab_size)

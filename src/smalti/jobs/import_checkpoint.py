@@ -82,7 +82,7 @@ def import_checkpoint(config: ImportConfig) -> ImportResult:
     """
     check_replaceable(config.out, config.force, folder=True)
     published = read_published(config.checkpoint, config.family, **config.options())
-    tokenizer = published.tokenizer
+    tokenizer = published.model
     with replace_folder(config.out, config.force) as folder:
         tokenizer.save_pretrained(folder)
     return ImportResult(

@@ -28,7 +28,7 @@ from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.ops.pixels import to_float
 from smalti.priors import Prior, SamplingConfig, TokenLayout
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.zoo import load, load_prior
+from smalti.zoo import open_prior, open_tokenizer
 
 __all__ = ["SampleConfig", "SampleResult", "prior_and_tokenizer", "sample", "to_tokens"]
 
@@ -47,7 +47,7 @@ class SampleConfig:
     """Sample images from a trained prior."""
 
     prior: str
-    """Folder of a trained prior, as smalti train-prior makes it."""
+    """The prior: a folder, as smalti train-prior makes it, a published checkpoint, or a name on the hub."""
     out: Path
     """Folder for the images."""
     label: int | str | None = None
@@ -75,6 +75,8 @@ class SampleConfig:
     """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
     force: bool = False
     """Replace an existing folder."""
+    tokenizer: str = ""
+    """The tokenizer that the prior was trained on, named as for smalti encode; empty: the one in the prior's folder."""
 
     def __post_init__(self) -> None:
         for name in ("count", "batch_size"):
@@ -115,7 +117,7 @@ def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = 
         ValueError: no such class; a box or scales that this prior's tokens do not have.
     """
     device = find_device(config.device)
-    prior, tokenizer, names = prior_and_tokenizer(config.prior)
+    prior, tokenizer, names = prior_and_tokenizer(config.prior, config.tokenizer)
     prior, tokenizer = prior.to(device), tokenizer.to(device)
     prior.cast(choose_dtype(config.precision, device))
     labels_N = _labels(config, prior, names)
@@ -138,19 +140,19 @@ def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = 
     return SampleResult(config.out, config.count, prior.layout.image_size, classes, asked)
 
 
-def prior_and_tokenizer(folder: str | Path) -> tuple[Prior, Tokenizer, tuple[str, ...]]:
+def prior_and_tokenizer(name: str | Path, tokenizer: str = "") -> tuple[Prior, Tokenizer, tuple[str, ...]]:
     """A trained prior, the tokenizer whose tokens it models, and the names of its classes.
 
     Raises:
         FileNotFoundError: one of them is missing.
         ValueError: the tokenizer is not the one that the prior was trained on.
     """
-    prior = load_prior(folder)
-    tokenizer = load(Path(folder) / TOKENIZER)
-    layout = prior.layout
-    own = TokenLayout(tokenizer.vocab_size, layout.grids, layout.image_size, tokenizer.fingerprint)
-    layout.require(own, f"{folder}/{TOKENIZER}")
-    return prior, tokenizer, prior.class_names
+    given = open_tokenizer(tokenizer) if tokenizer else None
+    prior = open_prior(name, given)
+    used, layout = given or open_tokenizer(Path(name) / TOKENIZER), prior.layout
+    own = TokenLayout(used.vocab_size, layout.grids, layout.image_size, used.fingerprint)
+    layout.require(own, tokenizer or f"{name}/{TOKENIZER}")
+    return prior, used, prior.class_names
 
 
 def to_tokens(sequence_BL: Int64[Tensor, "b l"], layout: TokenLayout) -> Tokens:

@@ -11,7 +11,7 @@ from smalti.formats.storage import Storage
 from smalti.formats.token_set import TokenManifest, read_manifest, verify
 from smalti.formats.token_shards import TokenRow, read_shard
 from smalti.tokenizers import Tokens
-from smalti.zoo import load
+from smalti.zoo import open_tokenizer
 
 __all__ = ["ShowTokensConfig", "TokensConfig", "check_tokens", "describe_tokens", "show_tokens"]
 
@@ -76,7 +76,7 @@ def show_tokens(config: ShowTokensConfig) -> TokenRow:
     row = _find(storage, manifest, config)
     if storage.local is None:
         raise ValueError(f"tokens: {config.tokens} is not on this machine; copy its tokenizer/ and use smalti decode")
-    tokenizer = load(storage.local / "tokenizer")
+    tokenizer = open_tokenizer(storage.local / "tokenizer")
     size = manifest.image_size or [round(row.crop[2] - row.crop[0]), round(row.crop[3] - row.crop[1])]
     sequence = torch.from_numpy(row.indices)[None]
     tokens = Tokens.unflatten(sequence, row.grids, (size[0], size[1]), manifest.vocab_size, torch.uint8)

@@ -70,7 +70,7 @@ from smalti.training import (
     take_weights,
     train_steps,
 )
-from smalti.zoo import DEFAULT, build, load, open_tokenizer
+from smalti.zoo import DEFAULT, build, open_tokenizer
 
 __all__ = ["TrainConfig", "TrainResult", "build_model", "plain_settings", "train"]
 
@@ -180,7 +180,7 @@ class _Run:
         self.config, self.reporter, self.runtime, self.folder, self.point = config, reporter, runtime, folder, point
         checkpoint = point.checkpoint if point else None
         piece_size(config.optimization, process_count())  # refuses what cannot be cut
-        model, self.taken = (load(checkpoint), "") if checkpoint else build_model(config)
+        model, self.taken = (open_tokenizer(checkpoint), "") if checkpoint else build_model(config)
         self.source = open_images(config.data, channels=model.image_channels)
         self.samples = next(ordered_batches(self.source, config.input, SAMPLES)).image
         self.validation = self._validation_images(model.image_channels)

@@ -15,7 +15,7 @@ from smalti.formats.storage import Storage
 from smalti.formats.token_codec import Grids
 from smalti.formats.token_set import MANIFEST, read_manifest, read_rows
 from smalti.tokenizers import Tokenizer
-from smalti.zoo import load
+from smalti.zoo import open_tokenizer
 
 __all__ = ["TrainCodecConfig", "TrainCodecResult", "train_codec"]
 
@@ -33,7 +33,7 @@ class TrainCodecConfig:
     out: Path
     """The codec to write; as codec.safetensors in the folder of the tokenizer it is found without being named."""
     run: str = ""
-    """The tokenizer: its folder, or its name on the hub; empty: the one in the token data set."""
+    """The tokenizer, named as for smalti encode; empty: the one in the token data set."""
     training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
     """How long to train, and sizes."""
     force: bool = False
@@ -73,7 +73,7 @@ def train_codec(config: TrainCodecConfig, on_step: Callable[[int, float], None] 
     is_set = not Path(config.tokens).is_file() and storage.exists(MANIFEST)
     if not config.run and not (is_set and storage.local):
         raise ValueError(f"run: got none, expected the tokenizer that made {config.tokens}")
-    tokenizer = load(config.run or Path(config.tokens, "tokenizer"))
+    tokenizer = open_tokenizer(config.run or Path(config.tokens, "tokenizer"))
     images = _rows(storage, tokenizer) if is_set else _file_images(config.tokens, tokenizer)
     if not images:
         raise ValueError(f"tokens: {config.tokens} holds no image")

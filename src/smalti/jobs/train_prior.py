@@ -58,7 +58,7 @@ from smalti.training import (
     train_prior_steps,
     validation_nats,
 )
-from smalti.zoo import build_prior, load, load_prior
+from smalti.zoo import build_prior, open_prior, open_tokenizer
 
 __all__ = ["TrainPriorConfig", "TrainPriorResult", "train_prior"]
 
@@ -181,7 +181,7 @@ class _Run:
         self.dataset = TokenDataset(config.tokens)
         self.training, self.held_out = split_rows(self.dataset, config.validation, config.seed)
         tokenizer = self._tokenizer()
-        prior = load_prior(checkpoint) if checkpoint else new_prior(config, self.dataset, tokenizer)
+        prior = open_prior(checkpoint) if checkpoint else new_prior(config, self.dataset, tokenizer)
         self._check(prior)
         prior.gradient_checkpointing = config.gradient_checkpointing
         self.state = start_state(prior, config.optimization, runtime)
@@ -224,7 +224,7 @@ class _Run:
         storage = self.dataset.storage
         if storage.local is None:
             raise ValueError(f"tokens: {self.config.tokens} is not on this machine; copy it here to train on it")
-        return load(storage.local / TOKENIZER)
+        return open_tokenizer(storage.local / TOKENIZER)
 
     def _check(self, prior: Prior) -> None:
         """Refuse a prior that belongs to other tokens, before the first step."""

@@ -200,8 +200,8 @@ def _known(cls: type[Tokenizer], arguments: Mapping[str, Any]) -> Mapping[str, A
     return arguments
 
 
-def load(model: str | Path) -> Tokenizer:
-    """A saved model in eval mode.
+def load_saved(model: str | Path) -> Tokenizer:
+    """A saved model in eval mode; `open_tokenizer` also opens published ones.
 
     Args:
         model: a name of the box ("photo-f8"), a folder with config.json and model.safetensors, or a name on the hub

@@ -1,7 +1,7 @@
 """Priors by name: sizes that were published, and small ones that train on a laptop.
 
 build_prior("next-scale-small", layout, 10, quantizer)     a fresh prior
-load_prior("prior")                                        a trained one
+open_prior("prior")                                        a trained one, see `open.py`
 """
 
 from collections.abc import Sequence
@@ -115,8 +115,8 @@ def _copied(name: str, quantizer: Quantizer | None) -> MultiScaleQuantizer:
     return copied
 
 
-def load_prior(prior: str | Path) -> Prior:
-    """A saved prior in eval mode, from a folder or from the hub ("user/name").
+def load_saved_prior(prior: str | Path) -> Prior:
+    """A saved prior in eval mode, from a folder or from the hub ("user/name"); `open_prior` also opens published ones.
 
     Raises:
         FileNotFoundError: no such folder, or no model in it.

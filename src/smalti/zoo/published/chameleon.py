@@ -1,0 +1,26 @@
+"""Chameleon's VQ-VAE as transformers has it: the encoder alone, so images become tokens but not the other way.
+
+Source: Chameleon Team 2024 (arXiv 2405.09818), after Make-A-Scene (arXiv 2203.13131). The original `vqgan.ckpt`,
+which has a decoder, is of the family `taming`.
+"""
+
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, has, vqgan
+from smalti.zoo.published.vqgan_names import taming_names
+
+
+def recognises(candidate: Candidate) -> bool:
+    """taming's encoder and codebook without a decoder."""
+    encoder = has(candidate, r"encoder\.(down\.\d+\.block|mid\.block_1)\.") and has(candidate, r"quantize\.")
+    return encoder and not has(candidate, r"decoder\.")
+
+
+FAMILY = Family(
+    title="Chameleon VQ-VAE (transformers)",
+    url="https://huggingface.co/facebook/chameleon-7b",
+    licence="Chameleon Research License",
+    names=taming_names,
+    recognises=recognises,
+    build=vqgan(encoder_only=True),
+    ignored=r"post_quant_conv\.",
+)

@@ -1,0 +1,87 @@
+"""The `VQModel` of diffusers: aMUSEd, Kandinsky's MoVQ with its spatial norm, and converted latent-diffusion models.
+
+Source: Patil et al. 2024, aMUSEd (arXiv 2401.01808); Zheng et al. 2022, MoVQ (arXiv 2209.09002). taming's networks
+under diffusers' names, old ("query") and new ("to_q"). The config.json beside the weights says what the tensors do
+not.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smalti.tokenizers import VQGAN
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, build_vqgan, codebook, has
+from smalti.zoo.published.inference import Shapes
+from smalti.zoo.published.names import NameTable
+from smalti.zoo.published.vqgan_names import OUTER, mid_names
+
+LEVELS = {
+    "encoder.down_blocks.{i}.resnets.{j}": "encoder.levels.{i}.blocks.{j}",
+    "encoder.down_blocks.{i}.attentions.{j}": "encoder.levels.{i}.attentions.{j}",
+    "encoder.down_blocks.{i}.downsamplers.0": "encoder.levels.{i}.resample",
+    "decoder.up_blocks.{i}.resnets.{j}": "decoder.levels.{i}.blocks.{j}",
+    "decoder.up_blocks.{i}.attentions.{j}": "decoder.levels.{i}.attentions.{j}",
+    "decoder.up_blocks.{i}.upsamplers.0": "decoder.levels.{i}.resample",
+    "encoder.conv_norm_out": "encoder.norm_out",
+    "decoder.conv_norm_out": "decoder.norm_out",
+}
+
+LEAVES = {
+    "conv_shortcut": "shortcut",
+    "group_norm": "norm",
+    "spatial_norm": "norm",
+    "norm_layer": "norm",
+    "conv_y": "scale",
+    "conv_b": "shift",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "out",
+    "query": "q",
+    "key": "k",
+    "value": "v",
+    "proj_attn": "out",
+}
+
+AMUSED = {"num_vq_embeddings": 8192, "vq_embed_dim": 64, "lookup_from_codebook": True}
+"""What marks aMUSEd's own weights, whose pipeline feeds images in [0, 1]; all others work in [-1, 1]."""
+
+
+def names(candidate: Candidate) -> NameTable:
+    """diffusers' names; without attention in the middle if the checkpoint has none (aMUSEd)."""
+    attention = "mid_block.attentions.0" if has(candidate, r".*\.mid_block\.attentions\.") else None
+    mid = mid_names("mid_block.resnets.0", attention, "mid_block.resnets.1")
+    return NameTable({**OUTER, **LEVELS, **mid}, LEAVES, fine_to_coarse=False)
+
+
+def build(
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    metric: str = "euclidean",
+    image_range: Sequence[float] | None = None,
+    norm_groups: int | None = None,
+) -> VQGAN:
+    """A VQGAN of the checkpoint's sizes."""
+    if config.get("act_fn", "silu") not in ("silu", "swish"):
+        raise ValueError(f"act_fn: got {config['act_fn']!r} in config.json, expected 'silu'")
+    if image_range is None:
+        image_range = (0.0, 1.0) if all(config.get(key) == value for key, value in AMUSED.items()) else (-1.0, 1.0)
+    groups = norm_groups or int(config.get("norm_num_groups", 32))
+    return build_vqgan(shapes, source, codebook(shapes, metric), image_range=image_range, norm_groups=groups)
+
+
+def recognises(candidate: Candidate) -> bool:
+    """Levels called down_blocks and up_blocks, and a codebook."""
+    return has(candidate, r"encoder\.down_blocks\.") and has(candidate, r"quantize\.")
+
+
+FAMILY = Family(
+    title="diffusers VQModel",
+    url="https://github.com/huggingface/diffusers",
+    licence="as the model's page states: aMUSEd OpenRAIL++, Kandinsky 2.2 Apache-2.0",
+    names=names,
+    recognises=recognises,
+    build=build,
+)

@@ -1,0 +1,41 @@
+"""Published priors, loaded by one line, as published tokenizers are.
+
+    tokenizer = load_published("vae_ch160v4096z32.pth")
+    prior = load_published_prior("var_d16.pth", tokenizer)
+
+Scales and vocabulary of tokenizer and prior must agree, or nothing is loaded.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from smalti.priors import Prior
+from smalti.tokenizers import Tokenizer
+from smalti.zoo.published import llamagen_prior, var_prior
+from smalti.zoo.published.family import Family
+from smalti.zoo.published.loading import read_model
+
+PRIOR_FAMILIES: dict[str, Family[Any]] = {"var": var_prior.FAMILY, "llamagen": llamagen_prior.FAMILY}
+"""Families by name."""
+
+
+def load_published_prior(path: str | Path, tokenizer: Tokenizer, family: str | None = None, **options: Any) -> Prior:
+    """A published prior from its publisher's checkpoint, in eval mode, weights in fp32.
+
+    >>> prior = load_published_prior("var_d16.pth", tokenizer)  # doctest: +SKIP
+    >>> tokens = prior.sample(torch.tensor([207]))  # doctest: +SKIP
+
+    Args:
+        path: a .pth .pt .ckpt .bin or .safetensors file.
+        tokenizer: the tokenizer that it was trained on.
+        family: a key of `PRIOR_FAMILIES`; None: recognised by the tensor names.
+        options: what the file does not tell: `grid` (LlamaGen, needed), `num_heads`, `patch_nums` (VAR, where its table
+            of levels is missing).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no family fits, an option is missing, the tokenizer has another vocabulary or other scales, or
+            tensors do not fit.
+    """
+    prior: Prior = read_model(path, PRIOR_FAMILIES, family, {"tokenizer": tokenizer, **options}).model
+    return prior

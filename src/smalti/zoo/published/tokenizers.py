@@ -1,0 +1,82 @@
+"""Published tokenizers, loaded by one line: `load_published("vq_ds16_c2i.pt")`."""
+
+from pathlib import Path
+from typing import Any
+
+from smalti.tokenizers import Tokenizer
+from smalti.zoo.published import (
+    chameleon,
+    cosmos_di,
+    dalle_dvae,
+    diffusers_vq,
+    emu3,
+    emu35_ibq,
+    ibq,
+    janus,
+    latent_diffusion,
+    llamagen,
+    maskbit,
+    maskgit,
+    movqgan,
+    open_magvit2,
+    rqvae,
+    showo_magvit2,
+    simvq,
+    taming,
+    titok,
+    var,
+    wetok,
+)
+from smalti.zoo.published.family import Family
+from smalti.zoo.published.loading import Published, read_model
+
+FAMILIES: dict[str, Family[Any]] = {
+    "var": var.FAMILY,
+    "titok": titok.FAMILY,
+    "llamagen": llamagen.FAMILY,
+    "maskgit": maskgit.FAMILY,
+    "maskbit": maskbit.FAMILY,
+    "simvq": simvq.FAMILY,
+    "movqgan": movqgan.FAMILY,
+    "rqvae": rqvae.FAMILY,
+    "showo-magvit2": showo_magvit2.FAMILY,
+    "cosmos-di": cosmos_di.FAMILY,
+    "dalle-dvae": dalle_dvae.FAMILY,
+    "ibq": ibq.FAMILY,
+    "open-magvit2": open_magvit2.FAMILY,
+    "wetok": wetok.FAMILY,
+    "emu3": emu3.FAMILY,
+    "diffusers": diffusers_vq.FAMILY,
+    "chameleon": chameleon.FAMILY,
+    "janus": janus.FAMILY,
+    "latent-diffusion": latent_diffusion.FAMILY,
+    "taming": taming.FAMILY,
+    "emu35-ibq": emu35_ibq.FAMILY,
+}
+"""Families by name; the first that recognises a checkpoint gets it, or a rival of that one (`rivals.py`)."""
+
+
+def load_published(path: str | Path, family: str | None = None, **options: Any) -> Tokenizer:
+    """A published tokenizer from its publisher's checkpoint, in eval mode, weights in fp32.
+
+    >>> tokenizer = load_published("vq_ds16_c2i.pt")  # doctest: +SKIP
+    >>> tokens = tokenizer.encode(images)  # doctest: +SKIP
+
+    Args:
+        path: a .pth .pt .ckpt .bin or .safetensors file, a folder with weights and config.json, or one of a pipeline.
+        family: a key of `FAMILIES`; None: recognised by the tensor names.
+        options: what cannot be inferred, published values by default: `patch_nums`, `metric` ("euclidean", "cosine",
+            "dot"), `image_range`, `num_heads` …, as far as the family has them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is damaged or would have to run code, an unknown family or option, tensors that fit two
+            families with other tokens, or that do not fit; the message lists missing, surplus and differently shaped
+            ones, the ten nearest first.
+    """
+    return read_published(path, family, **options).model
+
+
+def read_published(path: str | Path, family: str | None = None, **options: Any) -> Published[Tokenizer]:
+    """As `load_published`, with what was found on the way."""
+    return read_model(path, FAMILIES, family, options)

@@ -1,0 +1,91 @@
+"""VAR's multi-scale VQVAE (`vae_ch160v4096z32.pth`).
+
+Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905). taming's networks with queries, keys and
+values in one convolution, 3x3 convolutions around the quantizer, and the multi-scale quantizer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smalti.quantizers import MultiScaleQuantizer, VectorQuantizer
+from smalti.quantizers.znorm import ZNormVectorQuantizer
+from smalti.tokenizers import VQGAN
+from smalti.zoo.published.checkpoints import Candidate
+from smalti.zoo.published.family import Family, build_vqgan, has
+from smalti.zoo.published.inference import Shapes, codebook_shape, count
+from smalti.zoo.published.names import NameTable
+from smalti.zoo.published.vqgan_names import taming_names
+
+PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+"""The published scales for 256 x 256 pixels."""
+
+
+USAGE = "quantizer.scale_usage"
+"""The usage counts of the codes, a row a scale: a state of training, but it tells how many scales there were."""
+
+
+def names(candidate: Candidate) -> NameTable:
+    """The usual names, and those of the multi-scale quantizer: φ of one per scale, one for all, or a few to share."""
+    table = taming_names(candidate)
+    table.modules.pop("quantize.embedding")
+    table.modules.update(
+        {
+            "quantize.embedding": "quantizer.quantizers.0.embedding",
+            "quantize.quant_resi.qresi_ls.{i}": "quantizer.phis.{i}.conv",
+            "quantize.quant_resi.qresi": "quantizer.phis.0.conv",
+            "quantize.quant_resi.{i}": "quantizer.phis.{i}.conv",
+            "quantize.ema_vocab_hit_SV": USAGE,
+        }
+    )
+    return table
+
+
+def build(
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    source: Mapping[str, Any],
+    *,
+    patch_nums: Sequence[int] | None = None,
+    metric: str = "euclidean",
+    phi_ratio: float = 0.5,
+    beta: float = 0.25,
+    image_range: Sequence[float] = (-1.0, 1.0),
+    norm_groups: int = 32,
+) -> VQGAN:
+    """A VQGAN of the checkpoint's sizes with a multi-scale quantizer; patch_nums None: the published ones."""
+    if metric not in ("euclidean", "cosine"):
+        raise ValueError(f"metric: got {metric!r}, VAR has 'euclidean' and 'cosine' (its znorm)")
+    if patch_nums is None:
+        num_scales = shapes.get(USAGE, (len(PATCH_NUMS),))[0]
+        if num_scales != len(PATCH_NUMS):
+            raise ValueError(f"patch_nums: needed, since the checkpoint has {num_scales} scales, not {PATCH_NUMS}")
+        patch_nums = PATCH_NUMS
+    size, dim = codebook_shape(shapes)
+    kind = VectorQuantizer if metric == "euclidean" else ZNormVectorQuantizer
+    num_phi = count(shapes, r"quantizer\.phis\.(\d+)\.")
+    quantizer = MultiScaleQuantizer(
+        size,
+        dim,
+        [int(side) for side in patch_nums],
+        beta,
+        num_phi=max(1, num_phi),
+        phi_ratio=phi_ratio if num_phi else 0.0,
+        quantizer=kind(size, dim),
+    )
+    return build_vqgan(shapes, source, quantizer, image_range=image_range, norm_groups=norm_groups)
+
+
+def recognises(candidate: Candidate) -> bool:
+    """φ, or the usage counts of the scales."""
+    return has(candidate, r"quantize\.(quant_resi\.|ema_vocab_hit_SV)")
+
+
+FAMILY = Family(
+    title="VAR multi-scale VQVAE",
+    url="https://github.com/FoundationVision/VAR",
+    licence="MIT",
+    names=names,
+    recognises=recognises,
+    build=build,
+    ignored=r"quantize\.ema_vocab_hit_SV$",
+)
