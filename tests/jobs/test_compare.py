@@ -21,7 +21,7 @@ from smalti.jobs.gallery import LABEL_HEIGHT, gallery
 from smalti.jobs.preparation import prepared_images
 from smalti.metrics import CURVES, psnr, save_convolutional_features
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training.samples import GAP
+from smalti.training.record import GAP
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from smalti.ops.pixels import to_float
-from smalti.training.samples import GAP, picture_grid
+from smalti.training.record import GAP, picture_grid
 
 LARGEST = 256
 """Pixels of a picture's longer side; larger pictures are shrunk for this view only."""

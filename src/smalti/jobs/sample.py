@@ -28,7 +28,7 @@ from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.ops.pixels import to_float
 from smalti.priors import Prior, SamplingConfig, TokenLayout
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.training.samples import picture_grid
+from smalti.training import picture_grid
 from smalti.zoo import load, load_prior
 
 __all__ = ["SampleConfig", "SampleResult", "prior_and_tokenizer", "sample", "to_tokens"]
