@@ -66,7 +66,7 @@ def accumulate_gradients(
             joined_T = sum_over_processes(own_T)
             check.see(dict(zip(named, own_T, strict=True)), joined_T, part.sources)
             numbers_T = numbers_T + joined_T
-            # Processes take the mean of their gradients, hence the factor / 各进程梯度取平均,故乘以进程数
+            # Processes take the mean of their gradients, hence the factor / 各进程梯度取平均，故乘以进程数
             scaler.scale(total * (part.fraction * process_count())).backward()
         outputs.append(hidden.output)
     *terms, total = numbers_T

@@ -3,7 +3,7 @@
 A step leaves its losses and the norm of its gradient here. `bad` says on the device whether one of them is NaN or
 infinite, and keeps the step from changing anything (`state.py`); the program need not know. `look` reads all numbers
 since the last look at once, and says which were bad, at which step and on which files.
-每一步的损失和梯度范数留在设备上;`bad` 在设备上判断是否有限并使坏的一步不产生任何改变,程序只需偶尔读取一次。
+每一步的损失和梯度范数留在设备上；`bad` 在设备上判断是否有限并使坏的一步不产生任何改变，程序只需偶尔读取一次。
 
 Legend: T numbers; a scalar has shape ().
 """

@@ -5,7 +5,7 @@ Tokenizers and priors learn by this one loop. They differ in their objective, wh
 rate, the optimizer and the average in `optimization.py`, the gradient from all pieces of a batch in `accumulation.py`,
 device, number format and processes in `runtime.py`. What happens between steps (logs, pictures, checkpoints) is the
 business of whoever iterates over `train_steps`: `session.py`.
-分词器与先验共用这一个循环,区别只在目标(模型加损失);步与步之间的日志、图片、检查点见 `session.py`。
+分词器与先验共用这一个循环，区别只在目标（模型加损失）；步与步之间的日志、图片、检查点见 `session.py`。
 """
 
 import time
@@ -87,17 +87,17 @@ def train_steps(
     while state.step < config.steps:
         start = time.perf_counter()
         # 1. Pieces: those of this process on the device, and how many images all processes have
-        #    取本步的各小份送往设备,并统计所有进程的图像数
+        #    取本步的各小份送往设备，并统计所有进程的图像数
         gan_step = None if gan is None else gan.begin_step(state.step)
         parts, images = _next_parts(batches, objective, config.accumulate, gan_step)
         lr = learning_rate(config, state.step)
         state.check.begin(state.step + 1)
         # 2. Forward, loss and backward of every piece (`Objective.forward`); several pieces are one batch, to the
-        #    codebook too / 对每个小份做前向、损失与反向;多个小份对码本来说也是同一批
+        #    codebook too / 对每个小份做前向、损失与反向；多个小份对码本来说也是同一批
         one_update = one_codebook_update(state.model) if len(parts) > 1 else nullcontext()
         with one_update, two_backward_passes(gan is not None and runtime.compile):
             outputs, loss = accumulate_gradients(module, parts, state.check, state.scaler, runtime)
-        # 3. Clipping: the gradient of all weights together is shortened / 裁剪:整体梯度过长则缩短
+        # 3. Clipping: the gradient of all weights together is shortened / 裁剪：整体梯度过长则缩短
         grad_norm = state.clip_gradients(config, parts)
         # 4. Discriminator: its own step, on the same images and reconstructions / 判别器在同样的图像与重建上更新一次
         discriminator = None
@@ -107,7 +107,7 @@ def train_steps(
             )
         # 5. Update: one AdamW step at the learning rate of this step; the average follows the new weights, codebook and
         #    buffers are copied. Where a number is not finite, all of that is taken back
-        #    更新:按当前步的学习率做一次 AdamW;平均权重跟随,码本与缓冲区直接复制;若有数值非有限,则全部撤回
+        #    更新：按当前步的学习率做一次 AdamW；平均权重跟随，码本与缓冲区直接复制；若有数值非有限，则全部撤回
         state.update(lr, grad_norm)
         skipped = state.look(config, look_every)
         yield from skipped

@@ -4,7 +4,7 @@ The loop (`loop.py`) calls an objective once for every piece of a batch. Distrib
 that no pass of the model goes past the exchange of gradients.
 
 Legend: B images of a piece, C channels, H x W pixels, L tokens of an image; a scalar has shape ().
-图例:一小份 B 张图像,C 通道,H×W 像素,每张 L 个词元;标量形状为 ()。
+图例：一小份 B 张图像，C 通道，H×W 像素，每张 L 个词元；标量形状为 ()。
 """
 
 from abc import ABC, abstractmethod
@@ -69,7 +69,7 @@ class TokenizerObjective(Objective):
     ) -> tuple[Float[Tensor, ""], Hidden]:
         """The total loss (), and the single terms and the model's output for whoever wants to look."""
         # Encode, quantize, decode; the codebook may learn here too (moving average, revival)
-        # 编码、量化、解码;码本也可能在此更新(滑动平均、复活死码)
+        # 编码、量化、解码；码本也可能在此更新（滑动平均、复活死码）
         with self.runtime.autocast():
             output = self.model(image_BCHW)
         # Every loss term, unweighted, and their weighted sum () in fp32 / 各损失项及其加权和

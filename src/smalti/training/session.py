@@ -2,7 +2,7 @@
 
 A session owns the run folder, resuming, signals, cadence (when to log, draw samples, save), seeds and delivery. A job
 brings a `Task`: batches, what a step minimises, the line of the log, and the quality of a checkpoint.
-一次训练的外围:运行目录、续训、信号、节奏、随机种子与交付归会话管;数据、目标、日志行与质量由任务(`Task`)提供。
+一次训练的外围：运行目录、续训、信号、节奏、随机种子与交付归会话管；数据、目标、日志行与质量由任务（`Task`）提供。
 
 RUN/config.json, model.safetensors    the averaged weights, newest or best
 RUN/train.yaml                        the complete config, itself a recipe
@@ -200,16 +200,16 @@ def run_session(
         own_random_numbers(config.seed, runtime.device),
         runtime.fast_products(),
     ):
-        # 1. Refuse a folder that may not be written; find where to go on / 拒绝不可写的目录;找到续训点
+        # 1. Refuse a folder that may not be written; find where to go on / 拒绝不可写的目录；找到续训点
         point = on_main(lambda: _claim(folder, config, settings))
         checkpoint = point.checkpoint if point else None
         # 2. Build. Nothing is written up to here: a mistake in the settings leaves no trace / 此前不写任何文件
         task = in_all(lambda: build(checkpoint))
         random = in_all(lambda: load_checkpoint(checkpoint, task.state) if checkpoint else [])
-        # 3. Make or tidy the folder, begin the log / 建立或整理目录,开始日志
+        # 3. Make or tidy the folder, begin the log / 建立或整理目录，开始日志
         session = _Session(config, runtime, reporter, folder, task)
         on_main(lambda: session.open(settings, point))
-        # 4. The steps, and between them whatever is due / 训练各步,其间按节奏记录与保存
+        # 4. The steps, and between them whatever is due / 训练各步，其间按节奏记录与保存
         begin_random_numbers(config.seed, random, runtime.device)
         session.train()
         # 5. Deliver / 交付

@@ -10,8 +10,8 @@ A discriminator that has learnt nothing pushes the decoder in a random direction
 size that says nothing about the images, hence the adaptive weight. And a decoder that is suddenly pushed half as much
 again, into another direction, needs a while: hence the ramp.
 
-对抗阶段分四段:没有判别器 → 判别器先学习但其损失不计入(预热)→ 权重从 0 逐渐升高 → 全权重。未经预热的判别器只会把
-解码器推向随机方向;自适应权重则防止对抗梯度压过重建梯度。
+对抗阶段分四段：没有判别器 → 判别器先学习但其损失不计入（预热）→ 权重从 0 逐渐升高 → 全权重。未经预热的判别器只会把
+解码器推向随机方向；自适应权重则防止对抗梯度压过重建梯度。
 
 Source: the recipe of VQGAN (Esser et al. 2021, arXiv 2012.09841), section 3.1, plus warm-up and ramp. The losses are in
 `smalti.losses`, their weights in the table of the training config: `adversarial` for the tokenizer's side, `r1` and

@@ -7,10 +7,10 @@
 3. `GANStep.update_discriminator` moves the discriminator, on the same images and their reconstructions.
 
 Both sides' gradients come from the weights that both networks had before the step.
-每一步:先建立本步的 `GANStep`,再为每个小份的损失加上对抗项,最后在同样的图像与重建上更新判别器。
+每一步：先建立本步的 `GANStep`，再为每个小份的损失加上对抗项，最后在同样的图像与重建上更新判别器。
 
 Legend: B images of a piece, C channels, H x W pixels; a scalar has shape ().
-图例:一小份 B 张图像,C 通道,H×W 像素;标量形状为 ()。
+图例：一小份 B 张图像，C 通道，H×W 像素；标量形状为 ()。
 """
 
 from collections.abc import Iterator, Sequence
