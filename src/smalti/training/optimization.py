@@ -34,7 +34,7 @@ class OptimizationConfig:
     steps: int = 10_000
     """Number of optimizer steps."""
     batch_size: int = 32
-    """Images a step, over all processes and pieces together."""
+    """Images per step, over all processes and pieces together."""
     accumulate: int = 1
     """Pieces in which each process works through its images of a step, one after the other, to save memory."""
     lr: float = 1e-3

@@ -145,13 +145,13 @@ def console_reporter(stream: Stream | None = None) -> Reporter:
 
 
 def summary(line: Mapping[str, Any]) -> str:
-    """The numbers of a step in a few words; a tokenizer's has PSNR and usage, a prior's bits a token."""
+    """The numbers of a step in a few words; a tokenizer's has PSNR and usage, a prior's bits per token."""
     parts = [f"loss {line['loss']:.4f}"]
     if "psnr" in line:
         parts.append("PSNR exact" if line["psnr"] is None else f"PSNR {line['psnr']:.2f} dB")
         parts.append(f"usage {line['usage']:.0%}")
     if "bits_per_token" in line:
-        parts.append(f"{line['bits_per_token']:.3f} bits a token")
+        parts.append(f"{line['bits_per_token']:.3f} bits per token")
     return "  ".join([*parts, f"{line['images_per_second']:.0f} images/s"])
 
 
