@@ -74,8 +74,8 @@ class Keeper(Reporter):
         self.times[step] = (time.process_time() - self.begin) / THREADS / 60
         self.lines.step(step)
 
-    def measured(self, line):
-        self.lines.measured(line)
+    def log(self, line):
+        self.lines.log(line)
 
     def note(self, text):
         self.lines.note(text)

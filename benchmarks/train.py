@@ -39,7 +39,7 @@ from smalti.data import Batch
 from smalti.losses import LossTable
 from smalti.ops.device import DTYPES, choose_dtype
 from smalti.tokenizers import Tokenizer
-from smalti.training import OptimizationConfig, choose_runtime, start_state, train_steps
+from smalti.training import OptimizationConfig, TokenizerObjective, choose_runtime, start_state, train_steps
 from smalti.zoo import build
 
 THREADS, WARM_UP, STEPS = 2, 6, 2
@@ -114,7 +114,8 @@ def ours(tokenizer: Tokenizer, image: Tensor, setting: Setting, device: str = "c
     config = OptimizationConfig(steps=10**6, batch_size=len(image))
     state = start_state(tokenizer, config, runtime)
     batch = Batch(image, tuple(map(str, range(len(image)))), (None,) * len(image))
-    steps = train_steps(state, itertools.repeat(batch), LossTable({"l1": 1.0}), config, runtime)
+    objective = TokenizerObjective(tokenizer, LossTable({"l1": 1.0}), runtime)
+    steps = train_steps(state, itertools.repeat(batch), objective, config, runtime)
 
     there = image.to(runtime.device)
 

@@ -55,7 +55,8 @@ for name in ("yaml", "smalti.training.checkpoint", "smalti.training.state"):  # 
     sys.modules[name] = types.ModuleType(name)
 sys.modules["yaml"].SafeDumper = type("SafeDumper", (), {"add_representer": classmethod(lambda *_: None)})
 sys.modules["yaml"].ScalarNode = object
-for name in ("deliver", "remove_leftovers", "save_checkpoint", "sort_checkpoints", "TrainingState"):
+names = ("deliver", "check_whole", "remove_leftovers", "save_checkpoint", "sort_checkpoints", "TrainingState")
+for name in (*names, "AVERAGED", "CONFIG"):
     for module in ("checkpoint", "state"):
         setattr(sys.modules["smalti.training." + module], name, lambda *_: None)
 """

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs.test_train import StopAt, config_for, log_without_speed
 from PIL import Image
+from small_runs import StopAt, config_for, log_without_speed
 
 from smalti.formats import atomic
 from smalti.jobs.train import train

@@ -10,19 +10,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from jobs.test_train import assert_same, config_for, final_state, log_without_speed
 from PIL import Image
 from safetensors.torch import load_file
+from small_runs import ACCELERATE, TORCHRUN, assert_same, config_for, final_state, log_without_speed
 
 from smalti.jobs.train import plain_settings, train
 from smalti.training import OptimizationConfig
 from smalti.zoo import load
 
 pytest.importorskip("accelerate")
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-"""`accelerate launch`; its --multi_gpu starts several processes, with GPUs or without."""
 
 
 def launch(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess:

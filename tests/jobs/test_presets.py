@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jobs.test_train_families import CODES, SMALL
 from small_box import some_photos
+from small_models import CODES, SMALL
 
 from smalti.cli import train as train_verb
 from smalti.formats.recipe import read_recipe

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs.test_many_processes import ACCELERATE, TORCHRUN
-from jobs.test_train_prior import run, tokens, without_speed
 from safetensors.torch import load_file
+from small_prior_runs import run, token_set, without_speed
+from small_runs import ACCELERATE, TORCHRUN
 
 from smalti.training import OptimizationConfig
 from smalti.zoo import load_prior
 
 pytest.importorskip("accelerate")
-__all__ = ["tokens"]  # a fixture
 
 PRIOR = {"depth": 2, "width": 16, "num_heads": 2, "class_dropout": 0.0}
 OPTIMIZATION = OptimizationConfig(
@@ -30,6 +29,11 @@ def launch(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess[
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return token_set(tmp_path_factory.mktemp("data") / "tokens")
 
 
 @pytest.fixture(scope="module")

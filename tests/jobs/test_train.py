@@ -13,15 +13,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from small_runs import STEPS, StopAt, assert_same, config_for, final_state, log_without_speed
 
 from smalti.blocks import EfficientNetLite0
 from smalti.data import TransformConfig, load_image
 from smalti.formats import WeightsFile
-from smalti.jobs.train import TrainConfig, TrainResult, plain_settings, train
-from smalti.training import NonFiniteLossError, OptimizationConfig, Silent, read_log
+from smalti.jobs.train import TrainResult, plain_settings, train
+from smalti.training import NonFiniteLossError, OptimizationConfig, read_log
 from smalti.zoo import load
-
-STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -36,81 +35,11 @@ def photos(tmp_path_factory):
     return folder
 
 
-def config_for(photos, out, **changes):
-    steps = changes.pop("steps", STEPS)
-    config = TrainConfig(
-        data=str(photos),
-        out=str(out),
-        model="multi-scale",
-        model_args={"hidden_dim": 8, "vocab_size": 16, "embedding_dim": 4, "num_stages": 2, "patch_nums": [1, 2, 4]},
-        input=TransformConfig(size=16, crop="random", zoom=2.0, flip=True),
-        optimization=OptimizationConfig(steps=steps, batch_size=4, lr=2e-3, warmup_steps=5),
-        loss_weights={"l1": 1.0, "ms_ssim": 0.1},
-        precision="fp32",
-        log_every=3,
-        sample_every=8,
-        checkpoint_every=6,
-    )
-    return replace(config, **changes)
-
-
 @pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
     """A run of 20 steps without interruption."""
     config = config_for(photos, tmp_path_factory.mktemp("runs") / "whole")
     return config, train(config)
-
-
-class StopAt(Silent.__bases__[0]):
-    """Presses Ctrl-C during a given step."""
-
-    def __init__(self, at):
-        self.at, self.heard, self.notes, self.closed = at, [], [], False
-
-    def start(self, steps, done):
-        self.heard.append(("start", steps, done))
-
-    def step(self, step):
-        self.heard.append(step)
-        if step == self.at:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def measured(self, line): ...
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def close(self):
-        self.closed = True
-
-
-def log_without_speed(run):
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_log(run)]
-
-
-def final_state(run, step=STEPS):
-    folder = f"{run}/checkpoints/{step:06d}"
-    rest = torch.load(f"{folder}/training.pt", weights_only=True)
-    files = json.loads(Path(folder, "checkpoint.json").read_text())["sha256"]
-    for state in rest["random"]:
-        del state["python"]  # the type check of the tests draws from it
-    return files, rest
-
-
-def assert_same(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def assert_same_run(one, other):

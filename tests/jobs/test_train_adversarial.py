@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from jobs.test_train import StopAt, assert_same, config_for, final_state, log_without_speed
 from PIL import Image
+from small_runs import StopAt, assert_same, config_for, final_state, log_without_speed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from smalti.data import TransformConfig

@@ -8,71 +8,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_prior_runs import IMAGES, VIEWS, V, run, token_set, without_speed
 
-from smalti.data import TokenDataset
+from smalti.data import TokenBatch, TokenDataset
 from smalti.formats.storage import Storage
 from smalti.formats.token_set import Shard, TokenManifest, shard_name, write_manifest
 from smalti.formats.token_shards import TokenRow, write_shard
-from smalti.jobs.train_prior import TrainPriorConfig, TrainPriorResult, layout_of, split_rows, train_prior
-from smalti.tokenizers import SimpleVQVAE
-from smalti.training import OptimizationConfig, best_checkpoint, check_whole, read_log
+from smalti.jobs.train_prior import layout_of, split_rows
+from smalti.training import DataError, OptimizationConfig, best_checkpoint, check_whole, list_checkpoints, read_log
 from smalti.zoo import load_prior
 
 pytest.importorskip("pyarrow", reason="needs the extra smalti[datasets]")
 
-V, IMAGES, VIEWS = 16, 20, 2
-SIDES = (1, 2, 4)
-
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A token data set of two classes whose tokens say which class it is; every image has two views."""
-    folder = tmp_path_factory.mktemp("data") / "tokens"
-    torch.manual_seed(0)
-    tokenizer = SimpleVQVAE(V, 8, 8, patch_nums=SIDES).eval()
-    tokenizer.save_pretrained(folder / "tokenizer")
-    rng = np.random.default_rng(0)
-    grids = tuple((side, side) for side in SIDES)
-    rows = []
-    for image in range(IMAGES):
-        label = image % 2
-        for view in range(VIEWS):
-            indices = rng.integers(8 * label, 8 * label + 4, 21)
-            box = (0.0, 0.0, 16.0, 16.0)
-            rows.append(TokenRow(f"{image}.png", (16, 16), box, grids, indices, view, bool(view), label))
-    data = write_shard(rows, V)
-    storage = Storage(folder)
-    storage.write(shard_name(0), data)
-    shard = Shard(shard_name(0), len(rows), IMAGES, hashlib.sha256(data).hexdigest())
-    plain = [list(grid) for grid in grids]
-    write_manifest(
-        storage,
-        TokenManifest(tokenizer.fingerprint, V, plain, [16, 16], {}, "photos", [shard], class_names=["even", "odd"]),
-    )
-    return folder
-
-
-def run(tokens: Path, out: Path, steps: int = 6, **changes: object) -> TrainPriorResult:
-    optimization = OptimizationConfig(steps=steps, batch_size=8, warmup_steps=2, lr=5e-3, ema_decay=0.9)
-    config = TrainPriorConfig(
-        str(tokens),
-        str(out),
-        **{  # type: ignore[arg-type]
-            "prior_args": {"depth": 1, "width": 16, "num_heads": 2},
-            "optimization": optimization,
-            "validation": 0.2,
-            "device": "cpu",
-            "precision": "fp32",
-            "checkpoint_every": 3,
-            "log_every": 1,
-        }
-        | changes,
-    )
-    return train_prior(config)
-
-
-def without_speed(folder: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in read_log(folder)]
+    return token_set(tmp_path_factory.mktemp("data") / "tokens")
 
 
 @pytest.mark.parametrize("prior", ["auto", "next-scale-small"])
@@ -191,3 +142,22 @@ def test_images_without_labels_train_a_prior_without_classes(tokens: Path, tmp_p
     prior = load_prior(tmp_path / "prior")
     assert prior.num_classes == 0
     assert prior.sample(torch.zeros(2, dtype=torch.int64)).shape == (2, 21)
+
+
+def test_vanished_tokens_end_the_run_with_its_last_step_saved(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, batches = TokenDataset.batch, 0
+
+    def vanish(self: TokenDataset, rows: np.ndarray) -> TokenBatch:
+        nonlocal batches
+        batches += 1
+        if batches == 3:
+            raise OSError("tokens: Input/output error")
+        return read(self, rows)
+
+    monkeypatch.setattr(TokenDataset, "batch", vanish)
+    with pytest.raises(DataError, match="tokens: Input/output error"):
+        run(tokens, tmp_path / "prior", checkpoint_every=100)
+    assert [path.name for path in list_checkpoints(tmp_path / "prior" / "checkpoints")] == ["000002"]
+    assert load_prior(tmp_path / "prior").fingerprint

@@ -119,7 +119,6 @@ def test_a_term_that_is_added_counts_in_value_and_gradient():
     (after,) = torch.autograd.grad(more.total, output.reconstruction)
     x = output.reconstruction.detach()
     torch.testing.assert_close(after - before, 0.3 * 2 * x / x.numel())
-    assert not any(tensor.requires_grad for tensor in (more.detached().total, *more.detached().terms.values()))
 
 
 def test_nothing_to_minimise_is_refused():

@@ -16,6 +16,7 @@ from smalti.losses import LossTable
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import (
     OptimizationConfig,
+    TokenizerObjective,
     choose_runtime,
     list_checkpoints,
     load_checkpoint,
@@ -45,7 +46,8 @@ def state_after(steps, seed=0, **model):
 def advance(state, steps):
     generator = torch.Generator().manual_seed(state.step)
     stream = (Batch(torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1, ("a", "b"), (None,) * 2) for _ in range(steps))
-    training = train_steps(state, stream, LossTable({"l1": 1.0}), CONFIG, RUNTIME)
+    objective = TokenizerObjective(state.model, LossTable({"l1": 1.0}), RUNTIME)
+    training = train_steps(state, stream, objective, CONFIG, RUNTIME)
     for _ in range(steps):
         next(training)
 

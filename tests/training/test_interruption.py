@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from smalti.training import StopRequest, interruption
+from smalti.training import StopRequest, session
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -16,7 +16,7 @@ def test_first_signal_is_remembered_a_later_one_interrupts(number, monkeypatch):
         os.kill(os.getpid(), number)
         assert stop.requested
         os.kill(os.getpid(), number)  # at once again: the same request, passed on by a launcher
-        monkeypatch.setattr(interruption, "ONE_REQUEST", 0.0)
+        monkeypatch.setattr(session, "ONE_REQUEST", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
 

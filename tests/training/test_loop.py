@@ -18,6 +18,7 @@ from smalti.training import (
     OptimizationConfig,
     SkippedStep,
     StepResult,
+    TokenizerObjective,
     choose_runtime,
     learning_rate,
     start_state,
@@ -39,6 +40,10 @@ def tiny(kind=VectorQuantizer):
     return SimpleVQVAE(16, 4, 8, norm="none", quantizer=kind(16, 4, beta=0.3))
 
 
+def train(state, stream, losses, config, runtime=RUNTIME):
+    return train_steps(state, stream, TokenizerObjective(state.model, losses, runtime), config, runtime)
+
+
 def test_three_steps_equal_the_same_steps_written_out():
     config = OptimizationConfig(steps=3, lr=0.01, warmup_steps=2, grad_clip=0.1, weight_decay=0.0, ema_decay=0.5)
     by_hand = tiny().double()
@@ -47,7 +52,7 @@ def test_three_steps_equal_the_same_steps_written_out():
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in trainable]
     average = [p.detach().clone() for p in by_hand.parameters()]
     state = start_state(tiny(), config, RUNTIME)
-    results = list(train_steps(state, batches(), LossTable({"l2": 2.0}), config, RUNTIME))
+    results = list(train(state, batches(), LossTable({"l2": 2.0}), config))
 
     for t, batch in enumerate(batches(3), start=1):
         image = batch.image.double()
@@ -94,7 +99,7 @@ def test_the_loop_goes_from_the_states_step_to_the_last_and_asks_for_no_batch_mo
     state = start_state(tiny(), config, RUNTIME)
     state.step = 3
     stream = batches(2)
-    results = list(train_steps(state, stream, LossTable({"l1": 1.0}), config, RUNTIME))
+    results = list(train(state, stream, LossTable({"l1": 1.0}), config))
     assert [result.step for result in results] == [4, 5]
     assert state.step == 5
     assert list(stream) == []
@@ -103,7 +108,7 @@ def test_the_loop_goes_from_the_states_step_to_the_last_and_asks_for_no_batch_mo
 def test_each_result_comes_after_its_step_is_complete():
     config = OptimizationConfig(steps=3, ema_decay=0.0)
     state = start_state(tiny(), config, RUNTIME)
-    for result in train_steps(state, batches(), LossTable({"l1": 1.0}), config, RUNTIME):
+    for result in train(state, batches(), LossTable({"l1": 1.0}), config):
         assert state.step == result.step
         for p, average in zip(state.model.parameters(), state.averaged.model.parameters(), strict=True):
             assert torch.equal(p, average)
@@ -115,7 +120,7 @@ def test_the_quantizer_learns_in_the_forward_pass():
     model = SimpleVQVAE(8, 4, 8)  # a moving-average codebook, started by k-means
     before = model.quantizer.get_codebook().detach().clone()
     state = start_state(model, config, RUNTIME)
-    list(train_steps(state, batches(), LossTable({"l1": 1.0}), config, RUNTIME))
+    list(train(state, batches(), LossTable({"l1": 1.0}), config))
     assert not torch.allclose(model.quantizer.get_codebook(), before)
 
 
@@ -127,7 +132,7 @@ def test_training_on_one_picture_learns_it():
     image = torch.full((4, 3, 8, 8), -1.0)
     image[:, 0] = 0.5
     stream = itertools.repeat(Batch(image, ("a",) * 4, (None,) * 4))
-    losses = [float(r.loss.terms["l1"]) for r in train_steps(state, stream, LossTable({"l1": 1.0}), config, RUNTIME)]
+    losses = [float(r.loss.terms["l1"]) for r in train(state, stream, LossTable({"l1": 1.0}), config)]
     assert losses[-1] < 0.2 * losses[0]
     averaged = state.averaged.model(image).reconstruction
     assert (averaged - image).abs().mean() < 0.2 * losses[0]
@@ -139,7 +144,7 @@ def test_bf16_and_layout_leave_the_result_close_and_the_weights_in_fp32(layout):
     plain, other = tiny(), tiny()
     for model, runtime in ((plain, RUNTIME), (other, choose_runtime("cpu", "bf16", channels_last=layout))):
         state = start_state(model, config, runtime)
-        results = list(train_steps(state, batches(), LossTable({"l1": 1.0}), config, runtime))
+        results = list(train(state, batches(), LossTable({"l1": 1.0}), config, runtime))
         assert all(p.dtype == torch.float32 for p in model.parameters())
         assert all(term.dtype == torch.float32 for term in results[-1].loss.terms.values())
     for p, q in zip(plain.parameters(), other.parameters(), strict=True):
@@ -168,7 +173,7 @@ def test_a_non_finite_term_stops_before_the_weights_are_touched(value):
                 output.quantizer_output.terms["commitment"] = output.quantizer_output.terms["commitment"] * value
             return super().__call__(image, output)
 
-    steps = train_steps(state, batches(), Poisoned({"l2": 1.0}), config, RUNTIME)
+    steps = train(state, batches(), Poisoned({"l2": 1.0}), config)
     next(steps), next(steps)
     before = weights_of(state)
     with pytest.raises(NonFiniteLossError) as caught:
@@ -186,13 +191,13 @@ def test_a_non_finite_term_stops_before_the_weights_are_touched(value):
 def test_a_total_that_overflows_and_a_gradient_that_does_are_named():
     config = OptimizationConfig(steps=1)
     state = start_state(tiny(), config, RUNTIME)
-    steps = train_steps(state, batches(), LossTable({"l2": 3e38, "codebook": 3e38}), config, RUNTIME)
+    steps = train(state, batches(), LossTable({"l2": 3e38, "codebook": 3e38}), config)
     with pytest.raises(NonFiniteLossError, match=r"total loss became inf|gradient norm became inf"):
         next(steps)
     state = start_state(tiny(), config, RUNTIME)
     before = weights_of(state)
     next(state.model.decoder.parameters()).register_hook(lambda gradient: gradient * float("nan"))
-    steps = train_steps(state, batches(), LossTable({"l2": 1.0}), config, RUNTIME)
+    steps = train(state, batches(), LossTable({"l2": 1.0}), config)
     with pytest.raises(NonFiniteLossError, match="gradient norm became nan at step 1"):
         next(steps)
     assert_untouched(state, before)
@@ -204,7 +209,7 @@ def test_long_batches_are_not_listed_in_full():
     batch = Batch(torch.zeros(20, 3, 8, 8), tuple(f"{k}.png" for k in range(20)), (None,) * 20)
     next(state.model.encoder.parameters()).data.fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"7\.png and 12 more$"):
-        next(train_steps(state, iter([batch]), LossTable({"l1": 1.0}), config, RUNTIME))
+        next(train(state, iter([batch]), LossTable({"l1": 1.0}), config))
 
 
 def poisoned(step, value=float("nan")):
@@ -227,7 +232,7 @@ def test_a_skipped_batch_leaves_no_trace_and_is_counted():
     losses = poisoned(3)
     losses.state = state
     stream = list(batches(4))
-    steps = train_steps(state, iter(stream), losses, config, RUNTIME)
+    steps = train(state, iter(stream), losses, config)
     next(steps), next(steps)
     before = {name: value.clone() for name, value in state.model.state_dict().items()}
     skipped = next(steps)
@@ -244,7 +249,7 @@ def test_nan_images_are_skipped_before_they_reach_anything():
     state = start_state(SimpleVQVAE(8, 4, 8), config, RUNTIME)
     good = next(batches(1))
     bad = Batch(torch.full_like(good.image, float("nan")), good.keys, good.labels)
-    kinds = [type(r) for r in train_steps(state, iter([good, bad, good]), LossTable({"l1": 1.0}), config, RUNTIME)]
+    kinds = [type(r) for r in train(state, iter([good, bad, good]), LossTable({"l1": 1.0}), config)]
     assert kinds == [StepResult, SkippedStep, StepResult]
     assert all(value.isfinite().all() for value in state.model.state_dict().values())
 
@@ -263,7 +268,7 @@ def test_pieces_add_up_to_the_batch(kind):
     for accumulate, stream in ((1, whole), (2, pieces)):
         setting = replace(config, accumulate=accumulate)
         state = start_state(tiny(kind).double(), setting, RUNTIME)
-        results = list(train_steps(state, iter(stream), LossTable({"l1": 1.0}), setting, RUNTIME))
+        results = list(train(state, iter(stream), LossTable({"l1": 1.0}), setting))
         states.append((state, results))
     (one, ones), (two, twos) = states
     for a, b in zip(ones, twos, strict=True):
@@ -279,7 +284,7 @@ def test_fp16_scales_the_loss_and_an_overflow_costs_one_step_and_half_the_scale(
     runtime = choose_runtime("cpu", "fp16", channels_last=False)
     state = start_state(tiny(), config, runtime)
     assert state.scaler.get_scale() == 2.0**16
-    steps = train_steps(state, batches(), LossTable({"l1": 1.0}), config, runtime)
+    steps = train(state, batches(), LossTable({"l1": 1.0}), config, runtime)
     first = next(steps)
     assert math.isfinite(first.grad_norm)
     scale, before = state.scaler.get_scale(), weights_of(state)[0]
@@ -300,7 +305,7 @@ def test_data_that_cannot_be_read_leaves_the_state_of_the_last_step():
         yield next(batches(1))
         raise OSError("the disk is gone")
 
-    steps = train_steps(state, stream(), LossTable({"l1": 1.0}), config, RUNTIME)
+    steps = train(state, stream(), LossTable({"l1": 1.0}), config)
     next(steps)
     before = weights_of(state)
     with pytest.raises(DataError, match="the disk is gone"):

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import run_ranks
-from training.steps_together import alone
+from training.many_process_steps import alone
 
 from smalti.training import join_processes
 
 pytest.importorskip("accelerate")
-SCRIPT = Path(__file__).with_name("steps_together.py")
+SCRIPT = Path(__file__).with_name("many_process_steps.py")
 COMPARED = ("plain", "pieces", "codebook weight 0")
 
 

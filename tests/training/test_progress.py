@@ -33,7 +33,7 @@ def test_elsewhere_lines_come_at_most_every_ten_seconds_and_the_last_always(cloc
     for seconds, step in ((5, 1), (9, 10), (16, 20), (17, 41)):
         clock[0] = 100.0 + seconds
         lines.step(step)
-        lines.measured({**LINE, "step": step})
+        lines.log({**LINE, "step": step})
     lines.close()
     printed = stream.getvalue().splitlines()
     assert printed[0] == "hello"
@@ -49,7 +49,7 @@ def test_remaining_time_counts_from_where_the_run_was_resumed(clock):
     lines.start(100, 80)
     for step in (81, 86):
         clock[0] += 10
-        lines.measured({**LINE, "step": step})
+        lines.log({**LINE, "step": step})
     assert stream.getvalue().splitlines()[-1].endswith("0:00:28 left")
 
 
@@ -60,7 +60,7 @@ def test_a_terminal_gets_a_bar_with_all_numbers():
     bar._progress.live.console = Console(file=stream, width=120, force_terminal=True)
     bar.note("going [on]")
     bar.start(100, 10)
-    bar.measured(LINE)
+    bar.log(LINE)
     bar.step(11)
     bar.close()
     text = stream.getvalue()
@@ -76,7 +76,7 @@ def test_silent_says_nothing(capsys):
     silent = Silent()
     silent.start(1, 0)
     silent.step(1)
-    silent.measured(LINE)
+    silent.log(LINE)
     silent.note("x")
     silent.close()
     assert capsys.readouterr() == ("", "")

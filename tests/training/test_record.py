@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.losses import LossTable
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training import Piece, RunRecord, StepResult, measure, read_log
+from smalti.training import RunRecord, StepResult, TokenizerPass, read_log, tokenizer_line
 
 
 def result(step=4, seed=0):
@@ -20,22 +20,22 @@ def result(step=4, seed=0):
     with torch.no_grad():
         output = model(image)
     loss = LossTable({"l1": 2.0})(image, output)
-    return StepResult(step, 2, (Piece(image, output),), loss, 0.5, torch.tensor(3.0), 0.1)
+    return StepResult(step, 2, (TokenizerPass(image, output),), loss, 0.5, torch.tensor(3.0), 0.1)
 
 
 def test_a_line_holds_the_numbers_of_its_step():
     step = result()
-    line = measure(step, 16, 3, 12.5)
-    reconstruction, _, indices = step.pieces[0].output
+    line = tokenizer_line(step, 16, 3, 12.5)
+    reconstruction, _, indices = step.outputs[0].output
     rounded = ((reconstruction.clamp(-1, 1) + 1) * 127.5).round()
-    target = ((step.pieces[0].image + 1) * 127.5).round()
+    target = ((step.outputs[0].image + 1) * 127.5).round()
     squares = (rounded - target).double().square().mean(dim=(1, 2, 3))
     decibels = [10 * math.log10(255**2 / value) for value in squares.tolist()]
     assert line["psnr"] == pytest.approx(sum(decibels) / 2, abs=1e-6)
     assert line["usage_per_scale"] == [len(set(i.flatten().tolist())) / 16 for i in indices]
     assert line["usage"] == len(set(torch.cat([i.flatten() for i in indices]).tolist())) / 16
     assert set(line["terms"]) == {"l1", "codebook", "commitment"}
-    assert line["terms"]["l1"] == pytest.approx(float((reconstruction - step.pieces[0].image).abs().mean()))
+    assert line["terms"]["l1"] == pytest.approx(float((reconstruction - step.outputs[0].image).abs().mean()))
     weights = {"l1": 2.0, "codebook": 1.0, "commitment": 1.0}
     assert line["loss"] == pytest.approx(sum(weights[name] * value for name, value in line["terms"].items()))
     assert (line["step"], line["lr"], line["grad_norm"], line["images_per_second"]) == (4, 0.5, 3.0, 12.5)
@@ -44,8 +44,8 @@ def test_a_line_holds_the_numbers_of_its_step():
 
 def test_exact_reconstruction_has_no_psnr_and_is_valid_json():
     step = result()
-    step.pieces[0].image.copy_(step.pieces[0].output.reconstruction)
-    line = measure(step, 16, 0, 1.0)
+    step.outputs[0].image.copy_(step.outputs[0].output.reconstruction)
+    line = tokenizer_line(step, 16, 0, 1.0)
     assert line["psnr"] is None
     assert "Infinity" not in json.dumps(line)
 
@@ -53,7 +53,7 @@ def test_exact_reconstruction_has_no_psnr_and_is_valid_json():
 def test_log_and_tensorboard_say_the_same(tmp_path):
     with closing(RunRecord(tmp_path)) as record:
         for step in (1, 2, 3):
-            record.add(measure(result(step, seed=step), 16, 0, 10.0 * step))
+            record.add(tokenizer_line(result(step, seed=step), 16, 0, 10.0 * step))
         record.add_picture(torch.zeros(3, 4, 4, dtype=torch.uint8), 3)
     lines = read_log(tmp_path)
     board = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -79,17 +79,17 @@ def test_log_and_tensorboard_say_the_same(tmp_path):
 def test_resuming_drops_lines_after_the_checkpoint_and_a_line_cut_off(tmp_path):
     with closing(RunRecord(tmp_path)) as record:
         for step in (1, 2, 3):
-            record.add(measure(result(step), 16, 0, 1.0))
+            record.add(tokenizer_line(result(step), 16, 0, 1.0))
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "los')
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3]
     with closing(RunRecord(tmp_path, step=2)) as record:
-        record.add(measure(result(3, seed=7), 16, 0, 1.0))
+        record.add(tokenizer_line(result(3, seed=7), 16, 0, 1.0))
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3]
-    assert read_log(tmp_path)[2]["loss"] == measure(result(3, seed=7), 16, 0, 1.0)["loss"]
+    assert read_log(tmp_path)[2]["loss"] == tokenizer_line(result(3, seed=7), 16, 0, 1.0)["loss"]
 
 
 def test_each_line_is_on_disk_at_once(tmp_path):
     with closing(RunRecord(tmp_path)) as record:
-        record.add(measure(result(1), 16, 0, 1.0))
+        record.add(tokenizer_line(result(1), 16, 0, 1.0))
         assert len(read_log(tmp_path)) == 1

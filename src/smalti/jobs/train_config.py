@@ -127,22 +127,27 @@ class TrainConfig:
     """Replace the run that is in the folder."""
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "sample_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed: got {self.seed}, expected at least 0")
+        check_session(self)
         if self.workers != "auto":
             check_workers(self.workers)
         if self.precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"precision: got {self.precision!r}, expected auto, fp32, bf16 or fp16")
         if self.channels_last not in ("auto", True, False):
             raise ValueError(f"channels_last: got {self.channels_last!r}, expected auto, true or false")
-        if self.resume and self.force:
-            raise ValueError("resume, force: got both, expected one: go on with the run in the folder, or replace it")
         if self.init_from and self.model == "auto" and self.model_args:
             raise ValueError(f"model_args: got {self.model_args}, expected none with init_from, or a model's name too")
         check_weights(self.loss_weights)
+
+
+def check_session(config: Any) -> None:
+    """Refuse settings that no session can have (`training/session.py`), of tokenizers and priors alike."""
+    for name in ("log_every", "sample_every", "checkpoint_every"):
+        if getattr(config, name, 1) < 1:
+            raise ValueError(f"{name}: got {getattr(config, name)}, expected at least 1")
+    if config.seed < 0:
+        raise ValueError(f"seed: got {config.seed}, expected at least 0")
+    if config.resume and config.force:
+        raise ValueError("resume, force: got both, expected one: go on with the run in the folder, or replace it")
 
 
 def plain_settings(config: Any) -> dict[str, Any]:

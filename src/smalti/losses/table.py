@@ -69,11 +69,6 @@ class LossResult:
         total = self.total + weight * term
         return LossResult(total, {**self.terms, name: term}, {**self.weights, name: weight})
 
-    def detached(self) -> "LossResult":
-        """The same numbers without the graph that led to them, which would hold memory for as long as they are kept."""
-        terms = {name: term.detach() for name, term in self.terms.items()}
-        return LossResult(self.total.detach(), terms, self.weights)
-
 
 def check_weights(weights: Mapping[str, float | int]) -> None:
     """Refuse a table of weights that cannot be meant, before any network is loaded.

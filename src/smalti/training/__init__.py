@@ -1,8 +1,5 @@
-"""Training: the loop, and what it stands on. Readable in one sitting; begin with `loop.py`."""
+"""Training: one loop, one session around it, and what both stand on. Begin with `loop.py`, then `session.py`."""
 
-from smalti.training.adversarial import AdversarialConfig, Adversary, Verdict
-from smalti.training.agreement import any_process, in_all, on_main, share
-from smalti.training.averaging import AveragedModel
 from smalti.training.checkpoint import (
     best_checkpoint,
     check_whole,
@@ -12,20 +9,27 @@ from smalti.training.checkpoint import (
     read_notes,
     save_checkpoint,
 )
+from smalti.training.collectives import all_gather, any_process, in_all, on_main
 from smalti.training.finite_check import NonFiniteLossError
 from smalti.training.fully_sharded import join_sharded
+from smalti.training.gan import AdversarialConfig, DiscriminatorResult, GANTrainer
 from smalti.training.initial_weights import PartTaken, take_weights
-from smalti.training.interruption import StopRequest
-from smalti.training.loop import DataError, Piece, StepResult, train_steps
-from smalti.training.many_processes import ManyProcesses, join_processes, leave_processes
+from smalti.training.loop import DataError, StepResult, train_steps
+from smalti.training.objectives import (
+    Objective,
+    PriorObjective,
+    TokenizerObjective,
+    TokenizerPass,
+    validation_nats,
+)
 from smalti.training.optimization import (
+    AveragedModel,
     OptimizationConfig,
     build_optimizer,
     learning_rate,
     parameter_groups,
     piece_size,
 )
-from smalti.training.prior_loop import PriorStep, train_prior_steps, validation_nats
 from smalti.training.progress import Bar, Lines, Reporter, Silent, console_reporter
 from smalti.training.randomness import (
     begin_random_numbers,
@@ -34,41 +38,57 @@ from smalti.training.randomness import (
     restore_random_state,
     seed_everything,
 )
-from smalti.training.record import RunRecord, measure, read_log, read_numbers
+from smalti.training.record import (
+    RunRecord,
+    prior_line,
+    read_log,
+    read_numbers,
+    reconstruction_grid,
+    tokenizer_line,
+)
 from smalti.training.run_folder import ResumePoint, RunFolder, read_settings
 from smalti.training.runtime import (
+    ManyProcesses,
     Runtime,
     choose_runtime,
+    join_processes,
     launched_processes,
     launched_rank,
+    leave_processes,
 )
-from smalti.training.samples import reconstruction_grid
+from smalti.training.session import Quality, SessionEnd, StopRequest, Task, open_runtime, run_session
 from smalti.training.state import SkippedStep, TrainingState, start_state
 
 __all__ = [
     "AdversarialConfig",
-    "Adversary",
     "AveragedModel",
     "Bar",
     "DataError",
+    "DiscriminatorResult",
+    "GANTrainer",
     "Lines",
     "ManyProcesses",
     "NonFiniteLossError",
+    "Objective",
     "OptimizationConfig",
     "PartTaken",
-    "Piece",
-    "PriorStep",
+    "PriorObjective",
+    "Quality",
     "Reporter",
     "ResumePoint",
     "RunFolder",
     "RunRecord",
     "Runtime",
+    "SessionEnd",
     "Silent",
     "SkippedStep",
     "StepResult",
     "StopRequest",
+    "Task",
+    "TokenizerObjective",
+    "TokenizerPass",
     "TrainingState",
-    "Verdict",
+    "all_gather",
     "any_process",
     "begin_random_numbers",
     "best_checkpoint",
@@ -86,11 +106,12 @@ __all__ = [
     "leave_processes",
     "list_checkpoints",
     "load_checkpoint",
-    "measure",
     "on_main",
+    "open_runtime",
     "own_random_numbers",
     "parameter_groups",
     "piece_size",
+    "prior_line",
     "random_state",
     "read_log",
     "read_notes",
@@ -98,12 +119,12 @@ __all__ = [
     "read_settings",
     "reconstruction_grid",
     "restore_random_state",
+    "run_session",
     "save_checkpoint",
     "seed_everything",
-    "share",
     "start_state",
     "take_weights",
-    "train_prior_steps",
+    "tokenizer_line",
     "train_steps",
     "validation_nats",
 ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from smalti.losses import LossResult
 from smalti.ops.processes import process_count, sum_over_processes
@@ -24,12 +24,12 @@ from smalti.training.runtime import Runtime
 class Part:
     """A piece of the batch on its way to an objective."""
 
-    inputs: tuple[Tensor, ...]
-    """What the objective takes: images, maybe their reconstructions too, (B, C, H, W) each."""
-    share: float
+    inputs: tuple[Any, ...]
+    """What the objective takes, first of all images (B, C, H, W) or tokens (B, L)."""
+    fraction: float
     """Its images over those of the step."""
-    keys: Sequence[str]
-    """The files that it came from."""
+    sources: Sequence[str]
+    """What it was made from, such as files."""
 
 
 class Hidden:
@@ -38,8 +38,8 @@ class Hidden:
     It expects a gradient of everything that its module returns leads to; only the total has one.
     """
 
-    def __init__(self, loss: LossResult, seen: Any):
-        self.loss, self.seen = loss, seen
+    def __init__(self, loss: LossResult, output: Any):
+        self.loss, self.output = loss, output
 
 
 def accumulate_gradients(
@@ -48,26 +48,26 @@ def accumulate_gradients(
     """Forward and backward over the parts; the gradients are then those of the mean over all images.
 
     Args:
-        objective: takes a part's inputs; returns its total loss () and, hidden, the loss in terms and what was seen.
-        parts: those of this process; their shares add up to 1 over all processes.
+        objective: takes a part's inputs; returns its total loss () and, hidden, the loss in terms and its output.
+        parts: those of this process; their fractions add up to 1 over all processes.
         check: sees every loss term.
         scaler: of the loss in fp16.
         runtime: where gradients are exchanged.
 
     Returns:
-        What was seen in each part, and the loss: means over the images of all processes, without gradient.
+        The output of each part, and the loss: means over the images of all processes, without gradient.
     """
-    parts, seen, numbers_T = list(parts), [], torch.zeros((), device=runtime.device)
+    parts, outputs, numbers_T = list(parts), [], torch.zeros((), device=runtime.device)
     for number, part in enumerate(parts, start=1):
         with runtime.accumulate(objective, last=number == len(parts)):
             total, hidden = objective(*part.inputs)
             named = {**hidden.loss.terms, "total loss": total}
-            own_T = torch.stack([value.detach().float() for value in named.values()]) * part.share
+            own_T = torch.stack([value.detach().float() for value in named.values()]) * part.fraction
             joined_T = sum_over_processes(own_T)
-            check.see(dict(zip(named, own_T, strict=True)), joined_T, part.keys)
+            check.see(dict(zip(named, own_T, strict=True)), joined_T, part.sources)
             numbers_T = numbers_T + joined_T
-            # Processes take the mean of their gradients, hence the factor / 各进程梯度取平均,故乘以进程数
-            scaler.scale(total * (part.share * process_count())).backward()
-        seen.append(hidden.seen)
+            # Processes take the mean of their gradients, hence the factor / 各进程梯度取平均，故乘以进程数
+            scaler.scale(total * (part.fraction * process_count())).backward()
+        outputs.append(hidden.output)
     *terms, total = numbers_T
-    return seen, LossResult(total, dict(zip(hidden.loss.terms, terms, strict=True)), hidden.loss.weights)
+    return outputs, LossResult(total, dict(zip(hidden.loss.terms, terms, strict=True)), hidden.loss.weights)

@@ -3,7 +3,7 @@
 A step leaves its losses and the norm of its gradient here. `bad` says on the device whether one of them is NaN or
 infinite, and keeps the step from changing anything (`state.py`); the program need not know. `look` reads all numbers
 since the last look at once, and says which were bad, at which step and on which files.
-每一步的损失和梯度范数留在设备上;`bad` 在设备上判断是否有限并使坏的一步不产生任何改变,程序只需偶尔读取一次。
+每一步的损失和梯度范数留在设备上；`bad` 在设备上判断是否有限并使坏的一步不产生任何改变，程序只需偶尔读取一次。
 
 Legend: T numbers; a scalar has shape ().
 """
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from smalti.ops.waiting import reads_are_free
-from smalti.training.agreement import share
+from smalti.training.collectives import all_gather
 
 NAMED_AT_MOST = 8
 """How many files of a batch an error names."""
@@ -41,8 +41,8 @@ class Numbers(NamedTuple):
     """Those of this process."""
     joined_T: Tensor
     """Their sums over all processes, the same in each."""
-    keys: Sequence[str]
-    """The files of this process that led to them."""
+    sources: Sequence[str]
+    """What of this process led to them, such as files."""
 
 
 class FiniteCheck:
@@ -65,18 +65,18 @@ class FiniteCheck:
         if not self._last:
             self.bad = torch.zeros_like(self.bad)
 
-    def see(self, own: dict[str, Float[Tensor, ""]], joined_T: Float[Tensor, " t"], keys: Sequence[str]) -> None:
+    def see(self, own: dict[str, Float[Tensor, ""]], joined_T: Float[Tensor, " t"], sources: Sequence[str]) -> None:
         """Take in numbers of this step.
 
         Args:
             own: those of this process, by name.
             joined_T: their sums over all processes.
-            keys: the files of this process that led to them.
+            sources: what of this process led to them, such as files.
         """
         joined_T = joined_T.detach().float()
         self.bad = torch.maximum(self.bad, (~joined_T.isfinite().all()).to(self.bad))
         own_T = torch.stack([number.detach().float() for number in own.values()])
-        self._seen.append(Numbers(self._step, tuple(own), own_T, joined_T, keys))
+        self._seen.append(Numbers(self._step, tuple(own), own_T, joined_T, sources))
 
     def due(self, every: int) -> bool:
         """Whether to look after this step: where that means waiting, only after the first and every so many."""
@@ -100,9 +100,9 @@ def _reason(numbers: Numbers) -> str:
     """Which number, which step, which files, of all processes."""
     values = zip(numbers.names, numbers.own_T.tolist(), strict=True)
     bad = [f"{name} became {value}" for name, value in values if not math.isfinite(value)]
-    culprits = [part for part in share((bad, numbers.keys)) if part[0]]
+    culprits = [part for part in all_gather((bad, numbers.sources)) if part[0]]
     if not culprits:  # finite numbers whose sum is not
-        culprits = [(["the sum of the losses over all processes overflowed"], numbers.keys)]
+        culprits = [(["the sum of the losses over all processes overflowed"], numbers.sources)]
     files = [key for _, part in culprits for key in part]
     named = ", ".join(files[:NAMED_AT_MOST])
     more = f" and {len(files) - NAMED_AT_MOST} more" if len(files) > NAMED_AT_MOST else ""

@@ -1,8 +1,8 @@
 """The runtime of several processes that hold a model together: each keeps a part of every weight (FSDP).
 
-`many_processes.py` gives each process the whole model. Here weights, gradients, the average and AdamW's moments are cut
-over the processes; the weights of a layer are whole only while it computes. Steps are the same up to rounding, and so
-are checkpoints, which any number of processes can go on from.
+`ManyProcesses` in `runtime.py` gives each process the whole model. Here weights, gradients, the average and AdamW's
+moments are cut over the processes; the weights of a layer are whole only while it computes. Steps are the same up to
+rounding, and so are checkpoints, which any number of processes can go on from.
 
 Source: Rajbhandari et al. 2020, "ZeRO" (arXiv 1910.02054), stage 3; Zhao et al. 2023, "PyTorch FSDP" (arXiv
 2304.11277), in the form of `torch.distributed.fsdp.fully_shard`. Accelerate joins the processes.
@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from smalti.formats.saved_model import SavedModel
 from smalti.ops.device import Precision
 from smalti.ops.processes import process_rank
-from smalti.training.many_processes import join_processes
-from smalti.training.runtime import Runtime
+from smalti.training.runtime import Runtime, join_processes
 
 if TYPE_CHECKING:
     from smalti.training.state import TrainingState

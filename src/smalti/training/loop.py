@@ -1,30 +1,29 @@
 """The training loop: everything that happens to the weights, in the order in which it happens.
 
-What a step is made of lives in its own file: what it changes in `state.py`, the learning rate and optimizer in
-`optimization.py`, the average in `averaging.py`, device, number format and processes in `runtime.py`, the gradient from
-all pieces of a batch in `accumulation.py`, the discriminator, if there is one, in `adversarial.py`. What happens
-between steps (logs, pictures, checkpoints) is the business of whoever iterates over `train_steps`.
-
-Legend: B images of a piece, C channels, H x W pixels; a scalar has shape ().
-图例:一小份 B 张图像,C 通道,H×W 像素;标量形状为 ()。
+Tokenizers and priors learn by this one loop. They differ in their objective, which is model and loss as one module
+(`objectives.py`); a tokenizer may have a discriminator too (`gan/`). What a step changes is in `state.py`, the learning
+rate, the optimizer and the average in `optimization.py`, the gradient from all pieces of a batch in `accumulation.py`,
+device, number format and processes in `runtime.py`. What happens between steps (logs, pictures, checkpoints) is the
+business of whoever iterates over `train_steps`: `session.py`.
+分词器与先验共用这一个循环，区别只在目标（模型加损失）；步与步之间的日志、图片、检查点见 `session.py`。
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from smalti.data import Batch
-from smalti.losses import LossResult, LossTable
+from smalti.losses import LossResult
 from smalti.ops.processes import sum_numbers
-from smalti.quantizers import QuantizerOutput, one_codebook_update
-from smalti.tokenizers import Tokenizer, TokenizerOutput
-from smalti.training.accumulation import Hidden, Part, accumulate_gradients
-from smalti.training.adversarial import Adversary, Verdict
-from smalti.training.agreement import raise_together
+from smalti.quantizers import one_codebook_update
+from smalti.training.accumulation import Part, accumulate_gradients
+from smalti.training.collectives import raise_together
+from smalti.training.gan import DiscriminatorResult, GANStep, GANTrainer, two_backward_passes
+from smalti.training.objectives import Objective
 from smalti.training.optimization import OptimizationConfig, learning_rate
 from smalti.training.runtime import Runtime
 from smalti.training.state import SkippedStep, TrainingState
@@ -35,16 +34,6 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one forward pass took and gave, without gradient."""
-
-    image: Float[Tensor, "b c h w"]
-    """Images (B, C, H, W) in [-1, 1]."""
-    output: TokenizerOutput
-    """What the model made of them, before the step changed the weights."""
-
-
-@dataclass(frozen=True)
 class StepResult:
     """What one step did, for whoever reports it."""
 
@@ -52,8 +41,8 @@ class StepResult:
     """Number of the step, from 1."""
     images: int
     """Images of the step, over all processes."""
-    pieces: tuple[Piece, ...]
-    """Those of this process."""
+    outputs: tuple[Any, ...]
+    """What the objective keeps of each piece of this process: a `TokenizerPass`, or None of a prior."""
     loss: LossResult
     """The total and every unweighted term, without gradient: means over the images of all processes."""
     lr: float
@@ -62,36 +51,17 @@ class StepResult:
     """Norm of the gradient before clipping; infinite where fp16 overflowed, which changes no weight."""
     seconds: float
     """How long the step took, waiting for the batch included."""
-    verdict: Verdict | None = None
-    """What the discriminator thought, while there is one that learns."""
-
-
-class Objective(nn.Module):
-    """Model and losses as one module: images in, the number to be minimised out."""
-
-    def __init__(self, model: Tokenizer, losses: LossTable, runtime: Runtime, adversary: Adversary | None):
-        super().__init__()
-        self.model, self.losses, self.runtime, self.adversary = model, losses, runtime, adversary
-
-    def forward(self, image_BCHW: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, ""], Hidden]:
-        """The total loss (), and the model's output and the single terms for whoever wants to look."""
-        # 2. Forward: encode, quantize, decode. The codebook may learn here too (moving average, revival).
-        #    前向:编码、量化、解码;码本也可能在此更新(滑动平均、复活死码)
-        with self.runtime.autocast():
-            output = self.model(image_BCHW)
-        # 3. Every loss term, unweighted, and their weighted sum () in fp32 / 各损失项及其加权和
-        loss = self.losses(image_BCHW, output)
-        if self.adversary is not None:  # once its time has come, the discriminator's opinion is one of the terms
-            loss = self.adversary.oppose(loss, output.reconstruction)
-        return loss.total, Hidden(loss, _detached(output))
+    discriminator: DiscriminatorResult | None = None
+    """What the discriminator did, while there is one that learns."""
 
 
 def train_steps(
-    state: TrainingState[Tokenizer],
-    batches: Iterator[Batch],
-    losses: LossTable,
+    state: TrainingState[Any],
+    batches: Iterator[Any],
+    objective: Objective,
     config: OptimizationConfig,
     runtime: Runtime,
+    gan: GANTrainer | None = None,
     look_every: int = 1,
 ) -> Iterator[StepResult | SkippedStep]:
     """Train from `state.step` to `config.steps`, handing out each step's result after the step is complete.
@@ -102,9 +72,10 @@ def train_steps(
     Args:
         state: changed in place; from `start_state` with the same runtime, maybe with a checkpoint read into it.
         batches: this process's pieces, `config.accumulate` a step, from step `state.step` on.
-        losses: the table of weights.
+        objective: what is minimised; its model is that of `state`.
         config: learning rate, clipping, what to do about a loss that is not finite.
         runtime: device, number format, layout, processes.
+        gan: trains the discriminator of a tokenizer; None: there is none.
         look_every: steps between two looks at whether losses and gradients are finite; on the CPU every step has one.
 
     Raises:
@@ -112,35 +83,42 @@ def train_steps(
         DataError: the next batch cannot be read.
     """
     state.model.train()
-    objective = runtime.distribute(Objective(state.model, losses, runtime, state.adversary))
+    module = runtime.distribute(objective)
     while state.step < config.steps:
         start = time.perf_counter()
-        # 1. The pieces of this step and how many images all processes have / 取本步的各小份,并统计所有进程的图像数
-        parts, images = _next_parts(batches, config.accumulate, runtime)
-        lr, verdict = learning_rate(config, state.step), None
+        # 1. Pieces: those of this process on the device, and how many images all processes have
+        #    取本步的各小份送往设备，并统计所有进程的图像数
+        gan_step = None if gan is None else gan.begin_step(state.step)
+        parts, images = _next_parts(batches, objective, config.accumulate, gan_step)
+        lr = learning_rate(config, state.step)
         state.check.begin(state.step + 1)
-        if state.adversary is not None:
-            state.adversary.begin(state.step)
-        # 4. Backward; the straight-through estimator carries the gradient past the codes / 反向:直通估计越过量化
-        # Several pieces are one batch to the codebook, too / 多个小份对码本来说也是同一批
-        with one_codebook_update(state.model) if len(parts) > 1 else nullcontext():
-            outputs, loss = accumulate_gradients(objective, parts, state.check, state.scaler, runtime)
+        # 2. Forward, loss and backward of every piece (`Objective.forward`); several pieces are one batch, to the
+        #    codebook too / 对每个小份做前向、损失与反向；多个小份对码本来说也是同一批
+        one_update = one_codebook_update(state.model) if len(parts) > 1 else nullcontext()
+        with one_update, two_backward_passes(gan is not None and runtime.compile):
+            outputs, loss = accumulate_gradients(module, parts, state.check, state.scaler, runtime)
+        # 3. Clipping: the gradient of all weights together is shortened / 裁剪：整体梯度过长则缩短
         grad_norm = state.clip_gradients(config, parts)
-        pieces = tuple(Piece(part.inputs[0], output) for part, output in zip(parts, outputs, strict=True))
-        # 5. The discriminator's own step, on the same images and reconstructions / 判别器在同样的图像上更新一次
-        if state.adversary is not None:
-            verdict = state.adversary.learn(parts, [piece.output.reconstruction for piece in pieces], lr, state.check)
-        # 6. One AdamW step at the learning rate of this step number; the average follows the new weights, codebook and
+        # 4. Discriminator: its own step, on the same images and reconstructions / 判别器在同样的图像与重建上更新一次
+        discriminator = None
+        if gan_step is not None:
+            discriminator = gan_step.update_discriminator(
+                parts, [x.output.reconstruction for x in outputs], lr, state.check
+            )
+        # 5. Update: one AdamW step at the learning rate of this step; the average follows the new weights, codebook and
         #    buffers are copied. Where a number is not finite, all of that is taken back
-        #    按当前步数的学习率更新一次;平均权重跟随,码本与缓冲区直接复制;若有数值非有限,则全部撤回
-        state.move(lr, grad_norm)
+        #    更新：按当前步的学习率做一次 AdamW；平均权重跟随，码本与缓冲区直接复制；若有数值非有限，则全部撤回
+        state.update(lr, grad_norm)
         skipped = state.look(config, look_every)
         yield from skipped
         if state.step not in [step.step for step in skipped]:
-            yield StepResult(state.step, images, pieces, loss, lr, grad_norm, time.perf_counter() - start, verdict)
+            seconds = time.perf_counter() - start
+            yield StepResult(state.step, images, tuple(outputs), loss, lr, grad_norm, seconds, discriminator)
 
 
-def _next_parts(batches: Iterator[Batch], count: int, runtime: Runtime) -> tuple[list[Part], int]:
+def _next_parts(
+    batches: Iterator[Any], objective: Objective, count: int, gan_step: GANStep | None
+) -> tuple[list[Part], int]:
     """This process's pieces of a step, on the device, and the images of the step over all processes."""
     pieces, failure = [], None
     try:
@@ -150,12 +128,6 @@ def _next_parts(batches: Iterator[Batch], count: int, runtime: Runtime) -> tuple
     images, failures = sum_numbers(sum(len(piece) for piece in pieces), int(failure is not None))
     if failures:
         raise_together(failure)
-    return [Part((runtime.place(piece.image),), len(piece) / images, piece.keys) for piece in pieces], images
-
-
-def _detached(output: TokenizerOutput) -> TokenizerOutput:
-    """The same without the graph that led to it, which would hold memory for as long as it is kept."""
-    inner = output.quantizer_output
-    terms = {name: term.detach() for name, term in inner.terms.items()}
-    quantized = QuantizerOutput(inner.quantized.detach(), inner.indices, terms, inner.weights)
-    return TokenizerOutput(output.reconstruction.detach(), quantized)
+    extra = () if gan_step is None else (gan_step,)
+    parts = [Part((*objective.inputs(x), *extra), len(x) / images, objective.sources(x)) for x in pieces]
+    return parts, images

@@ -33,7 +33,7 @@ class Stream(Protocol):
 
 
 class Reporter(ABC):
-    """Hears of a run's progress. The job calls `start`, then `step` and `measured`, and `close` in any case."""
+    """Hears of a run's progress. The job calls `start`, then `step` and `log`, and `close` in any case."""
 
     @abstractmethod
     def start(self, steps: int, done: int) -> None:
@@ -44,8 +44,8 @@ class Reporter(ABC):
         """Step number `step` is complete."""
 
     @abstractmethod
-    def measured(self, line: Mapping[str, Any]) -> None:
-        """The numbers of the latest step, as `record.measure` returns them."""
+    def log(self, line: Mapping[str, Any]) -> None:
+        """The numbers of the latest step, a line of the log."""
 
     @abstractmethod
     def note(self, text: str) -> None:
@@ -62,7 +62,7 @@ class Silent(Reporter):
 
     def start(self, steps: int, done: int) -> None: ...
     def step(self, step: int) -> None: ...
-    def measured(self, line: Mapping[str, Any]) -> None: ...
+    def log(self, line: Mapping[str, Any]) -> None: ...
     def note(self, text: str) -> None: ...
     def close(self) -> None: ...
 
@@ -88,7 +88,7 @@ class Bar(Reporter):
     def step(self, step: int) -> None:
         self._progress.update(self._task, completed=step)
 
-    def measured(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Mapping[str, Any]) -> None:
         self._progress.update(self._task, numbers=summary(line))
 
     def note(self, text: str) -> None:
@@ -100,7 +100,7 @@ class Bar(Reporter):
 
 @final
 class Lines(Reporter):
-    """A plain line at the first measured step, then at most one every ten seconds, and one at the end."""
+    """A plain line at the first logged step, then at most one every ten seconds, and one at the end."""
 
     def __init__(self, stream: Stream):
         self._stream = stream
@@ -113,7 +113,7 @@ class Lines(Reporter):
 
     def step(self, step: int) -> None: ...
 
-    def measured(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: Mapping[str, Any]) -> None:
         now, step = time.monotonic(), line["step"]
         self._held = f"step {step}/{self._steps}  {summary(line)}"
         if self._first is None:  # no forecast from the first step, which starts codebook and workers
@@ -145,13 +145,13 @@ def console_reporter(stream: Stream | None = None) -> Reporter:
 
 
 def summary(line: Mapping[str, Any]) -> str:
-    """The numbers of a step in a few words; a tokenizer's has PSNR and usage, a prior's bits a token."""
+    """The numbers of a step in a few words; a tokenizer's has PSNR and usage, a prior's bits per token."""
     parts = [f"loss {line['loss']:.4f}"]
     if "psnr" in line:
         parts.append("PSNR exact" if line["psnr"] is None else f"PSNR {line['psnr']:.2f} dB")
         parts.append(f"usage {line['usage']:.0%}")
     if "bits_per_token" in line:
-        parts.append(f"{line['bits_per_token']:.3f} bits a token")
+        parts.append(f"{line['bits_per_token']:.3f} bits per token")
     return "  ".join([*parts, f"{line['images_per_second']:.0f} images/s"])
 
 

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from smalti.data import picture_grid
 from smalti.formats.atomic import replace_file
 from smalti.metrics import psnr
 from smalti.ops import count_codes
 from smalti.ops.processes import sum_over_processes
-from smalti.training.adversarial import Verdict
-from smalti.training.loop import Piece, StepResult
+from smalti.tokenizers import Tokenizer
+from smalti.training.gan import DiscriminatorResult
+from smalti.training.loop import StepResult
+from smalti.training.objectives import TokenizerPass
 
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
@@ -29,8 +31,8 @@ NEVER = 10**6
 """Seconds until TensorBoard would flush its file by itself."""
 
 
-def measure(result: StepResult, vocab_size: int, skipped: int, images_per_second: float) -> dict[str, Any]:
-    """The numbers of one step.
+def tokenizer_line(result: StepResult, vocab_size: int, skipped: int, images_per_second: float) -> dict[str, Any]:
+    """The numbers of one step of a tokenizer.
 
     Returns:
         step; loss: the weighted total; terms: every loss term by name, unweighted; lr; grad_norm: before clipping, null
@@ -48,13 +50,31 @@ def measure(result: StepResult, vocab_size: int, skipped: int, images_per_second
             "weights": result.loss.weights,
             "lr": result.lr,
             "grad_norm": result.grad_norm,
-            **_quality(result.pieces, vocab_size),
+            **_quality(result.outputs, vocab_size),
             "skipped": skipped,
             "images_per_second": images_per_second,
-            **({"adversarial": _judged(result.verdict)} if result.verdict else {}),
+            **({"adversarial": _discriminator(result.discriminator)} if result.discriminator else {}),
         }
     )
     return line | {name: line[name] if math.isfinite(line[name]) else None for name in ("grad_norm", "psnr")}
+
+
+def prior_line(result: StepResult, images_per_second: float) -> dict[str, Any]:
+    """The numbers of one step of a prior.
+
+    Returns:
+        step; loss: nats per token; bits_per_token: the same in bits; lr; grad_norm: before clipping, null if fp16
+        overflowed; images_per_second.
+    """
+    loss, grad_norm = read_numbers([result.loss.total, result.grad_norm])
+    return {
+        "step": result.step,
+        "loss": loss,
+        "bits_per_token": loss / math.log(2),
+        "lr": result.lr,
+        "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
+        "images_per_second": images_per_second,
+    }
 
 
 def read_numbers(nested: Any) -> Any:
@@ -74,24 +94,24 @@ def _replaced(nested: Any, function: Callable[[Tensor], Any]) -> Any:
     return function(nested) if isinstance(nested, Tensor) else nested
 
 
-def _judged(verdict: Verdict) -> dict[str, Any]:
-    """The numbers of a verdict, as they stand in the log."""
+def _discriminator(result: DiscriminatorResult) -> dict[str, Any]:
+    """The numbers of the discriminator, as they stand in the log."""
     return {
-        "loss": verdict.loss.total,
-        "terms": verdict.loss.terms,
-        "logits_real": verdict.logits_real,
-        "logits_fake": verdict.logits_fake,
-        "accuracy": verdict.accuracy,
-        "adaptive_weight": verdict.adaptive_weight,
+        "loss": result.loss.total,
+        "terms": result.loss.terms,
+        "logits_real": result.logits_real,
+        "logits_fake": result.logits_fake,
+        "accuracy": result.accuracy,
+        "adaptive_weight": result.adaptive_weight,
     }
 
 
-def _quality(pieces: Sequence[Piece], vocab_size: int) -> dict[str, Any]:
-    """PSNR and usage over the pieces of all processes; the PSNR is NaN where every image is exact."""
-    decibels_B = torch.cat([psnr(piece.output.reconstruction, piece.image) for piece in pieces])
+def _quality(passes: Sequence[TokenizerPass], vocab_size: int) -> dict[str, Any]:
+    """PSNR and usage over the passes of all processes; the PSNR is NaN where every image is exact."""
+    decibels_B = torch.cat([psnr(each.output.reconstruction, each.image) for each in passes])
     finite_B = decibels_B.isfinite()
     total, images = sum_over_processes(torch.stack([torch.where(finite_B, decibels_B, 0.0).sum(), finite_B.sum()]))
-    indices = [piece.output.quantizer_output.indices for piece in pieces]
+    indices = [each.output.quantizer_output.indices for each in passes]
     scales = zip(*((i,) if isinstance(i, Tensor) else i for i in indices), strict=True)
     counts = [count_codes(torch.cat([part.flatten() for part in scale]), vocab_size) for scale in scales]
     used_SK = sum_over_processes(torch.stack(counts)) > 0
@@ -118,6 +138,8 @@ class RunRecord:
         with replace_file(path, force=True) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
+        from torch.utils.tensorboard import SummaryWriter  # a third of a second that no other command should wait for
+
         # TensorBoard's thread shall not flush: an error of the disk belongs here, where it can end the run properly.
         purge = step + 1 if step else None
         self._board = SummaryWriter(str(Path(run) / TENSORBOARD), purge_step=purge, flush_secs=NEVER)
@@ -130,7 +152,7 @@ class RunRecord:
             self._board.close()
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Write the numbers of one step, as `measure` returns them."""
+        """Write the numbers of one step, as `tokenizer_line` or `prior_line` returns them."""
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for tag, value in _flatten(line):
@@ -166,7 +188,13 @@ def _flatten(line: Mapping[str, Any]) -> list[tuple[str, float]]:
             named[tag] = named.pop(name)
     named |= {f"loss/{name}": value for name, value in line.get("terms", {}).items()}
     named |= {f"usage/scale_{k}": value for k, value in enumerate(line.get("usage_per_scale", ()))}
-    if judged := dict(line.get("adversarial", {})):
-        numbers = {**judged.pop("terms"), **judged, "weight": line["weights"].get("adversarial", 0.0)}
+    if found := dict(line.get("adversarial", {})):
+        numbers = {**found.pop("terms"), **found, "weight": line["weights"].get("adversarial", 0.0)}
         named |= {f"adversarial/{name}": value for name, value in numbers.items()}
     return [(tag, value) for tag, value in named.items() if value is not None and math.isfinite(value)]
+
+
+@torch.no_grad()
+def reconstruction_grid(model: Tokenizer, image: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "c height width"]:
+    """Images (B, C, H, W) in [-1, 1] in one row, and in the row below what a model in eval mode makes of them."""
+    return picture_grid([image, model(image).reconstruction])

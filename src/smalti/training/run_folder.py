@@ -2,8 +2,14 @@
 
 Everything in it is written under another name first and then renamed, so a kill at any moment leaves a folder that can
 be used and resumed.
+
+One process at a time trains in a folder: RUN/.lock is locked by flock(2) and names the process. The system takes the
+lock back when its holder ends, so one that a kill left behind keeps nobody out. Where there is no flock, on Windows and
+on some network file systems, every process comes in.
 """
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +17,21 @@ from typing import Any
 
 from smalti.formats.atomic import remove, replace_file
 from smalti.formats.recipe import read_recipe, write_recipe
-from smalti.training.checkpoint import deliver, remove_leftovers, save_checkpoint, sort_checkpoints
-from smalti.training.folder_lock import FolderLock
+from smalti.training.checkpoint import (
+    AVERAGED,
+    CONFIG,
+    check_whole,
+    deliver,
+    remove_leftovers,
+    save_checkpoint,
+    sort_checkpoints,
+)
 from smalti.training.state import TrainingState
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 SETTINGS = "train.yaml"
 CONTENTS = (
@@ -43,6 +61,51 @@ class ResumePoint:
     """The newest whole checkpoint."""
     damaged: Mapping[Path, str]
     """Checkpoints that are damaged, and what is wrong with each."""
+
+
+class FolderLock:
+    """The lock of one folder, held or not by this process."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / ".lock"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Lock the folder, which must exist; nothing happens where this object holds the lock already.
+
+        Raises:
+            FileExistsError: somebody else holds it; names the process.
+        """
+        while self._descriptor is None and fcntl is not None:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 20).decode() or "of unknown number"
+                os.close(descriptor)
+                raise FileExistsError(
+                    f"out: process {holder} trains in {self.folder}; wait for its end or choose another name"
+                ) from None
+            except OSError:  # a file system without locks
+                os.close(descriptor)
+                return
+            if self._is_named(descriptor):
+                self._descriptor = descriptor
+                os.truncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+            else:  # the former holder has deleted it since it was opened
+                os.close(descriptor)
+
+    def release(self) -> None:
+        """Delete the file and let others in; nothing happens where the lock is not held."""
+        if self._descriptor is not None:
+            self.path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _is_named(self, descriptor: int) -> bool:
+        """Whether the open file is the one that has the name."""
+        return self.path.exists() and os.path.samestat(os.fstat(descriptor), self.path.stat())
 
 
 class RunFolder:
@@ -161,6 +224,13 @@ class RunFolder:
         """Write a checkpoint (see `save_checkpoint`), and the averaged model as config.json and model.safetensors."""
         save_checkpoint(self.checkpoints, state, random, quality=quality, notes=notes)
         deliver(state.averaged.model, self.path)
+
+    def deliver_checkpoint(self, checkpoint: Path) -> None:
+        """Put the averaged model of a whole checkpoint where `save` puts the newest one."""
+        check_whole(checkpoint)
+        for name in (CONFIG, AVERAGED):
+            with replace_file(self.path / name, force=True) as temporary:
+                shutil.copyfile(checkpoint / name, temporary)
 
 
 def read_settings(run: str | Path) -> dict[str, Any] | None:

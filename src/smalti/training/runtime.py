@@ -1,16 +1,22 @@
-"""Where and how a training step runs: device, number format, memory layout, compilation.
+"""Where and how a training step runs: device, number format, memory layout, compilation, processes.
 
-The loop knows none of this; it calls the methods of `Runtime`, which is a single process on one device. A run over
-several processes has another class with the same methods (`many_processes.py`, `fully_sharded.py`) and the same loop.
+The loop knows none of this; it calls the methods of `Runtime`, which is a single process on one device. `ManyProcesses`
+is one of several, as torchrun or accelerate launch starts them: Accelerate over torch.distributed. It differs in what
+`distribute` and `accumulate` do. Each of its processes has the whole model; `fully_sharded.py` cuts it. Who takes which
+part of a batch, and what is decided together, is said by the loop (`loop.py`, `collectives.py`).
+
+Source: Gugger et al. 2022, "Accelerate"; DistributedDataParallel of Li et al. 2020 (arXiv 2006.15704).
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -18,6 +24,8 @@ from smalti.formats.saved_model import SavedModel
 from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.ops.pixels import to_float
 from smalti.tokenizers import Tokenizer
+
+INSTALL = "pip install 'smalti[accelerate]'"
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,26 @@ class Runtime:
         """What keeps small gradients of fp16 from becoming 0; for other formats, which need none, it does nothing."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
-    def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Float[Tensor, ""]:
-        """Shorten the gradient of all parameters together to `max_norm` and return the norm that it had."""
-        return nn.utils.clip_grad_norm_(parameters, max_norm)
+
+@final
+@dataclass(frozen=True)
+class ManyProcesses(Runtime):
+    """One of several processes, each on its own device with its own part of every batch."""
+
+    accelerator: Any
+    """`accelerate.Accelerator`, which has joined the processes."""
+
+    def distribute(self, module: nn.Module) -> nn.Module:
+        """The module behind DistributedDataParallel: backward passes leave the mean gradient of all processes."""
+        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
+            raise ValueError("norm: batch normalisation would see each process's part of a batch alone; use group")
+        with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers, which Accelerate does not know yet
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+            return self.accelerator.prepare_model(module)
+
+    def accumulate(self, module: nn.Module, last: bool) -> AbstractContextManager:
+        """See `Runtime.accumulate`."""
+        return super().accumulate(module, last) if last else self.accelerator.no_sync(module)
 
 
 def choose_runtime(
@@ -134,6 +159,49 @@ def choose_runtime(
         channels_last=True if channels_last == "auto" else channels_last,
         compile=compile,
     )
+
+
+def join_processes(
+    device: str = "auto",
+    precision: Precision = "auto",
+    channels_last: bool | Literal["auto"] = "auto",
+    compile: bool = False,
+) -> ManyProcesses:
+    """Join the other processes of the launch; decide what was left to "auto" as `choose_runtime` does.
+
+    Raises:
+        ValueError: the process was not launched as one of several, Accelerate is missing or is set to something else
+            than data parallelism, or the device is a particular one: the launcher gives each process its own.
+    """
+    if launched_processes() == 1:
+        raise ValueError("distributed: got true, but neither torchrun nor accelerate launch started this process")
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+    except ImportError as error:
+        raise ValueError(f"distributed: several processes need Accelerate; install it with: {INSTALL}") from error
+    plain = choose_runtime(device, precision, channels_last, compile)
+    if plain.device.index is not None:
+        raise ValueError(f"device: got {device!r}, expected auto, cpu or cuda: each process gets a device of its own")
+    # Buffers are equal by what is summed over processes; copying them from process 0 would only hide a difference.
+    # The objective's parameters need not all have a gradient: a term may weigh 0, a φ may serve no scale.
+    options = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
+    accelerator = Accelerator(cpu=plain.device.type == "cpu", mixed_precision="no", kwargs_handlers=[options])
+    if accelerator.distributed_type not in ("MULTI_CPU", "MULTI_GPU"):
+        kind = accelerator.distributed_type.value
+        raise ValueError(f"accelerate: got {kind}, expected data parallelism on CPUs or GPUs (MULTI_CPU, MULTI_GPU)")
+    return ManyProcesses(
+        device=accelerator.device,
+        dtype=choose_dtype(precision, accelerator.device),
+        channels_last=plain.channels_last,
+        compile=compile,
+        accelerator=accelerator,
+    )
+
+
+def leave_processes() -> None:
+    """Part from the other processes, at the end of this one; nothing where it is the only one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def launched_processes() -> int:

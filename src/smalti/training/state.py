@@ -1,7 +1,4 @@
-"""What a step changes, and how: clipping, the optimizer's move, the average; or nothing, where a number is not finite.
-
-Both loops stand on this, that of tokenizers (`loop.py`) and that of priors (`prior_loop.py`).
-"""
+"""What a step changes, and how: clipping, the optimizer, the average; or nothing, where a number is not finite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +10,8 @@ from torch import Tensor, nn
 
 from smalti.formats.saved_model import SavedModel
 from smalti.training.accumulation import Part
-from smalti.training.adversarial import Adversary
-from smalti.training.averaging import AveragedModel
 from smalti.training.finite_check import FiniteCheck, NonFiniteLossError
-from smalti.training.optimization import OptimizationConfig, build_optimizer, step_unless
+from smalti.training.optimization import AveragedModel, OptimizationConfig, build_optimizer, step_unless
 from smalti.training.runtime import Runtime
 
 Model = TypeVar("Model", bound=SavedModel)
@@ -44,13 +39,6 @@ class TrainingState(Generic[Model]):
     """Further networks that learn but are not delivered, by name; a discriminator."""
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     """Their optimizers, by name."""
-    adversary: Adversary | None = None
-    """What trains the discriminator, whose weights are in `modules`; None: there is no adversarial phase."""
-
-    def oppose(self, adversary: Adversary) -> None:
-        """Train against a discriminator too."""
-        self.adversary = adversary
-        self.modules["adversary"], self.optimizers["adversary"] = adversary.modules, adversary.optimizer
 
     def clip_gradients(self, config: OptimizationConfig, parts: Sequence[Part]) -> Float[Tensor, ""]:
         """Shorten the gradient of all weights together to `grad_clip`, and return the norm that it had."""
@@ -62,10 +50,10 @@ class TrainingState(Generic[Model]):
         # An overflow under a large scale is no failure: the weights stay, and the scaler halves the scale.
         overflow = ~norm.isfinite() & (self._scale() > 1)
         seen = norm.masked_fill(overflow, 0)
-        self.check.see({"gradient norm": seen}, seen.reshape(1), [key for part in parts for key in part.keys])
+        self.check.see({"gradient norm": seen}, seen.reshape(1), [x for part in parts for x in part.sources])
         return norm
 
-    def move(self, lr: float, grad_norm: Float[Tensor, ""]) -> None:
+    def update(self, lr: float, grad_norm: Float[Tensor, ""]) -> None:
         """One step of the optimizer; the average follows the new weights, codebook and buffers are copied.
 
         Where a number of this step is not finite, all of that is taken back: weights, moments, average, codebook,

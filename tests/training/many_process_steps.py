@@ -1,6 +1,6 @@
 """What the training loop does as one process or as one of two; its test runs it by `ranks.py`.
 
-    RANK=r WORLD_SIZE=w ... python steps_together.py OUT
+    RANK=r WORLD_SIZE=w ... python many_process_steps.py OUT
 
 OUT/RANK.pt gets what each process ended with.
 """
@@ -21,14 +21,15 @@ from smalti.training import (
     OptimizationConfig,
     Runtime,
     SkippedStep,
+    TokenizerObjective,
     any_process,
     choose_runtime,
     in_all,
     join_processes,
     leave_processes,
-    measure,
     on_main,
     start_state,
+    tokenizer_line,
     train_steps,
 )
 
@@ -64,9 +65,10 @@ def run(runtime: Runtime, steps: int = 6, accumulate: int = 1, poison=None, weig
     state = start_state(model(), config, runtime)
     lines = []
     losses = LossTable(weights or {"l1": 1.0})
-    for result in train_steps(state, batches(accumulate, poison), losses, config, runtime):
+    objective = TokenizerObjective(state.model, losses, runtime)
+    for result in train_steps(state, batches(accumulate, poison), objective, config, runtime):
         if not isinstance(result, SkippedStep):
-            lines.append(measure(result, 16, state.skipped, 0.0))
+            lines.append(tokenizer_line(result, 16, state.skipped, 0.0))
     averaged = {f"averaged.{name}": value for name, value in state.averaged.state_dict().items()}
     return {"lines": lines, "skipped": state.skipped, **state.model.state_dict(), **averaged}
 
@@ -99,7 +101,9 @@ def starve(runtime: Runtime) -> None:
             yield batch
 
     config = OptimizationConfig(steps=3)
-    list(train_steps(start_state(model(), config, runtime), stream(), LossTable({"l1": 1.0}), config, runtime))
+    state = start_state(model(), config, runtime)
+    objective = TokenizerObjective(state.model, LossTable({"l1": 1.0}), runtime)
+    list(train_steps(state, stream(), objective, config, runtime))
 
 
 def refusal(task, kind: type[Exception]) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from ranks import run_ranks
 from torch import nn
-from training.playing_together import play
+from training.gan_steps import train_with_gan
 
 from smalti.data import Batch, TransformConfig, open_images, training_batches
 from smalti.losses import LossTable
@@ -17,16 +17,17 @@ from smalti.quantizers import DeadCodeRevival, KMeansInit, VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import (
     AdversarialConfig,
-    Adversary,
+    GANTrainer,
     NonFiniteLossError,
     OptimizationConfig,
     SkippedStep,
+    TokenizerObjective,
     choose_runtime,
     start_state,
     train_steps,
 )
 from smalti.training.accumulation import Part
-from smalti.training.adversarial import last_layer
+from smalti.training.gan.trainer import GANStep, last_layer
 from smalti.zoo import build
 
 RUNTIME = choose_runtime("cpu", "fp32", channels_last=False)
@@ -48,15 +49,19 @@ def start(config=SMALL, weights=WEIGHTS, optimization=OPTIMIZATION, runtime=RUNT
     quantizer = VectorQuantizer(16, 4, **random)
     tokenizer = SimpleVQVAE(16, 4, 8, norm="none", quantizer=quantizer, **model)
     state, losses = start_state(tokenizer, optimization, runtime), LossTable(weights)
-    if config is not None:
-        state.oppose(Adversary(config, losses, tokenizer, optimization, runtime, state.scaler))
-    return state, losses
+    gan = None if config is None else GANTrainer(config, losses, state, optimization, runtime)
+    return state, losses, gan
+
+
+def train(state, losses, gan, stream=None, optimization=OPTIMIZATION, runtime=RUNTIME):
+    stream, objective = batches() if stream is None else stream, TokenizerObjective(state.model, losses, runtime)
+    return train_steps(state, stream, objective, optimization, runtime, gan)
 
 
 def run(steps, *args, stream=None, runtime=RUNTIME, **kwargs):
-    state, losses = start(*args, runtime=runtime, **kwargs)
+    state, losses, gan = start(*args, runtime=runtime, **kwargs)
     optimization = kwargs.get("optimization", OPTIMIZATION)
-    training = train_steps(state, batches() if stream is None else stream, losses, optimization, runtime)
+    training = train(state, losses, gan, stream, optimization, runtime)
     return state, list(itertools.islice(training, steps))
 
 
@@ -87,19 +92,19 @@ def test_the_ramp_rises_evenly_and_stays():
 
 def test_four_parts_of_a_run():
     """Nothing, warm-up, ramp, full weight."""
-    state, losses = start()
-    fresh = copied(state.adversary.discriminator)
-    training = train_steps(state, batches(), losses, OPTIMIZATION, RUNTIME)
+    state, losses, gan = start()
+    fresh = copied(gan.discriminator)
+    training = train(state, losses, gan)
     for step in range(4):
         result = next(training)
         assert "adversarial" not in result.loss.terms
-        assert (result.verdict is None) == (step < 2)
-        assert same(copied(state.adversary.discriminator), fresh) == (step < 2)
+        assert (result.discriminator is None) == (step < 2)
+        assert same(copied(gan.discriminator), fresh) == (step < 2)
     for ramp in (0.5, 1.0, 1.0):
         result = next(training)
-        expected = 0.5 * ramp * float(result.verdict.adaptive_weight)
+        expected = 0.5 * ramp * float(result.discriminator.adaptive_weight)
         assert float(result.loss.weights["adversarial"]) == pytest.approx(expected)
-        assert result.verdict.adaptive_weight > 0
+        assert result.discriminator.adaptive_weight > 0
 
 
 def test_until_its_loss_counts_the_tokenizer_is_that_of_a_run_without_it():
@@ -117,23 +122,23 @@ def test_a_step_equals_the_same_written_out():
     weights = {**WEIGHTS, "r1": 3.0, "lecam": 0.2}
     config = replace(SMALL, disc_start=1, disc_warmup=1, disc_ramp=0, lr_ratio=0.5)
     optimization = replace(OPTIMIZATION, weight_decay=0.0, grad_clip=float("inf"))
-    state, losses = start(config, weights, optimization)
-    training = train_steps(state, batches(), losses, optimization, RUNTIME)
+    state, losses, gan = start(config, weights, optimization)
+    training = train(state, losses, gan, optimization=optimization)
     next(training)
-    tokenizer, _ = start(None)
+    tokenizer, _, _ = start(None)
     tokenizer = tokenizer.model
     tokenizer.load_state_dict(state.model.state_dict())
     tokenizer.train()
-    discriminator = state.adversary.discriminator
+    discriminator = gan.discriminator
     before = {name: p.detach().clone().requires_grad_() for name, p in discriminator.named_parameters()}
-    lecam = state.adversary.modules.lecam
+    lecam = gan.objective.lecam
     averages = lecam.real.item(), lecam.fake.item()
     result = next(training)
 
     def judge(x):
         return torch.func.functional_call(discriminator, before, x)
 
-    image = result.pieces[0].image
+    image = result.outputs[0].image
     output = tokenizer(image)
     pixel = (output.reconstruction - image).abs().mean()
     adversarial = -judge(output.reconstruction).mean()
@@ -141,7 +146,7 @@ def test_a_step_equals_the_same_written_out():
     norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (pixel, adversarial)]
     adaptive = norms[0] / (norms[1] + 1e-6)
     total = pixel + output.quantizer_output.loss + 0.5 * adaptive.detach() * adversarial
-    assert result.verdict.adaptive_weight == pytest.approx(adaptive.item(), rel=1e-4)
+    assert result.discriminator.adaptive_weight == pytest.approx(adaptive.item(), rel=1e-4)
     assert result.loss.total.item() == pytest.approx(total.item(), rel=1e-5)
     gradient = torch.autograd.grad(total, list(tokenizer.parameters()))
     assert result.grad_norm == pytest.approx(torch.cat([g.flatten() for g in gradient]).norm().item(), rel=1e-3)
@@ -153,16 +158,16 @@ def test_a_step_equals_the_same_written_out():
     penalty = slope.square().sum() / 2 / real.numel()
     lecam = (real - averages[1]).square().mean() + (fake - averages[0]).square().mean()
     expected = {"discriminator": hinge, "r1": penalty, "lecam": lecam}
-    assert result.verdict.loss.weights == {"discriminator": 1.0, "r1": 3.0, "lecam": 0.2}
+    assert result.discriminator.loss.weights == {"discriminator": 1.0, "r1": 3.0, "lecam": 0.2}
     for name, value in expected.items():
-        assert result.verdict.loss.terms[name].item() == pytest.approx(value.item(), rel=1e-5), name
-    assert result.verdict.logits_real == pytest.approx(real.mean().item(), rel=1e-4)
-    assert result.verdict.logits_fake == pytest.approx(fake.mean().item(), rel=1e-4)
+        assert result.discriminator.loss.terms[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    assert result.discriminator.logits_real == pytest.approx(real.mean().item(), rel=1e-4)
+    assert result.discriminator.logits_fake == pytest.approx(fake.mean().item(), rel=1e-4)
     right = torch.cat([(real > 0).flatten(), (fake < 0).flatten()]).float().mean()
-    assert result.verdict.accuracy == pytest.approx(right.item())
+    assert result.discriminator.accuracy == pytest.approx(right.item())
 
     gradients = torch.autograd.grad(hinge + 3 * penalty + 0.2 * lecam, list(before.values()))
-    momentum = dict(zip(before, state.adversary.optimizer.state_dict()["state"].values(), strict=True))
+    momentum = dict(zip(before, gan.optimizer.state_dict()["state"].values(), strict=True))
     for (name, parameter), gradient in zip(before.items(), gradients, strict=True):
         # Two Adam steps with betas 0.5 and 0.9; the moments of the first are what is left when this one is taken out.
         m = momentum[name]["exp_avg"]
@@ -178,24 +183,24 @@ def test_a_step_equals_the_same_written_out():
 def test_each_total_is_the_weighted_sum_of_its_terms(loss):
     _, results = run(8, replace(SMALL, loss=loss), {**WEIGHTS, "ms_ssim": 0.3, "r1": 10.0, "lecam": 0.01})
     assert set(results[-1].loss.terms) == {"l1", "ms_ssim", "codebook", "commitment", "adversarial"}
-    assert set(results[-1].verdict.loss.terms) == {"discriminator", "r1", "lecam"}
+    assert set(results[-1].discriminator.loss.terms) == {"discriminator", "r1", "lecam"}
     for result in results:
-        for each in [result.loss, *([result.verdict.loss] if result.verdict else [])]:
+        for each in [result.loss, *([result.discriminator.loss] if result.discriminator else [])]:
             total = sum(float(each.weights[name]) * term.item() for name, term in each.terms.items())
             assert each.total.item() == pytest.approx(total, rel=1e-6, abs=1e-6)
 
 
 def test_neither_side_leaves_a_gradient_in_the_other():
-    state, losses = start(replace(SMALL, disc_start=0, disc_warmup=0))
+    state, losses, gan = start(replace(SMALL, disc_start=0, disc_warmup=0))
     image = next(batches()).image
     output = state.model.train()(image)
-    state.adversary.begin(5)
-    loss = state.adversary.oppose(losses(image, output), output.reconstruction)
+    step = gan.begin_step(5)
+    loss = step.generator_loss(losses(image, output), output.reconstruction)
     loss.total.backward()
-    assert all(parameter.grad is None for parameter in state.adversary.discriminator.parameters())
-    assert all(parameter.requires_grad for parameter in state.adversary.discriminator.parameters())
+    assert all(parameter.grad is None for parameter in gan.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in gan.discriminator.parameters())
     gradients = [parameter.grad.clone() for parameter in state.model.parameters()]
-    state.adversary.learn([Part((image,), 1.0, ("a",))], [output.reconstruction.detach()], 1e-3, state.check)
+    step.update_discriminator([Part((image,), 1.0, ("a",))], [output.reconstruction.detach()], 1e-3, state.check)
     assert all(torch.equal(p.grad, g) for p, g in zip(state.model.parameters(), gradients, strict=True))
 
 
@@ -203,8 +208,8 @@ def test_a_discriminator_that_is_left_to_learn_tells_images_from_bad_reconstruct
     optimization = OptimizationConfig(steps=200, lr=1e-6, warmup_steps=0)
     config = replace(SMALL, disc_start=150, disc_warmup=100, lr_ratio=1e3)
     _, results = run(140, config, WEIGHTS, optimization=optimization)
-    assert results[-1].verdict.accuracy > 0.85
-    assert results[-1].verdict.logits_real > 0.2 > -0.2 > results[-1].verdict.logits_fake
+    assert results[-1].discriminator.accuracy > 0.85
+    assert results[-1].discriminator.logits_real > 0.2 > -0.2 > results[-1].discriminator.logits_fake
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -217,29 +222,29 @@ def test_any_image_and_every_option_at_once_under_bf16(channels, size):
     weights = {**WEIGHTS, "r1": 1.0, "lecam": 0.1}
     state, results = run(6, config, weights, stream=batches(channels, size), runtime=runtime, image_channels=channels)
     assert results[-1].loss.terms["adversarial"].isfinite()
-    assert results[-1].loss.total.dtype == results[-1].verdict.loss.total.dtype == torch.float32
-    assert all(tensor.dtype == torch.float32 for tensor in state.adversary.discriminator.parameters())
+    assert results[-1].loss.total.dtype == results[-1].discriminator.loss.total.dtype == torch.float32
+    assert all(tensor.dtype == torch.float32 for tensor in state.modules["adversary"].parameters())
 
 
 @pytest.mark.parametrize("reduced", ["bf16", "fp16"])
 def test_half_precision_changes_the_numbers_but_little(reduced):
-    verdicts = [
-        run(6, SMALL, {**WEIGHTS, "r1": 1.0}, runtime=choose_runtime("cpu", precision))[1][-1].verdict
+    results = [
+        run(6, SMALL, {**WEIGHTS, "r1": 1.0}, runtime=choose_runtime("cpu", precision))[1][-1].discriminator
         for precision in ("fp32", reduced)
     ]
-    assert verdicts[1].adaptive_weight == pytest.approx(float(verdicts[0].adaptive_weight), rel=0.1)
+    assert results[1].adaptive_weight == pytest.approx(float(results[0].adaptive_weight), rel=0.1)
     for name in ("discriminator", "r1"):
-        one, other = (verdict.loss.terms[name].item() for verdict in verdicts)
+        one, other = (result.loss.terms[name].item() for result in results)
         assert other == pytest.approx(one, rel=0.1), name
 
 
 def test_pairs_can_be_augmented_alike():
     seen = []
-    state, _ = start(replace(SMALL, disc_start=0, disc_warmup=0, augment=("color", "translation"), augment_pairs=True))
-    state.adversary.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    config = replace(SMALL, disc_start=0, disc_warmup=0, augment=("color", "translation"), augment_pairs=True)
+    state, _, gan = start(config)
+    gan.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     image = next(batches()).image
-    state.adversary.begin(5)
-    state.adversary.learn([Part((image,), 1.0, ("a",))], [image], 1e-3, state.check)
+    gan.begin_step(5).update_discriminator([Part((image,), 1.0, ("a",))], [image], 1e-3, state.check)
     assert torch.equal(*seen)
     assert not torch.equal(seen[0], image)
 
@@ -248,12 +253,12 @@ def test_pairs_can_be_augmented_alike():
 
 
 def test_a_discriminator_that_diverges_stops_the_run_before_any_weight_is_touched():
-    state, losses = start()
-    training = train_steps(state, batches(), losses, OPTIMIZATION, RUNTIME)
+    state, losses, gan = start()
+    training = train(state, losses, gan)
     for _ in range(3):
         next(training)
     with torch.no_grad():
-        next(state.adversary.discriminator.parameters()).fill_(float("nan"))
+        next(gan.discriminator.parameters()).fill_(float("nan"))
     before = copied(state.model)
     with pytest.raises(NonFiniteLossError, match=r"discriminator became nan at step 4, on a\.png, b\.png"):
         next(training)
@@ -266,13 +271,13 @@ def test_fp16_skips_any_number_of_batches_that_the_discriminator_cannot_judge(mo
     """A skipped step changes neither weights nor the scale of the loss, wherever in the step the number went bad."""
     optimization = replace(OPTIMIZATION, on_non_finite="skip")
     runtime = choose_runtime("cpu", "fp16", channels_last=False)
-    state, losses = start(replace(SMALL, disc_start=2, disc_warmup=2), optimization=optimization, runtime=runtime)
-    learn, clip, broken = state.adversary.learn, state.clip_gradients, torch.tensor(float("nan"))
+    state, losses, gan = start(replace(SMALL, disc_start=2, disc_warmup=2), optimization=optimization, runtime=runtime)
+    update, clip, broken = GANStep.update_discriminator, state.clip_gradients, torch.tensor(float("nan"))
 
     def fail_late(*arguments):
         if state.step + 1 in bad - {6}:
             state.check.see({"discriminator": broken}, broken.reshape(1), ())
-        return learn(*arguments)
+        return update(*arguments)
 
     def fail_early(*arguments):
         norm = clip(*arguments)
@@ -280,14 +285,14 @@ def test_fp16_skips_any_number_of_batches_that_the_discriminator_cannot_judge(mo
             state.check.see({"gradient norm": broken}, broken.reshape(1), ())
         return norm
 
-    monkeypatch.setattr(state.adversary, "learn", fail_late)
+    monkeypatch.setattr(GANStep, "update_discriminator", fail_late)
     monkeypatch.setattr(state, "clip_gradients", fail_early)
-    steps = train_steps(state, batches(), losses, optimization, runtime)
+    steps = train(state, losses, gan, None, optimization, runtime)
     for number in range(1, 9):
-        before, scale = (copied(state.model), copied(state.adversary.modules)), state.scaler.get_scale()
+        before, scale = (copied(state.model), copied(gan.objective)), state.scaler.get_scale()
         result = next(steps)
         assert isinstance(result, SkippedStep) == (number in bad)
-        for old, module in zip(before, (state.model, state.adversary.modules), strict=True):
+        for old, module in zip(before, (state.model, gan.objective), strict=True):
             assert same(old, copied(module)) == (number in bad)
         assert state.scaler.get_scale() == scale
     assert state.skipped == len(bad)
@@ -329,6 +334,10 @@ def test_impossible_settings_are_refused(unchecked, changes, message):
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="disc_start: got 10, expected less than the run's 10 steps"):
         start(replace(SMALL, disc_start=10))
+    with pytest.raises(
+        ValueError, match="disc_start: got 2, which disc_warmup 500 moves up to 500, expected less than"
+    ):
+        start(replace(SMALL, disc_start=2, disc_warmup=500))
     with pytest.raises(ValueError, match=r"r1: .*norm must be group or none"):
         start(replace(SMALL, norm="batch"), {**WEIGHTS, "r1": 1.0})
 
@@ -359,14 +368,12 @@ def reconstruction_losses(weights, **changes):
     """The pixel loss of each step of a small run on crops of the embedded photographs."""
     torch.manual_seed(1)
     optimization = OptimizationConfig(steps=240, lr=1e-3, warmup_steps=20)
-    model, losses = SimpleVQVAE(64, 8, 32), LossTable(weights)
-    state = start_state(model, optimization, RUNTIME)
-    if losses.weight("adversarial"):
-        config = AdversarialConfig(hidden_dim=16, num_layers=2, disc_start=130, disc_warmup=60, disc_ramp=60)
-        state.oppose(Adversary(replace(config, **changes), losses, model, optimization, RUNTIME, state.scaler))
+    state, losses = start_state(SimpleVQVAE(64, 8, 32), optimization, RUNTIME), LossTable(weights)
+    config = AdversarialConfig(hidden_dim=16, num_layers=2, disc_start=130, disc_warmup=60, disc_ramp=60)
+    gan = GANTrainer(replace(config, **changes), losses, state, optimization, RUNTIME)
     transform = TransformConfig(size=32, crop="random", zoom=2.0, flip=True)
     stream = training_batches(open_images("embedded"), transform, 4, seed=0)
-    return [r.loss.terms["l1"].item() for r in train_steps(state, stream, losses, optimization, RUNTIME)]
+    return [r.loss.terms["l1"].item() for r in train(state, losses, gan, stream, optimization)]
 
 
 def test_reconstructions_survive_the_start_with_the_defaults_and_do_not_without():
@@ -389,7 +396,7 @@ def test_reconstructions_survive_the_start_with_the_defaults_and_do_not_without(
 def assert_equal_runs(one, other, apart_from=()):
     for mine, yours in zip(one["numbers"], other["numbers"], strict=True):
         assert mine == pytest.approx(yours, rel=1e-4, abs=1e-5)
-    for part in ("tokenizer", "adversary", "averaged"):
+    for part in ("tokenizer", "discriminator", "averaged"):
         for name, tensor in one[part].items():
             if name.split(".")[-1] in apart_from:
                 continue
@@ -399,19 +406,22 @@ def assert_equal_runs(one, other, apart_from=()):
             )
 
 
-def test_two_processes_play_as_one_on_the_joined_batch(tmp_path):
-    run_ranks(Path(__file__).with_name("playing_together.py"), str(tmp_path))
+def test_two_processes_learn_as_one_on_the_joined_batch(tmp_path):
+    run_ranks(Path(__file__).with_name("gan_steps.py"), str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["numbers"] == second["numbers"], "the adaptive weight too is equal everywhere"
-    for part in ("tokenizer", "adversary", "averaged"):
+    for part in ("tokenizer", "discriminator", "averaged"):
         assert same(first[part], second[part])
-    alone = play(RUNTIME)
+    alone = train_with_gan(RUNTIME)
     assert len(alone["numbers"][-1]) > 8
     assert_equal_runs(first, alone)
 
 
 def test_pieces_change_nothing_but_where_the_adaptive_weight_is_measured(monkeypatch):
-    monkeypatch.setattr("smalti.training.adversarial.adaptive_weight", lambda *args: torch.tensor(0.3))
+    monkeypatch.setattr("smalti.training.gan.trainer.adaptive_weight", lambda *args: torch.tensor(0.3))
     # Spectral norm takes a step toward its singular vectors at each forward pass, so at each piece; codes are counted.
-    pieces, whole = play(RUNTIME, accumulate=4, spectral_norm=False), play(RUNTIME, spectral_norm=False)
+    pieces, whole = (
+        train_with_gan(RUNTIME, accumulate=4, spectral_norm=False),
+        train_with_gan(RUNTIME, spectral_norm=False),
+    )
     assert_equal_runs(pieces, whole, apart_from=("cluster_size", "batches_seen"))

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from smalti.training import folder_lock
-from smalti.training.folder_lock import FolderLock
+from smalti.training import run_folder
+from smalti.training.run_folder import FolderLock
 
 pytest.importorskip("fcntl", reason="this system has no flock")
 
-HOLD = f"""
-import pathlib, runpy, sys
-lock = runpy.run_path({folder_lock.__file__!r})["FolderLock"](pathlib.Path(sys.argv[1]))
+HOLD = """
+import pathlib, sys
+from smalti.training.run_folder import FolderLock
+lock = FolderLock(pathlib.Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
@@ -41,15 +42,15 @@ def test_a_lock_whose_file_was_deleted_while_it_was_opened_is_not_taken_for_one(
     """Between opening and locking, the former holder may release, and a third may begin with a new file."""
     first, second, third = (FolderLock(tmp_path) for _ in range(3))
     first.acquire()
-    flock = folder_lock.fcntl.flock
+    flock = run_folder.fcntl.flock
 
     def late(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr(folder_lock.fcntl, "flock", flock)
+        monkeypatch.setattr(run_folder.fcntl, "flock", flock)
         first.release()
         third.acquire()
         flock(descriptor, operation)
 
-    monkeypatch.setattr(folder_lock.fcntl, "flock", late)
+    monkeypatch.setattr(run_folder.fcntl, "flock", late)
     with pytest.raises(FileExistsError, match="trains in"):
         second.acquire()
     third.release()
@@ -61,7 +62,7 @@ def test_a_file_system_without_locks_lets_everybody_in(tmp_path: Path, monkeypat
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(folder_lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
     for lock in (FolderLock(tmp_path), FolderLock(tmp_path)):
         lock.acquire()
         lock.release()

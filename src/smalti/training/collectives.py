@@ -17,7 +17,7 @@ REFUSALS = (ValueError, OSError)
 """Errors that speak to the user; all processes are told. Others are bugs: the launcher ends the other processes."""
 
 
-def share(value: Value) -> list[Value]:
+def all_gather(value: Value) -> list[Value]:
     """The values of all processes, in the order of their ranks."""
     if process_count() == 1:
         return [value]
@@ -33,7 +33,7 @@ def any_process(flag: bool) -> bool:
 
 def raise_together(error: Exception | None) -> None:
     """If any process has an error, raise it in all: the first one, in the order of the ranks."""
-    for raised in share(error):
+    for raised in all_gather(error):
         if raised is not None:
             raise raised
 

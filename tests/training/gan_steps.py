@@ -1,6 +1,6 @@
-"""A few steps with an adversary, by one process or as one of several; its test runs it by `ranks.py`.
+"""A few steps with a discriminator, by one process or as one of several; its test runs it by `ranks.py`.
 
-    RANK=r WORLD_SIZE=w ... python playing_together.py OUT
+    RANK=r WORLD_SIZE=w ... python gan_steps.py OUT
 
 OUT/r.pt gets the numbers of every step and all weights of both networks.
 """
@@ -19,9 +19,10 @@ from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import (
     AdversarialConfig,
-    Adversary,
+    GANTrainer,
     OptimizationConfig,
     Runtime,
+    TokenizerObjective,
     join_processes,
     start_state,
     train_steps,
@@ -40,7 +41,7 @@ def batches(pieces):
             yield Batch(piece, ("a",) * len(piece), (None,) * len(piece))
 
 
-def play(runtime: Runtime, accumulate: int = 1, spectral_norm: bool = True) -> dict:
+def train_with_gan(runtime: Runtime, accumulate: int = 1, spectral_norm: bool = True) -> dict:
     """Train, and say what happened."""
     torch.manual_seed(0)
     optimization = OptimizationConfig(steps=STEPS, batch_size=8, lr=1e-3, warmup_steps=0, accumulate=accumulate)
@@ -50,29 +51,34 @@ def play(runtime: Runtime, accumulate: int = 1, spectral_norm: bool = True) -> d
     losses = LossTable({"l1": 1.0, "adversarial": 0.5, "r1": 1.0, "lecam": 0.1})
     model = SimpleVQVAE(16, 4, 8, norm="none", quantizer=VectorQuantizer(16, 4))
     state = start_state(model, optimization, runtime)
-    state.oppose(Adversary(config, losses, model, optimization, runtime, state.scaler))
-    steps = train_steps(state, batches(accumulate * process_count()), losses, optimization, runtime)
+    gan = GANTrainer(config, losses, state, optimization, runtime)
+    objective, stream = TokenizerObjective(model, losses, runtime), batches(accumulate * process_count())
+    steps = train_steps(state, stream, objective, optimization, runtime, gan)
     results = list(islice(steps, STEPS))
     return {
         "numbers": [
-            {"total": float(r.loss.total), **{n: float(t) for n, t in r.loss.terms.items()}, **judged(r.verdict)}
+            {
+                "total": float(r.loss.total),
+                **{n: float(t) for n, t in r.loss.terms.items()},
+                **numbers_of(r.discriminator),
+            }
             for r in results
         ],
         "tokenizer": state.model.state_dict(),
-        "adversary": state.adversary.modules.state_dict(),
+        "discriminator": gan.objective.state_dict(),
         "averaged": state.averaged.state_dict(),
     }
 
 
-def judged(verdict) -> dict[str, float]:
-    if verdict is None:
+def numbers_of(result) -> dict[str, float]:
+    if result is None:
         return {}
-    numbers = {name: float(value) for name, value in asdict(verdict).items() if name != "loss"}
-    return {**numbers, **{name: float(term) for name, term in verdict.loss.terms.items()}}
+    numbers = {name: float(value) for name, value in asdict(result).items() if name != "loss"}
+    return {**numbers, **{name: float(term) for name, term in result.loss.terms.items()}}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     runtime = join_processes("cpu", "fp32", channels_last=False)
-    torch.save(play(runtime), Path(sys.argv[1]) / f"{process_rank()}.pt")
+    torch.save(train_with_gan(runtime), Path(sys.argv[1]) / f"{process_rank()}.pt")
     torch.distributed.destroy_process_group()

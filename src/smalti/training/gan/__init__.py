@@ -1,0 +1,6 @@
+"""Adversarial training: a discriminator that learns beside the tokenizer."""
+
+from smalti.training.gan.config import AdversarialConfig
+from smalti.training.gan.trainer import DiscriminatorResult, GANStep, GANTrainer, two_backward_passes
+
+__all__ = ["AdversarialConfig", "DiscriminatorResult", "GANStep", "GANTrainer", "two_backward_passes"]
