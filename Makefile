@@ -37,6 +37,9 @@ check: setup  ## ruff, the floors of the house and the type checker
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+docs: setup  ## build the documents as a site in site/, without network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 bench-search: setup  ## time code search against its peers, write benchmarks/search.json
 	$(PIP) faiss-cpu vector-quantize-pytorch
 	$(BIN)/python benchmarks/search.py --out benchmarks/search.json
@@ -88,6 +91,6 @@ bench-codec: setup  ## bytes of token files in each coding, and the codec's spee
 	$(BIN)/python benchmarks/codec.py $(RUN) $(PHOTOS)
 
 clean:  ## remove .venv and what the demo left
-	rm -rf .venv demo
+	rm -rf .venv demo site
 
-.PHONY: help setup demo test test-harm check bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-waiting bench-tokenize bench-sample bench-prior check-gpu box codec bench-codec clean
+.PHONY: help setup demo test test-harm check docs bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-waiting bench-tokenize bench-sample bench-prior check-gpu box codec bench-codec clean

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from report import beginning, facts, write
+from report import Terms, beginning, facts, write
 from taming.modules.diffusionmodules import model as taming_networks
 from taming.modules.vqvae.quantize import VectorQuantizer as TamingQuantizer
 from torch import Tensor, nn

@@ -63,10 +63,11 @@ class Scale(NamedTuple):
 class MultiScaleQuantizer(Quantizer):
     """Quantize a latent (B, C, H, W) as token maps of growing size.
 
-    >>> vq = MultiScaleQuantizer(num_embeddings=512, embedding_dim=32, patch_nums=(1, 2, 4, 8))
-    >>> quantized, loss, indices = vq(torch.randn(2, 32, 8, 8))
-    >>> [tuple(i.shape) for i in indices]
-    [(2, 1, 1), (2, 2, 2), (2, 4, 4), (2, 8, 8)]
+    Examples:
+        >>> vq = MultiScaleQuantizer(num_embeddings=512, embedding_dim=32, patch_nums=(1, 2, 4, 8))
+        >>> quantized, loss, indices = vq(torch.randn(2, 32, 8, 8))
+        >>> [tuple(i.shape) for i in indices]
+        [(2, 1, 1), (2, 2, 2), (2, 4, 4), (2, 8, 8)]
     """
 
     scale_usage: Float[Tensor, "scales *code k"] | None
