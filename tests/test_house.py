@@ -20,7 +20,7 @@ import smalti
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "smalti"
 
 FLOORS = {
-    "ops": 0, "formats": 0,
+    "checks": 0, "ops": 0, "formats": 0,
     "blocks": 1, "quantizers": 1,
     "tokenizers": 2, "priors": 2, "losses": 2, "metrics": 2, "data": 2,
     "zoo": 3,

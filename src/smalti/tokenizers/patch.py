@@ -9,8 +9,8 @@ from typing import Any, final
 
 from smalti.blocks.config import from_plain, to_plain
 from smalti.blocks.patch import PatchConfig, PatchDecoder, PatchEncoder
+from smalti.checks import at_least
 from smalti.quantizers import Quantizer
-from smalti.quantizers.base import positive
 from smalti.tokenizers.base import Tokenizer
 from smalti.tokenizers.chosen_quantizer import chosen_quantizer
 
@@ -50,7 +50,7 @@ class PatchVQVAE(Tokenizer):
             ValueError: encoder and decoder of different strides, sizes below 1; see also `chosen_quantizer`.
         """
         super().__init__()
-        positive(image_channels=image_channels)
+        at_least(1, image_channels=image_channels)
         encoder = from_plain(PatchConfig, encoder or {})
         decoder = encoder if decoder is None else from_plain(PatchConfig, decoder)
         if encoder.stride != decoder.stride:

@@ -9,8 +9,8 @@ from typing import Any, final
 
 from smalti.blocks import ConvDecoder, ConvEncoder
 from smalti.blocks.transformer import MOST_BLOCKS
+from smalti.checks import at_least
 from smalti.quantizers import Quantizer
-from smalti.quantizers.base import positive
 from smalti.tokenizers.base import Tokenizer
 from smalti.tokenizers.chosen_quantizer import chosen_quantizer
 
@@ -56,7 +56,7 @@ class SimpleVQVAE(Tokenizer):
             quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must agree with it.
         """
         super().__init__()
-        positive(hidden_dim=hidden_dim, image_channels=image_channels)
+        at_least(1, hidden_dim=hidden_dim, image_channels=image_channels)
         if not 1 <= num_stages <= MOST_STAGES:
             raise ValueError(f"num_stages: got {num_stages}, expected 1 to {MOST_STAGES}")
         if not 0 <= num_res_blocks <= MOST_BLOCKS:

@@ -15,9 +15,9 @@ from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.titok import CodeHead, PixelHead, TiTokDecoder, TiTokEncoder
 from smalti.blocks.transformer import ViTConfig
+from smalti.checks import at_least
 from smalti.formats.arguments import construct
 from smalti.quantizers import Quantizer
-from smalti.quantizers.base import positive
 from smalti.tokenizers.base import IdxBl, Tokenizer
 from smalti.tokenizers.tokens import Tokens
 from smalti.tokenizers.vqgan import growing
@@ -67,7 +67,7 @@ class TiTok(Tokenizer):
         decoder = decoder if isinstance(decoder, ViTConfig) else construct(ViTConfig, decoder)
         pixels = None if pixel_decoder is None else PyramidConfig.of(pixel_decoder)
         _check(encoder, decoder, pixels, image_size)
-        positive(num_latent_tokens=num_latent_tokens, num_pixel_codes=num_pixel_codes, image_channels=image_channels)
+        at_least(1, num_latent_tokens=num_latent_tokens, num_pixel_codes=num_pixel_codes, image_channels=image_channels)
         head = (
             PixelHead(decoder.width, decoder.patch_size, image_channels)
             if pixels is None

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig, PyramidDecoder, PyramidEncoder
+from smalti.checks import at_least
 from smalti.quantizers import Quantizer
-from smalti.quantizers.base import positive
 from smalti.tokenizers.base import Tokenizer
 
 
@@ -59,7 +59,7 @@ class VQGAN(Tokenizer):
         decoder = encoder.mirrored() if decoder is None else PyramidConfig.of(decoder)
         if encoder.stride != decoder.stride:
             raise ValueError(f"decoder: enlarges by {decoder.stride}, but the encoder reduces by {encoder.stride}")
-        positive(image_channels=image_channels)
+        at_least(1, image_channels=image_channels)
         self.encoder = PyramidEncoder(encoder, image_channels, quantizer.embedding_dim)
         self.quantizer = quantizer
         self.decoder = NoDecoder() if encoder_only else PyramidDecoder(decoder, image_channels, quantizer.embedding_dim)

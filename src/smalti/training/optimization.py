@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.quantizers.tables import CodeTransform
+from smalti.quantizers.sim_vq import CodeTransform
 
 MOST_IMAGES = 2**20
 """Largest batch; a larger one is a slip of the hand that no memory holds."""
