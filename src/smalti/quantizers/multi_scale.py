@@ -29,7 +29,6 @@ from smalti.quantizers.base import (
     LARGEST_LISTED_CODEBOOK,
     Indices,
     PointwiseQuantizer,
-    QuantizedVectors,
     Quantizer,
     QuantizerOutput,
     average_terms,
@@ -162,7 +161,7 @@ class MultiScaleQuantizer(Quantizer):
             residuals = self._residuals(f_BCHW, grids, mask)
             scales = list(self._walk(residuals.quantize, z.shape[0], grids, z.device))
             # Losses after every scale, over valid positions / 每个尺度之后都计算损失，仅限有效位置
-            terms = self._terms(f_BCHW, [scale.f_hat_BCHW for scale in scales], residuals.found, mask)
+            terms = self._terms(f_BCHW, [scale.f_hat_BCHW for scale in scales], residuals, mask)
             quantized_ND = self.part(0).estimate(to_vectors(f_BCHW), to_vectors(scales[-1].f_hat_BCHW))
             if self.learning:
                 self._learn(residuals)
@@ -277,7 +276,7 @@ class MultiScaleQuantizer(Quantizer):
             yield Scale(indices, f_hat_BCHW)
 
     def _terms(
-        self, f_BCHW: Tensor, f_hats: list[Tensor], inner: list[QuantizedVectors], mask: Tensor | None
+        self, f_BCHW: Tensor, f_hats: list[Tensor], inner: ScaleResiduals, mask: Tensor | None
     ) -> dict[str, Tensor]:
         """This quantizer's distances, and what it keeps of the inner quantizer's terms."""
         valid_N = None if mask is None else mask.reshape(-1)
@@ -286,7 +285,9 @@ class MultiScaleQuantizer(Quantizer):
             {"codebook": mean_square(f_hat, f_ND.detach()), "commitment": mean_square(f_hat.detach(), f_ND)}
             for f_hat in f_hats_ND
         )
-        kept = average_terms(found.terms if self.part(0).soft else found.entropies for found in inner)
+        kept = average_terms(inner.entropies)
+        if self.part(0).soft:
+            kept = average_terms(inner.distances) | kept
         return terms | {name: terms.get(name, 0) + term for name, term in kept.items()}
 
     def _residuals(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> ScaleResiduals:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from smalti.ops import to_grid
-from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors
+from smalti.quantizers.base import PointwiseQuantizer
 from smalti.quantizers.latents import from_vectors, select, to_vectors
 
 VAR_NUM_PHI = 4
@@ -77,8 +77,10 @@ class ScaleResiduals:
         """The codes they chose, one (n_k, *code_shape) per scale."""
         self.images: list[Tensor] = []
         """Which image of the batch each belongs to, one (n_k,) per scale."""
-        self.found: list[QuantizedVectors] = []
-        """What the quantizer returned, with its loss terms, one for each scale."""
+        self.distances: list[dict[str, Tensor]] = []
+        """The quantizer's distances (`QuantizedVectors.distances`), one dictionary per scale."""
+        self.entropies: list[dict[str, Tensor]] = []
+        """The quantizer's entropies, one dictionary per scale."""
 
     def search(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Indices and codes of the residual seen at scale k, and nothing else."""
@@ -95,7 +97,8 @@ class ScaleResiduals:
         batch, cells = self.f_BCHW.shape[0], self.grids[k][0] * self.grids[k][1]
         images_N = torch.arange(batch, device=u_ND.device).repeat_interleave(cells)
         self.images.append(select(images_N, valid_N))
-        self.found.append(found)
+        self.distances.append(found.distances)
+        self.entropies.append(found.entropies)
         return self._maps(found.indices, found.codes, k)
 
     def joined(self, scales: Sequence[int]) -> tuple[Tensor, Tensor]:

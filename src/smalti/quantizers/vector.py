@@ -208,7 +208,8 @@ class CodebookQuantizer(PointwiseQuantizer):
             vectors: their number over all processes.
             passes: how many of `u_ND` each forward pass brought.
         """
-        u_ND = self.project(u_ND)
+        if self.writes_codes:  # codes become such vectors or their means / 码字将取自这些向量或其均值
+            u_ND = self.project(u_ND)
         if self.init is None:  # k-means has counted its own vectors
             self.start_averages(self.batches_seen == 0, vectors)
         finite_N = u_ND.isfinite().all(dim=1)
