@@ -250,9 +250,10 @@ def rows(heading: str) -> list[list[str]]:
 def test_the_table_of_rooms_is_that_of_the_source() -> None:
     floors: dict[str, int] = {}
     for floor, rooms, _ in rows("Rooms"):
-        floors |= dict.fromkeys(re.findall(r"`(\w+)/`", rooms), int(floor))
+        floors |= dict.fromkeys(re.findall(r"`(\w+)(?:/|\.py)`", rooms), int(floor))
     source = ROOT / "src" / "smalti"
-    assert set(floors) == {path.parent.name for path in source.glob("*/__init__.py")}
+    packages, modules = source.glob("*/__init__.py"), source.glob("[!_]*.py")
+    assert set(floors) == {path.parent.name for path in packages} | {path.stem for path in modules}
     for path in source.glob("*/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("smalti."):

@@ -29,10 +29,10 @@ from smalti.quantizers import (
     KMeansInit,
     LookupFreeQuantizer,
     MultiScaleQuantizer,
+    PointwiseQuantizer,
     ProjectedQuantizer,
     Quantizer,
     ResidualQuantizer,
-    RowQuantizer,
     SimVQ,
     VectorQuantizer,
     quantizer_from_config,
@@ -42,7 +42,7 @@ K = 16
 CHANNELS = 4
 LIVING: dict[str, Any] = {"init": KMeansInit(batches=1, iterations=2), "revival": DeadCodeRevival()}
 
-BASES: dict[str, Callable[[int], RowQuantizer]] = {
+BASES: dict[str, Callable[[int], PointwiseQuantizer]] = {
     "vq": lambda dim: VectorQuantizer(K, dim),
     "vq-cosine-rotation": lambda dim: VectorQuantizer(K, dim, metric="cosine", gradient="rotation", **LIVING),
     "ema": lambda dim: EMAVectorQuantizer(K, dim, **LIVING),
@@ -69,7 +69,7 @@ PART = [
 def compose(base: str, heads: str, projection: str, wrapper: str) -> Quantizer:
     """One row of the product, for latents with 4 channels."""
 
-    def core() -> RowQuantizer:
+    def core() -> PointwiseQuantizer:
         inner_dim = 2 if projection == "projected" else CHANNELS
         make = BASES[base]
         if heads == "one head":
@@ -131,7 +131,7 @@ def named(rows: list[tuple[str, str, str, str]]) -> dict[str, Any]:
 def test_what_comes_out_decodes_from_its_indices(row: tuple[str, str, str, str]):
     torch.manual_seed(0)
     quantizer = trained(compose(*row), steps=2)
-    code_shape = quantizer.code_shape if isinstance(quantizer, RowQuantizer) else quantizer.part(0).code_shape
+    code_shape = quantizer.code_shape if isinstance(quantizer, PointwiseQuantizer) else quantizer.part(0).code_shape
     for seed in (4, 6):
         z = latent(quantizer, seed + PRODUCT.index(row) % 2)
         output = quantizer(z)
@@ -169,7 +169,7 @@ def test_wrong_indices_are_refused(quantizer: Quantizer):
 
     refused(indices[-1] + quantizer.num_embeddings, f"allowed are 0 to {quantizer.num_embeddings - 1}")
     refused(-1 - indices[-1], "got the value -")
-    if indices[-1].dim() > 4 or (indices[-1].shape[1:] and not isinstance(quantizer, RowQuantizer)):
+    if indices[-1].dim() > 4 or (indices[-1].shape[1:] and not isinstance(quantizer, PointwiseQuantizer)):
         refused(indices[-1].flatten(), "shape")
 
 
@@ -298,7 +298,7 @@ def test_the_codebook_is_what_decode_gives(quantizer: Quantizer):
     trained(quantizer)
     codebook = quantizer.get_codebook()
     assert codebook.shape[-2] == quantizer.num_embeddings
-    if isinstance(quantizer, RowQuantizer) and not quantizer.code_shape:
+    if isinstance(quantizer, PointwiseQuantizer) and not quantizer.code_shape:
         indices = torch.arange(quantizer.num_embeddings)
         torch.testing.assert_close(quantizer.decode(indices), codebook)
 

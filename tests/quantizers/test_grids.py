@@ -19,10 +19,10 @@ from smalti.quantizers import (
     KMeansInit,
     LookupFreeQuantizer,
     MultiScaleQuantizer,
+    PointwiseQuantizer,
     ProjectedQuantizer,
     Quantizer,
     ResidualQuantizer,
-    RowQuantizer,
     SimVQ,
     VectorQuantizer,
     quantizer_from_config,
@@ -52,7 +52,7 @@ def test_a_symmetric_grid_is_even_from_minus_one_to_one(levels: list[int]) -> No
 def test_residual_levels_use_every_value(levels: list[int], shared: bool, heads: bool) -> None:
     """And together they are one fine grid: the error is that of cells of 2 / (L - 1) / L^2, all of them in use."""
 
-    def part() -> RowQuantizer:
+    def part() -> PointwiseQuantizer:
         fsq = FiniteScalarQuantizer(levels)
         return GroupedQuantizer([fsq], num_groups=2) if heads else fsq
 

@@ -21,10 +21,10 @@ from smalti.quantizers import (
     KMeansInit,
     LookupFreeQuantizer,
     MultiScaleQuantizer,
+    PointwiseQuantizer,
     ProjectedQuantizer,
     Quantizer,
     ResidualQuantizer,
-    RowQuantizer,
     SimVQ,
     VectorQuantizer,
 )
@@ -277,7 +277,7 @@ def test_gumbel_draws_from_the_softmax_and_decides_in_eval():
 
 # ---- all of them ------------------------------------------------------------------------------------------------
 
-BASES: dict[str, Callable[[], RowQuantizer]] = {
+BASES: dict[str, Callable[[], PointwiseQuantizer]] = {
     "vq": lambda: VectorQuantizer(32, 4, **LIVING),
     "vq-cosine-rotation": lambda: VectorQuantizer(32, 4, metric="cosine", gradient="rotation", **LIVING),
     "ema": lambda: EMAVectorQuantizer(32, 4, **LIVING),

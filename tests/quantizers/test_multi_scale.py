@@ -12,7 +12,7 @@ import torch
 
 from smalti.ops import proportional_grids
 from smalti.quantizers import EMAVectorQuantizer, MultiScaleQuantizer
-from smalti.quantizers.phi import shared_phi
+from smalti.quantizers.scales import phi_of_scale
 
 Grids = tuple[tuple[int, int], ...]
 
@@ -247,7 +247,7 @@ def test_the_phi_of_a_scale_is_the_one_of_published_checkpoints() -> None:
         for num_scales in range(1, 25):
             places = np.arange(num_scales) / max(1, num_scales - 1)
             expected = np.abs(ticks - places[:, None]).argmin(1).tolist()
-            assert [shared_phi(k, num_scales, num_phi) for k in range(num_scales)] == expected
+            assert [phi_of_scale(k, num_scales, num_phi) for k in range(num_scales)] == expected
 
 
 def test_codebook_gradient_of_the_bias_of_a_shared_phi_by_hand() -> None:

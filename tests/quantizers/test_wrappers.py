@@ -19,10 +19,10 @@ from smalti.quantizers import (
     KMeansInit,
     LookupFreeQuantizer,
     MultiScaleQuantizer,
+    PointwiseQuantizer,
     ProjectedQuantizer,
     Quantizer,
     ResidualQuantizer,
-    RowQuantizer,
     VectorQuantizer,
     quantizer_from_config,
 )
@@ -71,7 +71,7 @@ def test_every_residual_level_commits_the_encoder():
     torch.testing.assert_close(grad, expected.detach())
 
 
-LEVELS: dict[str, Callable[[], RowQuantizer]] = {
+LEVELS: dict[str, Callable[[], PointwiseQuantizer]] = {
     "vq": lambda: VectorQuantizer(32, 4, init=KMeansInit(batches=1)),
     "cosine": lambda: VectorQuantizer(32, 4, metric="cosine", init=KMeansInit(batches=1)),
     "ema": lambda: EMAVectorQuantizer(32, 4, init=KMeansInit(batches=1)),
@@ -85,7 +85,7 @@ LEVELS: dict[str, Callable[[], RowQuantizer]] = {
 
 
 @pytest.mark.parametrize("build", LEVELS.values(), ids=LEVELS)
-def test_each_residual_level_brings_the_code_closer(build: Callable[[], RowQuantizer]):
+def test_each_residual_level_brings_the_code_closer(build: Callable[[], PointwiseQuantizer]):
     rq = ResidualQuantizer([build() for _ in range(4)])
     z = torch.randn(512, 4) * 0.7
     rq(z)  # k-means
@@ -195,7 +195,7 @@ def test_equal_sides_without_phi_are_a_shared_residual_quantizer():
 
 
 @pytest.mark.parametrize("inner", [LookupFreeQuantizer(4), BinarySphericalQuantizer(4)])
-def test_multi_scale_keeps_the_entropies_and_hands_them_to_the_encoder(inner: RowQuantizer):
+def test_multi_scale_keeps_the_entropies_and_hands_them_to_the_encoder(inner: PointwiseQuantizer):
     ms = MultiScaleQuantizer(16, 4, (1, 2, 3), quantizer=inner)
     z = torch.randn(2, 4, 3, 3, requires_grad=True)
     output = ms(z)
@@ -219,7 +219,7 @@ def test_multi_scale_keeps_the_entropies_and_hands_them_to_the_encoder(inner: Ro
     ],
     ids=lambda quantizer: type(quantizer).__name__,
 )
-def test_multi_scale_trains_what_lies_inside(inner: RowQuantizer):
+def test_multi_scale_trains_what_lies_inside(inner: PointwiseQuantizer):
     """Every parameter of the inner quantizer moves, and the reconstruction error falls."""
     ms = MultiScaleQuantizer(16, 4, (1, 2, 4), num_phi=2, quantizer=inner)
     z = torch.randn(8, 4, 4, 4)

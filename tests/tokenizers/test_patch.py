@@ -37,7 +37,7 @@ def test_scales_have_a_codebook_each_or_share_one():
     [
         ({"decoder": {**HALF, "patch": 2}}, "decoder: got stride 4, expected the encoder's 8"),
         ({"image_channels": 0}, "image_channels: got 0"),
-        ({"quantizer": VectorQuantizer(8, 6)}, "quantizer: has 8 codes"),
+        ({"quantizer": VectorQuantizer(8, 6)}, "quantizer: got 8 codes"),
         ({"num_codebooks": 1}, "num_codebooks: got 1"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 
 from smalti.blocks.resampling import depth_to_space
 from smalti.quantizers import LookupFreeQuantizer, VectorQuantizer
-from smalti.tokenizers import VQGAN, TiTok
+from smalti.tokenizers import VQGAN, TiTok, Tokens
 from smalti.zoo import MODELS, build, load
 
 SMALL_PYRAMID = {"encoder": {"widths": [32, 32, 64], "num_res_blocks": 1, "latent_channels": 8}}
@@ -125,14 +125,13 @@ def test_bad_titok_sizes_are_named(change, word):
         TiTok(VectorQuantizer(8, 4), **arguments)
 
 
-def test_titok_tokens_without_grid():
+def test_titok_tokens_are_one_row_and_know_no_scales():
     model = TiTok(VectorQuantizer(8, 4), SMALL_VIT, image_size=16, num_latent_tokens=5).eval()
-    image = torch.rand(2, 3, 16, 12) * 2 - 1
-    indices = model.img_to_idxBl(image)
-    assert [tuple(scale.shape) for scale in indices] == [(2, 5)]
-    assert torch.equal(model.idxBl_to_img(indices), model.decode(model.encode(image)))
-    plain = model.idxBl_to_img(list(indices))
-    assert torch.equal(plain[..., :12], model.idxBl_to_img(indices))
+    tokens = model.encode(torch.rand(2, 3, 16, 12) * 2 - 1)
+    assert tokens.grids == ((1, 5),)
+    again = Tokens.unflatten(tokens.flatten(), tokens.grids, tokens.image_size, tokens.vocab_size)
+    assert torch.equal(model.decode(again), model.decode(tokens))
+    assert not hasattr(model, "img_to_idxBl")
 
 
 def test_image_range_is_the_networks_affair():

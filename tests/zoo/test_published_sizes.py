@@ -120,7 +120,7 @@ def test_released_checkpoints(name, tmp_path):
     with torch.device("meta"):
         tokenizer = load_published(tmp_path / "model.ckpt")
     assert tokenizer.config()["source"]["family"] == released.family
-    assert (tokenizer.vocab_size, tokenizer.Cvae) == (released.vocab_size, released.components)
+    assert (tokenizer.vocab_size, tokenizer.quantizer.embedding_dim) == (released.vocab_size, released.components)
     assert tokenizer.stride == released.stride
     if isinstance(released.network, TiTok):
         assert tokenizer.latent_grid((256, 256)) == (1, released.network.tokens)

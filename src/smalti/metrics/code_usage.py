@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from smalti.ops import UsageStatistics, count_codes, usage_statistics
-from smalti.quantizers.base import check_indices
+from smalti.quantizers.latents import check_indices
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,25 @@
-"""One quantizer a file, behind one abstract class (`Quantizer`) and one result type (`QuantizerOutput`).
+"""Quantizers: one idea per file, behind one abstract class (`Quantizer`) and one result type (`QuantizerOutput`).
+
+Start reading at `vector.py`, then `base.py`. A new quantizer is one file here and one line in `rebuild.py`.
 
 Codes in a table: `VectorQuantizer`, `EMAVectorQuantizer`, `SimVQ`, `IndexBackpropagationQuantizer`, `GumbelQuantizer`.
 Codes that are computed: `FiniteScalarQuantizer`, `LookupFreeQuantizer`, `BinarySphericalQuantizer`.
 Around any of them: `ProjectedQuantizer`, `ResidualQuantizer`, `GroupedQuantizer`, `MultiScaleQuantizer`.
 """
 
-from smalti.quantizers.base import Indices, Quantizer, QuantizerOutput
-from smalti.quantizers.binary_spherical import BinarySphericalQuantizer
-from smalti.quantizers.codebook import CodebookQuantizer, one_codebook_update
+from smalti.quantizers.base import Indices, PointwiseQuantizer, Quantizer, QuantizerOutput
+from smalti.quantizers.binary import BinarySphericalQuantizer, LookupFreeQuantizer
+from smalti.quantizers.composite import GroupedQuantizer, ResidualQuantizer
 from smalti.quantizers.ema import EMAVectorQuantizer
 from smalti.quantizers.finite_scalar import FiniteScalarQuantizer
-from smalti.quantizers.grouped import GroupedQuantizer
 from smalti.quantizers.gumbel import GumbelQuantizer
 from smalti.quantizers.index_backpropagation import IndexBackpropagationQuantizer
-from smalti.quantizers.lookup_free import LookupFreeQuantizer
 from smalti.quantizers.multi_scale import MultiScaleQuantizer
 from smalti.quantizers.projected import ProjectedQuantizer
 from smalti.quantizers.rebuild import quantizer_from_config, with_quantizer
-from smalti.quantizers.residual import ResidualQuantizer
-from smalti.quantizers.rows import RowQuantizer
 from smalti.quantizers.sim_vq import SimVQ
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
-from smalti.quantizers.vector import VectorQuantizer
-from smalti.quantizers.znorm import ZNormVectorQuantizer
+from smalti.quantizers.vector import CodebookQuantizer, VectorQuantizer, ZNormVectorQuantizer, one_codebook_update
 
 __all__ = [
     "BinarySphericalQuantizer",
@@ -37,11 +34,11 @@ __all__ = [
     "KMeansInit",
     "LookupFreeQuantizer",
     "MultiScaleQuantizer",
+    "PointwiseQuantizer",
     "ProjectedQuantizer",
     "Quantizer",
     "QuantizerOutput",
     "ResidualQuantizer",
-    "RowQuantizer",
     "SimVQ",
     "VectorQuantizer",
     "ZNormVectorQuantizer",

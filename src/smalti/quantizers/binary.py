@@ -1,37 +1,45 @@
-"""What the two quantizers with one bit per component share: signs as codes, bits as indices, entropies as losses.
+"""One bit per component: signs as codes, bits as indices, entropies as losses.
 
-The codebook, all 2**bits combinations of signs, is implicit: codes are computed from indices and never listed. The
-leaves are `lookup_free.py` (signs of the latent) and `binary_spherical.py` (signs on the unit sphere).
+The codebook, all 2**bits combinations of signs, is implicit: codes are computed from indices and never listed. The two
+leaves differ in lengths: LFQ takes the signs of the latent as it is (codes ±1), BSQ projects the latent to the unit
+sphere first (codes ±1/√D).
+
+`finite_scalar.py` is the same idea with more values per component, a bound on the latent and no entropy loss.
 
 Legend: N vectors, D components = bits.
+图例：N 个向量，D 维 = 比特数。
 """
 
+import math
 from abc import abstractmethod
-from typing import Any
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from smalti.ops import bit_entropy, divergence_from_uniform, mean_bit_code_distribution
+from smalti.checks import above_zero, at_least, between
+from smalti.ops import bit_entropy, divergence_from_uniform, mean_bit_code_distribution, unit_sphere
 from smalti.ops.processes import mean_over_processes
-from smalti.quantizers.base import mean_square, not_negative, positive
-from smalti.quantizers.rows import RowQuantizer, Rows, constant
+from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors, mean_square
+from smalti.quantizers.latents import constant
 
 
-class BinaryQuantizer(RowQuantizer):
+class BinaryQuantizer(PointwiseQuantizer):
     """One bit per component: loss = beta · ‖u − sg[e]‖² + entropy_weight · (E[H(p)] + gamma · (log K − H(E[p])))."""
+
+    older_defaults: ClassVar = {"highest_first": False}
 
     def __init__(
         self,
         embedding_dim: int,
-        beta: float,
+        beta: float = 0.25,
         *,
-        entropy_weight: float,
-        gamma: float,
-        temperature: float,
-        group_size: int,
-        highest_first: bool,
+        entropy_weight: float = 0.1,
+        gamma: float = 1.0,
+        temperature: float = 0.01,
+        group_size: int = 9,
+        highest_first: bool = False,
     ):
         """
         Args:
@@ -45,18 +53,14 @@ class BinaryQuantizer(RowQuantizer):
             highest_first: the first component is the highest bit of the index, not the lowest.
         """
         super().__init__()
-        positive(embedding_dim=embedding_dim, group_size=group_size)
-        not_negative(beta=beta, entropy_weight=entropy_weight, gamma=gamma)
-        if embedding_dim > 62:
-            raise ValueError(f"embedding_dim: got {embedding_dim} bits, at most 62 fit an int64 index")
-        if group_size > 20:
-            raise ValueError(f"group_size: got {group_size} bits, expected at most 20")
-        if not temperature > 0:
-            raise ValueError(f"temperature: got {temperature}, expected more than 0")
+        between(1, 62, embedding_dim=embedding_dim)  # an index is an int64
+        between(1, 20, group_size=group_size)
+        at_least(0, beta=beta, entropy_weight=entropy_weight, gamma=gamma)
+        above_zero(temperature=temperature)
         self.embedding_dim, self.num_embeddings, self.beta = embedding_dim, 2**embedding_dim, beta
         self.entropy_weight, self.gamma = entropy_weight, gamma
         self.temperature, self.group_size, self.highest_first = temperature, group_size, highest_first
-        self.register_buffer("place", torch.empty(0), persistent=False)  # nothing but the device
+        self.register_buffer("on_device", torch.empty(0), persistent=False)  # says which device
 
     @property
     @abstractmethod
@@ -65,7 +69,7 @@ class BinaryQuantizer(RowQuantizer):
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
         """Bit d of the index (it counts 2**d, or `highest_first` 2**(D - 1 - d)) is 1 where component d is positive."""
-        return ((u_ND > 0).long() * self._worth(u_ND)).sum(dim=1)
+        return ((u_ND > 0).long() * self._bit_values(u_ND)).sum(dim=1)
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """Bits as ± amplitude."""
@@ -73,30 +77,31 @@ class BinaryQuantizer(RowQuantizer):
 
     def indices_to_bits(self, indices: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape d"]:
         """Bits of indices: bit d belongs to component d of the latent, the least significant unless `highest_first`."""
-        return (indices.unsqueeze(-1) // self._worth(indices) % 2).bool()
+        return (indices.unsqueeze(-1) // self._bit_values(indices) % 2).bool()
 
-    def _worth(self, beside: Tensor) -> Tensor:
+    def _bit_values(self, beside: Tensor) -> Tensor:
         """1, 2, 4, …, or these backwards: what the bit of each component adds to the index."""
         powers = [2**d for d in range(self.embedding_dim)]
         return constant(powers[::-1] if self.highest_first else powers, beside, torch.int64)
 
-    def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
+    def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
         """Signs, and the loss terms."""
         indices_N = self.search(u_ND)
         codes_ND = self.lookup(indices_N)
         # ‖u − e‖² of the two values of a bit differ by 4 · amplitude · u
         logits_ND = u_ND * (4 * self.amplitude / self.temperature)
-        return Rows(indices_N, codes_ND, {"commitment": mean_square(u_ND, codes_ND)} | self._entropies(logits_ND))
+        distances = {"commitment": mean_square(u_ND, codes_ND)}
+        return QuantizedVectors(indices_N, codes_ND, distances, self._entropies(logits_ND))
 
     def _entropies(self, logits_ND: Tensor) -> dict[str, Tensor]:
-        rows = logits_ND.shape[0]
+        vectors = logits_ND.shape[0]
         means = [mean_bit_code_distribution(group) for group in logits_ND.split(self.group_size, dim=1)]
         if self.training:
-            means = [mean_over_processes(mean_K, rows) for mean_K in means]
+            means = [mean_over_processes(mean_K, vectors) for mean_K in means]
         divergence = torch.stack([divergence_from_uniform(mean_K) for mean_K in means]).sum()
         return {
-            "sample_entropy": bit_entropy(logits_ND).sum(dim=1).sum() / max(1, rows),
-            "codebook_divergence": divergence * min(1, rows),
+            "sample_entropy": bit_entropy(logits_ND).sum(dim=1).sum() / max(1, vectors),
+            "codebook_divergence": divergence * min(1, vectors),
         }
 
     def weights(self) -> dict[str, float]:
@@ -111,15 +116,64 @@ class BinaryQuantizer(RowQuantizer):
         """A sign leaves over about half of what it stands for."""
         return [0.5] * self.embedding_dim
 
-    def config(self) -> dict[str, Any]:
-        """See `Quantizer.config`; `highest_first` only where it is used, so that fingerprints of older models stay."""
-        config = {
-            "type": type(self).__name__,
-            "embedding_dim": self.embedding_dim,
-            "beta": self.beta,
-            "entropy_weight": self.entropy_weight,
-            "gamma": self.gamma,
-            "temperature": self.temperature,
-            "group_size": self.group_size,
-        }
-        return config | ({"highest_first": True} if self.highest_first else {})
+
+@final
+class LookupFreeQuantizer(BinaryQuantizer):
+    """Codes ±1 per component; terms commitment, sample_entropy, codebook_divergence.
+
+    Source: Yu et al. 2023, "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation" (MAGVIT-v2, arXiv
+    2310.05737), section 3.1; entropy over groups of bits and weights as in Open-MAGVIT2 (Luo et al. 2024, arXiv
+    2409.04410). Arguments as in `BinaryQuantizer`.
+
+    >>> lfq = LookupFreeQuantizer(embedding_dim=18)  # 2**18 codes
+    >>> quantized, loss, indices = lfq(torch.randn(1, 18, 8, 8))  # (1, 18, 8, 8), (), (1, 8, 8)
+    """
+
+    @property
+    def amplitude(self) -> float:
+        """1."""
+        return 1.0
+
+
+@final
+class BinarySphericalQuantizer(BinaryQuantizer):
+    """Codes ±1/√D per component; terms commitment, sample_entropy, codebook_divergence.
+
+    Source: Zhao et al. 2024, "Image and Video Tokenization with Binary Spherical Quantization" (arXiv 2406.07548).
+    Vectors are projected to the unit sphere first. The quantization error is then bounded, so the commitment term can
+    be left out (beta = 0, as in the paper's code), and assignments stay soft at temperature 1.
+
+    >>> bsq = BinarySphericalQuantizer(embedding_dim=18)  # 2**18 codes
+    >>> quantized, loss, indices = bsq(torch.randn(1, 18, 8, 8))  # (1, 18, 8, 8), (), (1, 8, 8)
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        beta: float = 0.0,
+        *,
+        entropy_weight: float = 0.1,
+        gamma: float = 1.0,
+        temperature: float = 1.0,
+        group_size: int = 9,
+        highest_first: bool = False,
+    ):
+        """Arguments as in `BinaryQuantizer`, with other defaults."""
+        super().__init__(
+            embedding_dim,
+            beta,
+            entropy_weight=entropy_weight,
+            gamma=gamma,
+            temperature=temperature,
+            group_size=group_size,
+            highest_first=highest_first,
+        )
+
+    @property
+    def amplitude(self) -> float:
+        """1/√D: every code has length 1."""
+        return 1 / math.sqrt(self.embedding_dim)
+
+    def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """To the unit sphere."""
+        return unit_sphere(z_ND)

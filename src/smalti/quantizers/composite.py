@@ -1,26 +1,30 @@
-"""What quantizers made of several share: one code per part, each part with its own codebook or all with one.
+"""Several codes for one vector: residual levels, which add up, and groups of channels, which stand side by side.
 
-The leaves differ in what a part is: a level that refines what the levels before left over (`residual.py`), or a group
-of channels (`grouped.py`).
+`CompositeQuantizer` is what both have in common: each part has its own codebook, or all parts use one. Q parts of K
+codes reach K**Q vectors. Levels are found one after the other, groups independently. `multi_scale.py` refines in space
+where residual levels refine in value.
 
 Legend: N vectors, D components, Q parts.
+图例：N 个向量，D 维，Q 个部分（残差层或通道组）。
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from smalti.quantizers.rows import RowQuantizer
+from smalti.checks import between
+from smalti.quantizers.base import Indices, PointwiseQuantizer, QuantizedVectors, average_terms
+from smalti.quantizers.latents import constant
 
 
-class CompositeQuantizer(RowQuantizer):
+class CompositeQuantizer(PointwiseQuantizer):
     """Several quantizers whose codes together make one vector; indices are (…, Q)."""
 
-    def __init__(self, quantizers: Sequence[RowQuantizer], count: int | None, what: str):
+    def __init__(self, quantizers: Sequence[PointwiseQuantizer], count: int | None, what: str):
         """
         Args:
             quantizers: one per part, or a single one that all parts share.
@@ -31,7 +35,7 @@ class CompositeQuantizer(RowQuantizer):
         count = len(quantizers) if count is None else count
         if not quantizers or count < 1 or len(quantizers) not in (1, count):
             raise ValueError(
-                f"quantizers: got {len(quantizers)} for {what} = {count}, expected one for each or a single shared one"
+                f"quantizers: got {len(quantizers)} for {what} = {count}, expected one for each or one for all"
             )
         parts = [id(module) for quantizer in quantizers for module in quantizer.modules()]
         if len(set(parts)) < len(parts):
@@ -50,10 +54,10 @@ class CompositeQuantizer(RowQuantizer):
         self.count, self.num_embeddings, self.soft = count, first.num_embeddings, first.soft
         self.code_shape = (count, *first.code_shape)
 
-    def part(self, q: int) -> RowQuantizer:
+    def part(self, q: int) -> PointwiseQuantizer:
         """The quantizer of part q."""
         quantizer = self.quantizers[q if len(self.quantizers) > 1 else 0]
-        assert isinstance(quantizer, RowQuantizer)
+        assert isinstance(quantizer, PointwiseQuantizer)
         return quantizer
 
     @abstractmethod
@@ -72,7 +76,7 @@ class CompositeQuantizer(RowQuantizer):
         """Start each codebook from the vectors of all parts that use it; first parts first, later ones see them."""
         for q, quantizer in enumerate(self.quantizers):
             vectors = list(self.vectors(u_ND, self.search(u_ND)))
-            assert isinstance(quantizer, RowQuantizer)
+            assert isinstance(quantizer, PointwiseQuantizer)
             quantizer.initialise(vectors[q] if len(self.quantizers) > 1 else _in_batch_order(vectors))
 
     @torch.no_grad()
@@ -85,7 +89,7 @@ class CompositeQuantizer(RowQuantizer):
             self.part(q).learn(vectors_ND, indices_N)
 
     def make_symmetric(self) -> None:
-        """See `RowQuantizer.make_symmetric`: all parts."""
+        """See `PointwiseQuantizer.make_symmetric`: all parts."""
         for q in range(len(self.quantizers)):
             self.part(q).make_symmetric()
 
@@ -103,17 +107,210 @@ class CompositeQuantizer(RowQuantizer):
         kept = [of_part for of_part in counts if of_part is not None]
         return [count for of_part in kept for count in of_part] if len(kept) == len(counts) else None
 
-    def config(self) -> dict[str, Any]:
-        """See `Quantizer.config`."""
-        return {
-            "type": type(self).__name__,
-            "quantizers": [self.part(q).config() for q in range(len(self.quantizers))],
-        }
+
+@final
+class ResidualQuantizer(CompositeQuantizer):
+    """Q levels, coarse to fine, each quantizes what the levels before it left over; indices (B, *spatial, Q).
+
+    Source: SoundStream (Zeghidour et al. 2021, arXiv 2107.03312), section 3.3, for codebooks per level and quantizer
+    dropout; RQ-VAE (Lee et al. 2022, arXiv 2203.01941) for images and one codebook for all levels; scales of fixed
+    grids follow the residual FSQ of vector-quantize-pytorch.
+
+    >>> rq = ResidualQuantizer([VectorQuantizer(1024, 64) for _ in range(4)])
+    >>> quantized, loss, indices = rq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8, 4)
+
+    Decoding takes the first levels alone, too: `rq.decode(indices[..., :2])`.
+    """
+
+    scales: list[list[float]]
+    """What the codes of each level are multiplied with, (Q, D): 1 for learned tables, ever smaller for fixed grids."""
+
+    older_defaults: ClassVar = {"symmetric": False}
+
+    def __init__(
+        self,
+        quantizers: Sequence[PointwiseQuantizer],
+        *,
+        num_quantizers: int | None = None,
+        quantizer_dropout: float = 0.0,
+        symmetric: bool = True,
+    ):
+        """
+        Args:
+            quantizers: one per level, or a single one that all levels share.
+            num_quantizers: number of levels Q; None: as many as quantizers.
+            quantizer_dropout: probability that a training pass shows the decoder only the first n levels, n drawn from
+                1 to Q, so that one model serves all rates. The other levels still learn from the pass.
+            symmetric: make grids of fixed codes symmetric (`make_symmetric`), or levels after the first leave codes
+                unused. False is how models were saved before there was a choice, and what a configuration without this
+                argument means.
+        """
+        super().__init__(quantizers, num_quantizers, "num_quantizers")
+        between(0, 1, quantizer_dropout=quantizer_dropout)
+        self.embedding_dim, self.num_quantizers = quantizers[0].embedding_dim, self.count
+        self.quantizer_dropout, self.symmetric = quantizer_dropout, symmetric
+        if symmetric:
+            self.make_symmetric()
+        scales = [torch.ones(self.embedding_dim, dtype=torch.float32, device="cpu")]
+        for q in range(self.count - 1):
+            scales.append(scales[-1] * _fp32(self.part(q).residual_scale()))
+        self.scales = [scale_D.tolist() for scale_D in scales]
+
+    def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """To where the codes of the first level live; residuals are taken there."""
+        return self.part(0).project(z_ND)
+
+    def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, "n q *code"]:
+        """One level after the other."""
+        chosen: list[Tensor] = []
+        total_ND = torch.zeros_like(u_ND)
+        for q, scale_D in enumerate(self._scales(u_ND)):
+            chosen.append(self.part(q).search((u_ND - total_ND) / scale_D))
+            total_ND = total_ND + self.part(q).lookup(chosen[q]).detach() * scale_D
+        return torch.stack(chosen, dim=1)
+
+    def lookup(self, indices: Int64[Tensor, "n q *code"]) -> Float[Tensor, "n d"]:
+        """Sum of the codes of all levels given."""
+        *_, total_ND = self._partial_sums(indices)
+        return total_ND
+
+    def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
+        """Quantize level by level; terms are means over levels."""
+        chosen, distances, entropies = [], [], []
+        total_ND = kept_ND = torch.zeros_like(u_ND)
+        keep_Q = self._kept_levels(u_ND.device)
+        for q, scale_D in enumerate(self._scales(u_ND)):
+            # Hard codes are constants to the next level; soft ones depend on u and the chain rule goes through them
+            # 硬码字对下一层是常数；软码字依赖 u，链式法则要经过它
+            residual_ND = u_ND - (total_ND if self.soft else total_ND.detach())
+            found = self.part(q).quantize(residual_ND / scale_D)
+            codes_ND = found.codes * scale_D
+            total_ND = total_ND + codes_ND
+            kept_ND = total_ND if keep_Q is None else kept_ND + keep_Q[q] * codes_ND
+            chosen.append(found.indices)
+            # Distances: from units of the level to units of the latent / 距离换回潜变量的单位
+            area = scale_D.square().mean()
+            distances.append({name: term * area for name, term in found.distances.items()})
+            entropies.append(found.entropies)
+        return QuantizedVectors(torch.stack(chosen, dim=1), kept_ND, average_terms(distances), average_terms(entropies))
+
+    def estimate(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """As the levels do, on the sum."""
+        return self.part(0).estimate(u_ND, codes_ND)
+
+    def vectors(
+        self, u_ND: Float[Tensor, "n d"], indices: Int64[Tensor, "n q *code"]
+    ) -> Iterator[Float[Tensor, "n d"]]:
+        """The residual before each level, in units of its scale."""
+        sums = [torch.zeros_like(u_ND), *self._partial_sums(indices)]
+        return ((u_ND - before) / scale_D for before, scale_D in zip(sums, self._scales(u_ND), strict=False))
+
+    def decode_progressive(self, indices: Indices) -> list[Float[Tensor, "b c *spatial"]]:
+        """Quantized latents after each level, coarse to fine."""
+        self.decode(indices)  # refuses what is not indices
+        assert isinstance(indices, Tensor)
+        levels = -len(self.code_shape)
+        return [self.decode(indices.narrow(levels, 0, n + 1)) for n in range(indices.shape[levels])]
+
+    def accepts(self, code_shape: tuple[int, ...]) -> bool:
+        """Any number of first levels, from 1."""
+        return len(code_shape) > 0 and 1 <= code_shape[0] <= self.count and self.part(0).accepts(code_shape[1:])
+
+    def residual_scale(self) -> list[float]:
+        """What all levels together leave over."""
+        return (_fp32(self.scales[-1]) * _fp32(self.part(self.count - 1).residual_scale())).tolist()
+
+    def _partial_sums(self, indices: Tensor) -> Iterator[Tensor]:
+        total_ND = torch.zeros((), dtype=torch.float32, device=indices.device)
+        for q, (indices_N, scale_D) in enumerate(zip(indices.unbind(dim=1), self._scales(indices), strict=False)):
+            total_ND = total_ND + self.part(q).lookup(indices_N) * scale_D
+            yield total_ND
+
+    def _scales(self, beside: Tensor) -> tuple[Tensor, ...]:
+        """The scale (D,) of each level."""
+        return constant([s for scale in self.scales for s in scale], beside, torch.float32).chunk(self.count)
+
+    def _kept_levels(self, device: torch.device) -> Tensor | None:
+        """1 for levels that the decoder sees in this pass, 0 for the others; None: all."""
+        if not self.training or self.quantizer_dropout == 0:
+            return None
+        depth = torch.randint(1, self.count + 1, (), device=device)
+        drop = torch.rand((), dtype=torch.float32, device=device) < self.quantizer_dropout
+        return ((torch.arange(self.count, device=device) < depth) | ~drop).float()
+
+
+@final
+class GroupedQuantizer(CompositeQuantizer):
+    """G groups of consecutive channels, each with a code of its own; indices (B, *spatial, G).
+
+    Source: product quantization (Jégou et al. 2011, "Product Quantization for Nearest Neighbor Search"); with one
+    codebook for all groups it is the multi-head quantizer of the field.
+
+    >>> pq = GroupedQuantizer([VectorQuantizer(256, 16) for _ in range(4)])
+    >>> quantized, loss, indices = pq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8, 4)
+    """
+
+    def __init__(self, quantizers: Sequence[PointwiseQuantizer], *, num_groups: int | None = None):
+        """
+        Args:
+            quantizers: one per group, or a single one that all groups share (heads). The latent has as many channels
+                as all groups together.
+            num_groups: number of groups G; None: as many as quantizers.
+        """
+        super().__init__(quantizers, num_groups, "num_groups")
+        self.embedding_dim, self.num_groups = self.count * quantizers[0].embedding_dim, self.count
+
+    def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Each group to where its codes live."""
+        return torch.cat([self.part(g).project(z) for g, z in enumerate(self._split(z_ND))], dim=1)
+
+    def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, "n q *code"]:
+        """Each group on its own."""
+        return torch.stack([self.part(g).search(u) for g, u in enumerate(self._split(u_ND))], dim=1)
+
+    def lookup(self, indices: Int64[Tensor, "n q *code"]) -> Float[Tensor, "n d"]:
+        """The codes of all groups side by side."""
+        return torch.cat([self.part(g).lookup(group) for g, group in enumerate(indices.unbind(dim=1))], dim=1)
+
+    def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
+        """Quantize each group; terms are means over groups."""
+        groups = [self.part(g).quantize(u) for g, u in enumerate(self._split(u_ND))]
+        return QuantizedVectors(
+            torch.stack([group.indices for group in groups], dim=1),
+            torch.cat([group.codes for group in groups], dim=1),
+            average_terms(group.distances for group in groups),
+            average_terms(group.entropies for group in groups),
+        )
+
+    def estimate(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Each group as its quantizer does."""
+        pairs = zip(self._split(u_ND), self._split(codes_ND), strict=True)
+        return torch.cat([self.part(g).estimate(u, codes) for g, (u, codes) in enumerate(pairs)], dim=1)
+
+    def vectors(self, u_ND: Float[Tensor, "n d"], indices: Int64[Tensor, "n q *code"]) -> list[Float[Tensor, "n _"]]:
+        """The channels of each group."""
+        return self._split(u_ND)
+
+    def accepts(self, code_shape: tuple[int, ...]) -> bool:
+        """Exactly G groups."""
+        return len(code_shape) > 0 and code_shape[0] == self.count and self.part(0).accepts(code_shape[1:])
+
+    def residual_scale(self) -> list[float]:
+        """Those of the groups side by side."""
+        return [scale for g in range(self.count) for scale in self.part(g).residual_scale()]
+
+    def _split(self, x_ND: Tensor) -> list[Tensor]:
+        return list(x_ND.split(self.part(0).embedding_dim, dim=1))
 
 
 def _in_batch_order(parts: Sequence[Tensor]) -> Tensor:
     """The vectors of all parts (N * Q, D), those of one latent vector beside each other.
 
-    Then the rows of several processes, one process after the other, are in the order in which one would have them.
+    Then the vectors of several processes, one process after the other, are in the order in which one would have them.
     """
     return torch.stack(list(parts), dim=1).flatten(0, 1)
+
+
+def _fp32(values: list[float]) -> Tensor:
+    """On the CPU, also where a model is built on the meta device."""
+    return torch.tensor(values, dtype=torch.float32, device="cpu")

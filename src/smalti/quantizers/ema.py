@@ -14,18 +14,18 @@ a code that is not chosen keeps its ratio, hence its place.
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from smalti.checks import expect
 from smalti.ops import code_sums
 from smalti.ops.processes import sum_over_processes
 from smalti.quantizers.base import mean_square
-from smalti.quantizers.placed import PlacedCodebookQuantizer
-from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
+from smalti.quantizers.vector import CodebookQuantizer
 
 
 @final
-class EMAVectorQuantizer(PlacedCodebookQuantizer):
+class EMAVectorQuantizer(CodebookQuantizer):
     """Codebook learned by exponential moving average: loss = beta · ‖z − sg[e]‖².
 
     >>> vq = EMAVectorQuantizer(num_embeddings=16, embedding_dim=64, decay=0.99)
@@ -35,35 +35,10 @@ class EMAVectorQuantizer(PlacedCodebookQuantizer):
     embedding_sum: Float[Tensor, "k d"]
     """m of the paper; the codebook is embedding_sum / cluster_size."""
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        beta: float = 0.25,
-        *,
-        metric: str = "euclidean",
-        gradient: str = "straight_through",
-        init: KMeansInit | None = None,
-        revival: DeadCodeRevival | None = None,
-        decay: float = 0.99,
-        swap_beta: bool = False,
-    ):
-        """Arguments as in `PlacedCodebookQuantizer`; `decay` is the paper's γ.
-
-        There is no codebook term that `swap_beta` could weigh, so only False is allowed.
-        """
-        super().__init__(
-            num_embeddings,
-            embedding_dim,
-            beta,
-            metric=metric,
-            gradient=gradient,
-            init=init,
-            revival=revival,
-            decay=decay,
-        )
-        if swap_beta:
-            raise ValueError("swap_beta: got True, but a codebook learned by moving average has no codebook term")
+    def prepare(self) -> None:
+        """Take the table from the optimizer, and keep the sums of the moving average beside it."""
+        # There is no codebook term that `swap_beta` could weigh
+        expect(not self.swap_beta, "swap_beta", self.swap_beta, "False for a codebook learned by moving average")
         self.embedding.weight.requires_grad_(False)
         self.register_buffer("embedding_sum", self.embedding.weight.detach().clone())
 
@@ -75,19 +50,40 @@ class EMAVectorQuantizer(PlacedCodebookQuantizer):
         """Commitment beta."""
         return {"commitment": self.beta}
 
+    @property
+    def writes_codes(self) -> bool:
+        """Every update does."""
+        return True
+
     def update_averages(
-        self, u_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], counts_K: Float[Tensor, " k"]
+        self,
+        u_ND: Float[Tensor, "n d"],
+        finite_N: Bool[Tensor, " n"],
+        indices_N: Int64[Tensor, " n"],
+        counts_K: Float[Tensor, " k"],
     ) -> None:
-        """One step of the three formulas above."""
-        super().update_averages(u_ND, indices_N, counts_K)
+        """One step of the three formulas above. 上面三个公式的一步。"""
+        super().update_averages(u_ND, finite_N, indices_N, counts_K)
+        u_ND = u_ND.masked_fill(~finite_N.unsqueeze(1), 0)
         sums_KD = sum_over_processes(code_sums(u_ND, indices_N, self.num_embeddings))
         self.embedding_sum.lerp_(sums_KD, 1 - self.decay)
-        # A code unused for very long decays to 0 / 0: it keeps its last place / 长期未用的码字保持原位,避免 0 / 0
+        # A code unused for very long decays to 0 / 0: it keeps its last place / 长期未用的码字保持原位，避免 0 / 0
         alive_K1 = (self.cluster_size > torch.finfo(torch.float32).tiny * 1e6).unsqueeze(1)
         mean_KD = self.embedding_sum / self.cluster_size.unsqueeze(1)
         self.embedding.weight.data.copy_(torch.where(alive_K1, self.normalise(mean_KD), self.embedding.weight))
 
-    def _place(self, chosen_K: Tensor, codes_KD: Tensor, cluster_size_K: Tensor) -> None:
-        super()._place(chosen_K, codes_KD, cluster_size_K)
+    def start_averages(self, first: Bool[Tensor, ""], vectors: int) -> None:
+        """Counts and sums start together."""
+        super().start_averages(first, vectors)
+        self._set_sums(first)
+
+    def replace(
+        self, chosen_K: Bool[Tensor, " k"], codes_KD: Float[Tensor, "k d"], cluster_size_K: Float[Tensor, " k"]
+    ) -> None:
+        """Codes, counts and sums, so that nothing learned before pulls a code back."""
+        super().replace(chosen_K, codes_KD, cluster_size_K)
+        self._set_sums(chosen_K.unsqueeze(1))
+
+    def _set_sums(self, chosen: Tensor) -> None:
         sums_KD = self.embedding.weight.float() * self.cluster_size.unsqueeze(1)
-        self.embedding_sum.copy_(torch.where(chosen_K.unsqueeze(1), sums_KD, self.embedding_sum))
+        self.embedding_sum.copy_(torch.where(chosen, sums_KD, self.embedding_sum))

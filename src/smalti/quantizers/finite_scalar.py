@@ -10,22 +10,26 @@ with two levels, an unbounded latent and an entropy loss instead of the bound.
 
 import math
 from collections.abc import Sequence
-from typing import Any, final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from smalti.quantizers.rows import RowQuantizer, Rows, constant
+from smalti.checks import between, expect
+from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors
+from smalti.quantizers.latents import constant
 
 
 @final
-class FiniteScalarQuantizer(RowQuantizer):
+class FiniteScalarQuantizer(PointwiseQuantizer):
     """Rounding to `levels[d]` values in component d; no loss.
 
     >>> fsq = FiniteScalarQuantizer(levels=[8, 5, 5, 5])  # 1000 codes of dimension 4
     >>> quantized, loss, indices = fsq(torch.randn(1, 4, 8, 8))  # (1, 4, 8, 8), 0, (1, 8, 8)
     """
+
+    older_defaults: ClassVar = {"symmetric": False, "noise_dropout": 0.0}
 
     def __init__(self, levels: Sequence[int], *, symmetric: bool = False, noise_dropout: float = 0.0):
         """
@@ -40,18 +44,14 @@ class FiniteScalarQuantizer(RowQuantizer):
                 instead (Parker et al.), so that the decoder knows what lies between the values. Indices are the same.
         """
         super().__init__()
-        if not 0 <= noise_dropout <= 1:
-            raise ValueError(f"noise_dropout: got {noise_dropout}, expected 0 to 1")
+        between(0, 1, noise_dropout=noise_dropout)
         levels = [int(level) for level in levels]
-        if not levels or min(levels) < 2 or max(levels) > 2**24:
-            raise ValueError(
-                f"levels: got {levels}, expected at least one, each from 2 to 2^24, which fp32 tells apart"
-            )
-        if math.prod(levels) > 2**62:
-            raise ValueError(f"levels: got {levels}, whose product does not fit an int64 index")
+        sizes = bool(levels) and min(levels) >= 2 and max(levels) <= 2**24
+        expect(sizes, "levels", levels, "at least one, each from 2 to 2^24, which fp32 tells apart")
+        expect(math.prod(levels) <= 2**62, "levels", levels, "a product of at most 2^62, which fits an int64 index")
         self.levels, self.symmetric, self.noise_dropout = levels, symmetric, noise_dropout
         self.embedding_dim, self.num_embeddings = len(levels), math.prod(levels)
-        self.register_buffer("place", torch.empty(0), persistent=False)  # nothing but the device
+        self.register_buffer("on_device", torch.empty(0), persistent=False)  # says which device
 
     def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Bound each component with a tanh, so that rounding yields exactly `levels` values.
@@ -73,18 +73,18 @@ class FiniteScalarQuantizer(RowQuantizer):
         middle_D = half_width_D % 1  # 1/2 where no level is 0 / 没有零电平时为 1/2
         digits_ND = (u_ND.detach() * half_width_D - middle_D).round() + (half_width_D + middle_D)
         digits_ND = digits_ND.clamp(min=0).minimum(levels_D - 1).nan_to_num(0.0)
-        return (digits_ND.long() * self._worth(u_ND)).sum(dim=1)
+        return (digits_ND.long() * self._index_steps(u_ND)).sum(dim=1)
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """The digits of the index, as values in [-1, 1]."""
         half_width_D, levels_D = self._grid(indices_N)
-        digits_ND = indices_N.unsqueeze(1) // self._worth(indices_N) % levels_D.long()
+        digits_ND = indices_N.unsqueeze(1) // self._index_steps(indices_N) % levels_D.long()
         return (digits_ND - half_width_D) / half_width_D
 
-    def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
+    def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
         """Round; there is no loss."""
         indices_N = self.search(u_ND)
-        return Rows(indices_N, self.lookup(indices_N), {})
+        return QuantizedVectors(indices_N, self.lookup(indices_N))
 
     def estimate(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Straight through, but for what `noise_dropout` leaves unrounded."""
@@ -100,23 +100,18 @@ class FiniteScalarQuantizer(RowQuantizer):
         return {}
 
     def make_symmetric(self) -> None:
-        """See `RowQuantizer.make_symmetric`: as with `symmetric=True`."""
+        """See `PointwiseQuantizer.make_symmetric`: as with `symmetric=True`."""
         self.symmetric = True
 
     def residual_scale(self) -> list[float]:
         """So that the cells of the next grid fill one of this; the paper's even grid reaches less far up than down."""
         return [1 / (level if self.symmetric else level - 1 + level % 2) for level in self.levels]
 
-    def config(self) -> dict[str, Any]:
-        """See `Quantizer.config`; options only where they are used, so that fingerprints of older models stay."""
-        options = {"symmetric": self.symmetric, "noise_dropout": self.noise_dropout}
-        return {"type": type(self).__name__, "levels": self.levels} | {k: v for k, v in options.items() if v}
-
     def _grid(self, beside: Tensor) -> tuple[Tensor, Tensor]:
         """Half widths (D,), so that codes are (digit - half width) / half width in [-1, 1]; numbers of levels (D,)."""
         half_widths = [(level - 1) / 2 if self.symmetric else level // 2 for level in self.levels]
         return constant(half_widths, beside, torch.float32), constant(self.levels, beside, torch.float32)
 
-    def _worth(self, beside: Tensor) -> Tensor:
+    def _index_steps(self, beside: Tensor) -> Tensor:
         """What a step of each component adds to the index: 1, levels[0], levels[0] * levels[1], …"""
         return constant([math.prod(self.levels[:d]) for d in range(len(self.levels))], beside, torch.int64)

@@ -1,12 +1,16 @@
-"""Gumbel-softmax quantizer: codes are drawn at random in training, the draw is softened for the gradient.
+"""Codes chosen by score: the latent is turned into one logit per code, not compared with the codes.
+
+`GumbelQuantizer` draws codes at random in training and softens the draw for the gradient; `OneHotQuantizer` takes the
+largest component of a latent that is made of logits already.
 
 Source: Jang et al. 2016, "Categorical Reparameterization with Gumbel-Softmax" (arXiv 1611.01144); as the bottleneck of
 an image tokenizer: the dVAE of DALL-E (Ramesh et al. 2021, arXiv 2102.12092) and taming-transformers' GumbelVQ (Esser
 et al. 2021, arXiv 2012.09841).
 
-The encoder's vector is turned into one logit per code by a linear layer of its own, not compared with the codes, so
-there is no distance and no commitment; a divergence from the uniform prior keeps all codes in play. Compare
+There is no distance and no commitment; a divergence from the uniform prior keeps all codes in use. Compare
 `index_backpropagation.py`: same gradient, no randomness, logits from the codes.
+
+Legend: N vectors, K codes, D components.
 """
 
 import math
@@ -17,14 +21,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from smalti.checks import above_zero, at_least
 from smalti.ops import index_backpropagation, map_tiles, nearest_code
-from smalti.quantizers.base import not_negative, positive
-from smalti.quantizers.rows import RowQuantizer, Rows
-from smalti.quantizers.tables import Codebook
+from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors
+from smalti.quantizers.vector import Codebook
 
 
 @final
-class GumbelQuantizer(RowQuantizer):
+class GumbelQuantizer(PointwiseQuantizer):
     """Codes drawn from softmax(logits): loss = kl_weight · KL(softmax(logits) ‖ uniform).
 
     >>> vq = GumbelQuantizer(num_embeddings=1024, embedding_dim=64)
@@ -54,10 +58,9 @@ class GumbelQuantizer(RowQuantizer):
             temperature: at the start.
         """
         super().__init__()
-        positive(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        not_negative(kl_weight=kl_weight)
-        if not temperature > 0:
-            raise ValueError(f"temperature: got {temperature}, expected more than 0")
+        at_least(1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        at_least(0, kl_weight=kl_weight)
+        above_zero(temperature=temperature)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.straight_through, self.kl_weight, self.initial_temperature = straight_through, kl_weight, temperature
         self.proj = nn.Linear(embedding_dim, num_embeddings, dtype=torch.float32)
@@ -75,7 +78,7 @@ class GumbelQuantizer(RowQuantizer):
         """Codes of indices, by gathering."""
         return self.embedding(indices_N).float()
 
-    def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
+    def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
         """Draw codes (train mode) or take the likeliest (eval mode)."""
         table_KD, log_k = self.embedding.weight.float(), math.log(self.num_embeddings)
 
@@ -96,7 +99,8 @@ class GumbelQuantizer(RowQuantizer):
             return indices_N, codes_ND, (log_p_NK.exp() * (log_p_NK + log_k)).sum()
 
         indices, codes, kl = zip(*map_tiles(tile, u_ND, self.num_embeddings), strict=True)
-        return Rows(torch.cat(indices), torch.cat(codes), {"kl": torch.stack(kl).sum() / max(1, u_ND.shape[0])})
+        divergence = torch.stack(kl).sum() / max(1, u_ND.shape[0])
+        return QuantizedVectors(torch.cat(indices), torch.cat(codes), entropies={"kl": divergence})
 
     def weights(self) -> dict[str, float]:
         """The divergence `kl_weight`."""
@@ -104,11 +108,46 @@ class GumbelQuantizer(RowQuantizer):
 
     def config(self) -> dict[str, Any]:
         """See `Quantizer.config`; the temperature is that of the start."""
-        return {
-            "type": type(self).__name__,
-            "num_embeddings": self.num_embeddings,
-            "embedding_dim": self.embedding_dim,
-            "straight_through": self.straight_through,
-            "kl_weight": self.kl_weight,
-            "temperature": self.initial_temperature,
-        }
+        return super().config() | {"temperature": self.initial_temperature}
+
+
+@final
+class OneHotQuantizer(PointwiseQuantizer):
+    """The largest component is the code; no loss. The gradient is that of the softmax, without its noise.
+
+    Source: the dVAE of DALL-E, whose decoder begins with a convolution of the one-hot code. `GumbelQuantizer` holds the
+    layers on both sides, which make logits and codes; here they belong to encoder and decoder, and nothing is learned.
+
+    >>> one_hot = OneHotQuantizer(num_embeddings=512)
+    >>> quantized, loss, indices = one_hot(torch.randn(1, 512, 8, 8))  # (1, 512, 8, 8), 0, (1, 8, 8)
+    """
+
+    soft = True
+
+    def __init__(self, num_embeddings: int):
+        """
+        Args:
+            num_embeddings: number of codes K, the channels of the latent.
+        """
+        super().__init__()
+        at_least(1, num_embeddings=num_embeddings)
+        self.num_embeddings = self.embedding_dim = num_embeddings
+        self.register_buffer("on_device", torch.empty(0), persistent=False)  # says which device
+
+    def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
+        """The first of the largest components."""
+        return u_ND.argmax(dim=1)
+
+    def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        """A one at the place of the index."""
+        return F.one_hot(indices_N, self.num_embeddings).float()
+
+    def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
+        """Forward the one, backward to the softmax."""
+        indices_N = self.search(u_ND)
+        soft_NK = u_ND.softmax(dim=1)
+        return QuantizedVectors(indices_N, self.lookup(indices_N) + (soft_NK - soft_NK.detach()))
+
+    def weights(self) -> dict[str, float]:
+        """No terms."""
+        return {}

@@ -7,22 +7,21 @@ from `vector.py` in that every code moves at every step. The price is arithmetic
 pass; memory does not grow with N x K, because it is done in tiles.
 """
 
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.checks import above_zero, at_least
 from smalti.ops import divergence_from_uniform, index_backpropagation, map_tiles
 from smalti.ops.processes import mean_over_processes
-from smalti.quantizers.base import mean_square, not_negative
-from smalti.quantizers.codebook import CodebookQuantizer
-from smalti.quantizers.rows import Rows
-from smalti.quantizers.vector import vq_terms
+from smalti.quantizers.base import QuantizedVectors, mean_square
+from smalti.quantizers.vector import CodebookQuantizer, vq_terms
 
 JOINS = (torch.cat, torch.cat, torch.stack, torch.stack)
-"""How the results of tiles become one: indices and codes row after row, sums beside each other."""
+"""How the results of tiles become one: indices and codes one after the other, sums beside each other."""
 
 
 @final
@@ -56,14 +55,13 @@ class IndexBackpropagationQuantizer(CodebookQuantizer):
             decay: of the moving average of usage, per training batch.
             swap_beta: as in `CodebookQuantizer`; the publisher's code trains with it.
         """
-        not_negative(entropy_weight=entropy_weight)
-        if not entropy_temperature > 0:
-            raise ValueError(f"entropy_temperature: got {entropy_temperature}, expected more than 0")
+        at_least(0, entropy_weight=entropy_weight)
+        above_zero(entropy_temperature=entropy_temperature)
         super().__init__(num_embeddings, embedding_dim, beta, metric="dot", decay=decay, swap_beta=swap_beta)
         self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
         nn.init.normal_(self.embedding.weight)
 
-    def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
+    def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
         """The code with the largest dot product, and the gradient of the softmax over all."""
         table_KD = self.table()
 
@@ -81,12 +79,12 @@ class IndexBackpropagationQuantizer(CodebookQuantizer):
         mean_K = sums_TK.sum(dim=0) / count
         if self.training:
             mean_K = mean_over_processes(mean_K, u_ND.shape[0])
-        terms = self.loss_terms(u_ND, self.lookup(indices_N)) | {
-            "double_quantization": mean_square(codes_ND, u_ND),
+        distances = self.loss_terms(u_ND, self.lookup(indices_N)) | {"double_quantization": mean_square(codes_ND, u_ND)}
+        entropies = {
             "sample_entropy": entropy_T.sum() / count,
             "codebook_divergence": divergence_from_uniform(mean_K) * min(1, u_ND.shape[0]),
         }
-        return Rows(indices_N, codes_ND, terms)
+        return QuantizedVectors(indices_N, codes_ND, distances, entropies)
 
     def loss_terms(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
         """The two terms of `VectorQuantizer`, on the codes alone; the double quantization loss adds a third."""
@@ -99,9 +97,3 @@ class IndexBackpropagationQuantizer(CodebookQuantizer):
             "sample_entropy": self.entropy_weight,
             "codebook_divergence": self.entropy_weight,
         }
-
-    def config(self) -> dict[str, Any]:
-        """See `Quantizer.config`."""
-        config = super().config()
-        del config["metric"], config["gradient"]
-        return config | {"entropy_weight": self.entropy_weight, "entropy_temperature": self.entropy_temperature}

@@ -5,44 +5,46 @@ share one codebook; here each may have its own. Each scale looks at what the coa
 
     residual -> area-downsample -> nearest code -> bicubic-upsample -> convolve with φ -> add to f_hat
 
-It wraps any quantizer of rows (`rows.py`), which searches and learns; this file only walks over the scales, and
-`scale_residuals.py` is what they see.
-`residual.py` refines in value what this one refines in space: with equal sides and `phi_ratio=0` they are the same.
+It wraps any pointwise quantizer (`base.py`), which searches and learns; this file only walks over the scales, and
+`scales.py` has φ and what a scale sees. `ResidualQuantizer` refines in value what this one refines in space: with equal
+sides and `phi_ratio=0` they are the same.
 The step is `ops.add_scale`, the one loop over it `_walk`; training, encoding, decoding and generating cannot disagree.
 
 Legend: B images, C channels, H x W latent, K scales, h_k x w_k grid of scale k, l_k = h_k * w_k, L = sum of l_k.
-图例:B 张图像,C 通道,H×W 潜变量,K 个尺度,第 k 个尺度的网格 h_k×w_k,l_k = h_k·w_k,L 为总词元数。
+图例：B 张图像，C 通道，H×W 潜变量，K 个尺度，第 k 个尺度的网格 h_k×w_k，l_k = h_k·w_k，L 为总词元数。
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
+from smalti.checks import at_least, between, expect
 from smalti.ops import add_scale, count_codes, proportional_grids, to_grid
 from smalti.ops.processes import sum_over_processes
 from smalti.quantizers.base import (
-    DISTANCE_TERMS,
+    LARGEST_LISTED_CODEBOOK,
     Indices,
+    PointwiseQuantizer,
     Quantizer,
     QuantizerOutput,
     average_terms,
-    check_finite,
-    check_indices,
-    from_rows,
-    marked,
     mean_square,
-    not_negative,
-    positive,
-    to_rows,
     whole_counts,
 )
-from smalti.quantizers.phi import Phi, shared_phi
-from smalti.quantizers.rows import LARGEST_LISTED_CODEBOOK, RowQuantizer, select
-from smalti.quantizers.scale_residuals import ScaleResiduals
+from smalti.quantizers.latents import (
+    check_finite,
+    check_indices,
+    check_latent,
+    from_vectors,
+    marked,
+    select,
+    to_vectors,
+)
+from smalti.quantizers.scales import VAR_NUM_PHI, Phi, ScaleResiduals, phi_of_scale
 from smalti.quantizers.vector import VectorQuantizer
 
 Grids = tuple[tuple[int, int], ...]
@@ -79,12 +81,12 @@ class MultiScaleQuantizer(Quantizer):
         num_embeddings: int,
         embedding_dim: int,
         patch_nums: Sequence[int],
-        beta: float = 0.25,
+        beta: float | None = None,
         *,
-        num_phi: int = 4,
+        num_phi: int = VAR_NUM_PHI,
         phi_ratio: float = 0.5,
         num_codebooks: int = 1,
-        quantizer: RowQuantizer | None = None,
+        quantizer: PointwiseQuantizer | None = None,
     ):
         """
         Args:
@@ -93,34 +95,35 @@ class MultiScaleQuantizer(Quantizer):
             patch_nums: side lengths of the scales for the square latent of training, coarse to fine; the last is the
                 latent's own side. Latents of other sizes get scales in proportion (`ops.proportional_grids`). A
                 shared codebook also encodes and decodes at other numbers of scales, as VAR's does.
-            beta: weight of the commitment term; the quantizer's own beta has no effect here.
-            num_phi: 1: all scales share one φ; len(patch_nums): one per scale; between: neighbours share (VAR: 4).
-            phi_ratio: share of the convolution in φ, 0 (no convolution at all) to 1.
-            num_codebooks: 1: all scales share one codebook (VAR); len(patch_nums): one per scale; between: neighbours
-                share.
+            beta: weight of the commitment term, in place of the quantizer's own; None: the quantizer's own, 0.25 where
+                it has no such term.
+            num_phi: 1: one φ for all scales; len(patch_nums): one per scale; between: neighbours have one in common.
+                The default, VAR's, is also taken for fewer scales.
+            phi_ratio: weight of the convolution in φ, 0 (no convolution at all) to 1.
+            num_codebooks: 1: one codebook for all scales (VAR); len(patch_nums): one per scale; between: neighbours
+                have one in common.
             quantizer: what searches and learns at every scale; of several codebooks each starts as a copy of it. None:
                 `VectorQuantizer(num_embeddings, embedding_dim)`.
         """
         super().__init__()
-        positive(num_embeddings=num_embeddings, embedding_dim=embedding_dim, num_phi=num_phi)
+        at_least(1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         sides = tuple(patch_nums)
-        if not sides or any(side != int(side) for side in sides) or sides[0] < 1 or list(sides) != sorted(sides):
-            raise ValueError(f"patch_nums: got {sides}, expected whole side lengths of at least 1 in growing order")
-        if num_phi > len(sides) and num_phi != 4:
-            raise ValueError(f"num_phi: got {num_phi}, expected 1 to {len(sides)}, the number of scales")
-        if not 1 <= num_codebooks <= len(sides):
-            raise ValueError(f"num_codebooks: got {num_codebooks}, expected 1 to {len(sides)}, the number of scales")
-        if not 0 <= phi_ratio <= 1:
-            raise ValueError(f"phi_ratio: got {phi_ratio}, expected 0 to 1")
-        not_negative(beta=beta)
+        growing = bool(sides) and all(side == int(side) for side in sides) and list(sides) == sorted(sides)
+        expect(growing and sides[0] >= 1, "patch_nums", sides, "whole side lengths of at least 1 in growing order")
+        between(1, max(len(sides), VAR_NUM_PHI), num_phi=num_phi)
+        between(1, len(sides), num_codebooks=num_codebooks)
+        between(0, 1, phi_ratio=phi_ratio)
         quantizer = quantizer or VectorQuantizer(num_embeddings, embedding_dim)
         if (quantizer.num_embeddings, quantizer.embedding_dim) != (num_embeddings, embedding_dim):
             raise ValueError(
-                f"quantizer: has {quantizer.num_embeddings} codes of dimension {quantizer.embedding_dim}, "
+                f"quantizer: got {quantizer.num_embeddings} codes of dimension {quantizer.embedding_dim}, "
                 f"expected {num_embeddings} of dimension {embedding_dim}"
             )
+        beta = quantizer.weights().get("commitment", 0.25) if beta is None else beta
+        at_least(0, beta=beta)
         self.num_embeddings, self.embedding_dim, self.patch_nums = num_embeddings, embedding_dim, sides
         self.code_shape, self.beta, self.phi_ratio = quantizer.code_shape, beta, phi_ratio
+        self.num_phi, self.num_codebooks = num_phi if phi_ratio > 0 else 1, num_codebooks
         self.quantizers = nn.ModuleList(deepcopy(quantizer) if q else quantizer for q in range(num_codebooks))
         self.codebook_of_scale = [k * num_codebooks // len(sides) for k in range(len(sides))]
         self.phis = nn.ModuleList(Phi(embedding_dim, phi_ratio) for _ in range(num_phi if phi_ratio > 0 else 0))
@@ -140,15 +143,15 @@ class MultiScaleQuantizer(Quantizer):
 
         The terms compare the latent with f_hat after every scale and average over scales, as in VAR's code:
         codebook = mean_k ‖f_hat_k − sg[z]‖² (it trains codes and φ), commitment = mean_k ‖sg[f_hat_k] − z‖². They take
-        the place of the quantizer's own distances; its entropies are kept, as means over scales. A soft quantizer
-        (`RowQuantizer.soft`) keeps its distances, too, added to these: nothing else would train what lies inside it.
+        the place of the quantizer's own distances; its entropies are kept, as means over scales. A soft quantizer keeps
+        its distances, too, added to these: nothing else would train what lies inside it.
 
         Args:
             z: latent (B, C, H, W).
             mask: True where a position of the latent is valid, (B, H, W).
             grids: sides (h_k, w_k) of each scale; default: in proportion to `patch_nums`.
         """
-        self._check_latent(z, mask)
+        check_latent(z, mask, self.embedding_dim)
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
             f_BCHW = self._project(z, mask)
@@ -158,13 +161,13 @@ class MultiScaleQuantizer(Quantizer):
                 self._initialise(f_BCHW, grids, mask)
             residuals = self._residuals(f_BCHW, grids, mask)
             scales = list(self._walk(residuals.quantize, z.shape[0], grids, z.device))
-            # Losses after every scale, over valid positions / 每个尺度之后都计算损失,仅限有效位置
-            terms = self._terms(f_BCHW, [scale.f_hat_BCHW for scale in scales], residuals.terms, mask)
-            quantized_ND = self.part(0).estimate(to_rows(f_BCHW), to_rows(scales[-1].f_hat_BCHW))
+            # Losses after every scale, over valid positions / 每个尺度之后都计算损失，仅限有效位置
+            terms = self._terms(f_BCHW, [scale.f_hat_BCHW for scale in scales], residuals, mask)
+            quantized_ND = self.part(0).estimate(to_vectors(f_BCHW), to_vectors(scales[-1].f_hat_BCHW))
             if self.learning:
                 self._learn(residuals)
         return QuantizerOutput(
-            quantized=_from_rows(quantized_ND, z).to(z.dtype),
+            quantized=_to_map(quantized_ND, z).to(z.dtype),
             indices=tuple(scale.indices for scale in scales),
             terms=terms,
             weights=self.part(0).weights() | {"codebook": 1.0, "commitment": self.beta},
@@ -173,7 +176,7 @@ class MultiScaleQuantizer(Quantizer):
     @torch.no_grad()
     def encode(self, z: Shaped[Tensor, "b *c_h_w"], grids: Sequence[Sequence[int]] | None = None) -> Indices:
         """Indices of a latent (B, C, H, W): one (B, h_k, w_k, *code_shape) per scale, coarse to fine."""
-        self._check_latent(z, None)
+        check_latent(z, None, self.embedding_dim)
         check_finite(z)
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
@@ -217,31 +220,36 @@ class MultiScaleQuantizer(Quantizer):
     def var_input(self, indices: Indices) -> Float[Tensor, "b l c"]:
         """Teacher-forcing input of a next-scale generator (B, L - l_1, C) of the indices of all scales.
 
-        Rows of scale k + 1 are f_hat up to scale k, seen at the grid of scale k + 1; the first scale has no row, a
+        The vectors of scale k + 1 are f_hat up to scale k, seen at the grid of scale k + 1; the first scale has none, a
         generator starts it from its class embedding. With a single scale there is nothing to predict from, and the
-        rows are the code vectors in raster order (B, L, C).
+        input is the code vectors in raster order (B, L, C).
         """
         scales, grids = self._check_scales(indices)
         if len(scales) == 1:
             return super().var_input(scales)
-        rows = []
+        inputs = []
         with torch.autocast(scales[0].device.type, enabled=False):
             f_hat_BCHW = self._zeros(scales[0].shape[0], grids, scales[0].device)
             for k in range(len(scales) - 1):
                 f_hat_BCHW, input_BChw = self.next_scale_input(k, f_hat_BCHW, self.scale_codes(k, scales[k]), grids)
-                rows.append(input_BChw.flatten(2).transpose(1, 2))
-        return torch.cat(rows, dim=1)
+                inputs.append(input_BChw.flatten(2).transpose(1, 2))
+        return torch.cat(inputs, dim=1)
 
-    def part(self, k: int) -> RowQuantizer:
+    @property
+    def quantizer(self) -> PointwiseQuantizer:
+        """What searches and learns, as the constructor was given it: that of the first scale."""
+        return self.part(0)
+
+    def part(self, k: int) -> PointwiseQuantizer:
         """The quantizer of scale `k`."""
         quantizer = self.quantizers[self.codebook_of_scale[k] if len(self.quantizers) > 1 else 0]
-        assert isinstance(quantizer, RowQuantizer)
+        assert isinstance(quantizer, PointwiseQuantizer)
         return quantizer
 
     def phi(self, k: int, num_scales: int | None = None) -> nn.Module:
         """φ of scale `k` of so many, by default as many as in training; the identity with `phi_ratio=0`."""
         num_scales = len(self.patch_nums) if num_scales is None else num_scales
-        return self.phis[shared_phi(k, num_scales, len(self.phis))] if len(self.phis) else nn.Identity()
+        return self.phis[phi_of_scale(k, num_scales, len(self.phis))] if len(self.phis) else nn.Identity()
 
     def get_codebook(self) -> Float[Tensor, "*parts k d"]:
         """The codes (num_embeddings, embedding_dim) that all scales share; of several codebooks that of each scale,
@@ -256,46 +264,32 @@ class MultiScaleQuantizer(Quantizer):
             return None
         return [whole_counts(usage_K) for usage_K in self.scale_usage.reshape(-1, self.num_embeddings)]
 
-    def config(self) -> dict[str, Any]:
-        """See `Quantizer.config`."""
-        return {
-            "type": type(self).__name__,
-            "num_embeddings": self.num_embeddings,
-            "embedding_dim": self.embedding_dim,
-            "patch_nums": list(self.patch_nums),
-            "beta": self.beta,
-            "num_phi": max(1, len(self.phis)),
-            "phi_ratio": self.phi_ratio,
-            "num_codebooks": len(self.quantizers),
-            "quantizer": self.part(0).config(),
-        }
-
     # ---- the one loop over scales -------------------------------------------------------------------------------
 
     def _walk(self, choose: Choose, batch: int, grids: Grids, device: torch.device) -> Iterator[Scale]:
         """Coarse to fine: `choose(k, f_hat)` gives indices and codes of scale k, which are added to f_hat."""
         f_hat_BCHW = self._zeros(batch, grids, device)
         for k in range(len(grids)):
-            # Codes of this scale: searched when encoding, given when decoding / 编码时查找,解码时直接给出
+            # Codes of this scale: searched when encoding, given when decoding / 编码时查找，解码时直接给出
             indices, codes_BChw = choose(k, f_hat_BCHW)
-            # Enlarge, φ, accumulate / 放大、φ 卷积、累加: (B, C, h_k, w_k) -> (B, C, H, W)
+            # Enlarge, φ, accumulate / 放大、φ 卷积、累加：(B, C, h_k, w_k) -> (B, C, H, W)
             f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k, len(grids)))
             yield Scale(indices, f_hat_BCHW)
 
     def _terms(
-        self, f_BCHW: Tensor, f_hats: list[Tensor], inner: list[dict[str, Tensor]], mask: Tensor | None
+        self, f_BCHW: Tensor, f_hats: list[Tensor], inner: ScaleResiduals, mask: Tensor | None
     ) -> dict[str, Tensor]:
         """This quantizer's distances, and what it keeps of the inner quantizer's terms."""
         valid_N = None if mask is None else mask.reshape(-1)
-        f_ND, *f_hats_ND = (select(to_rows(f), valid_N) for f in (f_BCHW, *f_hats))
+        f_ND, *f_hats_ND = (select(to_vectors(f), valid_N) for f in (f_BCHW, *f_hats))
         terms = average_terms(
             {"codebook": mean_square(f_hat, f_ND.detach()), "commitment": mean_square(f_hat.detach(), f_ND)}
             for f_hat in f_hats_ND
         )
-        for name, term in average_terms(inner).items():
-            if self.part(0).soft or name not in DISTANCE_TERMS:
-                terms[name] = terms.get(name, 0) + term
-        return terms
+        kept = average_terms(inner.entropies)
+        if self.part(0).soft:
+            kept = average_terms(inner.distances) | kept
+        return terms | {name: terms.get(name, 0) + term for name, term in kept.items()}
 
     def _residuals(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> ScaleResiduals:
         return ScaleResiduals([self.part(k) for k in range(len(grids))], f_BCHW, grids, mask)
@@ -303,19 +297,19 @@ class MultiScaleQuantizer(Quantizer):
     @torch.no_grad()
     def _initialise(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> None:
         """Start each codebook from the residuals that it and those before it leave as they are now, coarse to fine."""
-        for scales in self._sharing():
+        for scales in self._scales_of_codebooks():
             residuals = self._residuals(f_BCHW, grids, mask)
             list(self._walk(residuals.quantize, f_BCHW.shape[0], grids, f_BCHW.device))
-            self.part(scales[0]).initialise(residuals.rows(scales)[0])
+            self.part(scales[0]).initialise(residuals.joined(scales)[0])
 
     def _learn(self, residuals: ScaleResiduals) -> None:
         """Let each codebook learn from all its scales at once, and keep the usage of each scale."""
-        for scales in self._sharing():
-            self.part(scales[0]).learn(*residuals.rows(scales))
+        for scales in self._scales_of_codebooks():
+            self.part(scales[0]).learn(*residuals.joined(scales))
         if self.scale_usage is None:
             return
         codes = self.scale_usage[0].numel()
-        # One count over all codes of all levels or groups: each gets a range of its own / 每层(组)各占一段计数
+        # One count over all codes of all levels or groups: each gets a range of its own / 每层（组）各占一段计数
         offsets = torch.arange(0, codes, self.num_embeddings, device=self.scale_usage.device)
         counts = [count_codes(indices.reshape(-1, offsets.numel()) + offsets, codes) for indices in residuals.indices]
         joined = sum_over_processes(torch.stack(counts)).reshape(self.scale_usage.shape)
@@ -323,16 +317,16 @@ class MultiScaleQuantizer(Quantizer):
 
     def _project(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """The latent in fp32, where the codes live."""
-        # Padding may hold anything, NaN included, and φ looks at neighbours / 填充位置置零,避免污染邻域
+        # Padding may hold anything, NaN included, and φ looks at neighbours / 填充位置置零，避免污染邻域
         f_BCHW = z.float() if mask is None else z.float().masked_fill(~mask.unsqueeze(1), 0)
-        return _from_rows(self.part(0).project(to_rows(f_BCHW)), z)
+        return _to_map(self.part(0).project(to_vectors(f_BCHW)), z)
 
     def scale_codes(self, k: int, indices: Int64[Tensor, "b h w *code"]) -> Float[Tensor, "b c h w"]:
         """Code vectors (B, C, h, w) of the indices (B, h, w, *code_shape) of scale `k`, as `next_scale_input` takes."""
-        return from_rows(self.part(k).lookup(indices.flatten(0, 2)), tuple(indices.shape[:3]))
+        return from_vectors(self.part(k).lookup(indices.flatten(0, 2)), tuple(indices.shape[:3]))
 
-    def _sharing(self) -> list[list[int]]:
-        """The scales that share a codebook, for each codebook; there is always one."""
+    def _scales_of_codebooks(self) -> list[list[int]]:
+        """For each codebook the scales that use it; there is always one."""
         return [[k for k, own in enumerate(self.codebook_of_scale) if own == q] for q in range(len(self.quantizers))]
 
     def _zeros(self, batch: int, grids: Grids, device: torch.device) -> Tensor:
@@ -385,11 +379,11 @@ class MultiScaleQuantizer(Quantizer):
         return scales, tuple((scale.shape[1], scale.shape[2]) for scale in scales)
 
 
-def _from_rows(z_ND: Tensor, like_BCHW: Tensor) -> Tensor:
-    """Rows (N, C) as a map (B, C, H, W), stored in this order as f_hat is.
+def _to_map(z_ND: Tensor, like_BCHW: Tensor) -> Tensor:
+    """Vectors (N, C) as a map (B, C, H, W), stored in this order as f_hat is.
 
     The decoder behind then gives the same image to the last bit after `forward` and after `decode`; a clone, because
     `contiguous` leaves the strides of axes of length 1 as they are.
     """
-    z_BCHW = from_rows(z_ND, (like_BCHW.shape[0], *like_BCHW.shape[2:]))
+    z_BCHW = from_vectors(z_ND, (like_BCHW.shape[0], *like_BCHW.shape[2:]))
     return z_BCHW.clone(memory_format=torch.contiguous_format)

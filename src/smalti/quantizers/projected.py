@@ -9,19 +9,19 @@ It is a wrapper so that no quantizer needs a flag for it. The gradient of the qu
 through the two layers, and the layers learn from it: to a residual wrapper outside this is a soft quantizer.
 """
 
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from smalti.quantizers.base import positive
-from smalti.quantizers.rows import RowQuantizer, Rows
+from smalti.checks import at_least
+from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors
 
 
 @final
-class ProjectedQuantizer(RowQuantizer):
+class ProjectedQuantizer(PointwiseQuantizer):
     """Linear `embedding_dim` → `quantizer.embedding_dim`, quantize, linear back.
 
     >>> vq = ProjectedQuantizer(256, VectorQuantizer(16384, 8, metric="cosine"))
@@ -30,14 +30,14 @@ class ProjectedQuantizer(RowQuantizer):
 
     soft = True
 
-    def __init__(self, embedding_dim: int, quantizer: RowQuantizer):
+    def __init__(self, embedding_dim: int, quantizer: PointwiseQuantizer):
         """
         Args:
             embedding_dim: channels of the latent.
             quantizer: what quantizes the projected vectors; its `embedding_dim` is usually smaller.
         """
         super().__init__()
-        positive(embedding_dim=embedding_dim)
+        at_least(1, embedding_dim=embedding_dim)
         self.embedding_dim, self.num_embeddings = embedding_dim, quantizer.num_embeddings
         self.code_shape = quantizer.code_shape
         self.quantizer = quantizer
@@ -53,12 +53,12 @@ class ProjectedQuantizer(RowQuantizer):
         """Codes, projected up."""
         return _linear(self.project_out, self.quantizer.lookup(indices))
 
-    def quantize(self, u_ND: Float[Tensor, "n d"]) -> Rows:
+    def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
         """Down, quantize with the inner gradient, up; the loss terms are those of the projected vectors."""
         low_ND = self._down(u_ND)
-        rows = self.quantizer.quantize(low_ND)
-        codes_ND = _linear(self.project_out, self.quantizer.estimate(low_ND, rows.codes))
-        return Rows(rows.indices, codes_ND, rows.terms)
+        found = self.quantizer.quantize(low_ND)
+        codes_ND = _linear(self.project_out, self.quantizer.estimate(low_ND, found.codes))
+        return QuantizedVectors(found.indices, codes_ND, found.distances, found.entropies)
 
     @property
     def initialising(self) -> bool:
@@ -86,22 +86,14 @@ class ProjectedQuantizer(RowQuantizer):
     def get_codebook(self) -> Float[Tensor, "*parts k d"]:
         """The codes as they come out, (num_embeddings, embedding_dim).
 
-        Where several codes make one vector (levels or groups inside), only their sum or row of them comes out: then
-        the inner tables, before projection.
+        Where several codes make one vector (levels or groups inside), none comes out alone: then the inner tables,
+        before projection.
         """
         return self.quantizer.get_codebook() if self.code_shape else super().get_codebook()
 
     def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
         """Those of the inner quantizer."""
         return self.quantizer.code_counts()
-
-    def config(self) -> dict[str, Any]:
-        """See `Quantizer.config`."""
-        return {
-            "type": type(self).__name__,
-            "embedding_dim": self.embedding_dim,
-            "quantizer": self.quantizer.config(),
-        }
 
     def _down(self, u_ND: Tensor) -> Tensor:
         return self.quantizer.project(_linear(self.project_in, u_ND))

@@ -5,21 +5,17 @@ from typing import Any
 
 from smalti.formats.arguments import construct
 from smalti.quantizers.base import Quantizer
-from smalti.quantizers.binary_spherical import BinarySphericalQuantizer
+from smalti.quantizers.binary import BinarySphericalQuantizer, LookupFreeQuantizer
+from smalti.quantizers.composite import GroupedQuantizer, ResidualQuantizer
 from smalti.quantizers.ema import EMAVectorQuantizer
 from smalti.quantizers.finite_scalar import FiniteScalarQuantizer
-from smalti.quantizers.grouped import GroupedQuantizer
-from smalti.quantizers.gumbel import GumbelQuantizer
+from smalti.quantizers.gumbel import GumbelQuantizer, OneHotQuantizer
 from smalti.quantizers.index_backpropagation import IndexBackpropagationQuantizer
-from smalti.quantizers.lookup_free import LookupFreeQuantizer
 from smalti.quantizers.multi_scale import MultiScaleQuantizer
-from smalti.quantizers.one_hot import OneHotQuantizer
 from smalti.quantizers.projected import ProjectedQuantizer
-from smalti.quantizers.residual import ResidualQuantizer
 from smalti.quantizers.sim_vq import SimVQ
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
-from smalti.quantizers.vector import VectorQuantizer
-from smalti.quantizers.znorm import ZNormVectorQuantizer
+from smalti.quantizers.vector import VectorQuantizer, ZNormVectorQuantizer
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "VectorQuantizer": VectorQuantizer,
@@ -39,16 +35,12 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
 }
 
 
-BEFORE: dict[str, dict[str, Any]] = {"ResidualQuantizer": {"symmetric": False}}
-"""What a configuration means by leaving an argument out: models were saved before there was one."""
-
-
 def quantizer_from_config(config: Mapping[str, Any]) -> Quantizer:
     """Build the quantizer that `Quantizer.config()` described.
 
     Args:
         config: "type" (a name in `QUANTIZERS`) and constructor arguments; omitted ones keep their defaults, or are what
-            they were when there was no choice (`BEFORE`).
+            older models mean (`Quantizer.older_defaults`).
 
     Raises:
         ValueError: an unknown type, or an argument that it does not take.
@@ -56,7 +48,8 @@ def quantizer_from_config(config: Mapping[str, Any]) -> Quantizer:
     if not isinstance(config, Mapping) or config.get("type") not in list(QUANTIZERS):
         raise ValueError(f"quantizer: got {config!r}, expected a mapping with a type among {', '.join(QUANTIZERS)}")
     arguments = {name: _part(name, value) for name, value in config.items() if name != "type"}
-    return construct(QUANTIZERS[config["type"]], BEFORE.get(config["type"], {}) | arguments)
+    kind = QUANTIZERS[config["type"]]
+    return construct(kind, {**kind.older_defaults, **arguments})
 
 
 def with_quantizer(config: Mapping[str, Any]) -> Mapping[str, Any]:

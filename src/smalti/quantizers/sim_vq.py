@@ -14,9 +14,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from smalti.quantizers.codebook import CodebookQuantizer
-from smalti.quantizers.tables import CodeTransform
-from smalti.quantizers.vector import vq_terms
+from smalti.quantizers.vector import CodebookQuantizer, vq_terms
+
+
+@final
+class CodeTransform(nn.Linear):
+    """A linear layer that makes all codes out of others. It has no weight decay, which would pull every code to 0."""
 
 
 @final
@@ -55,7 +58,7 @@ class SimVQ(CodebookQuantizer):
         return self.normalise(self._transform(self.embedding(indices_N)))
 
     def loss_terms(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
-        """As in `VectorQuantizer`; the codebook term moves the linear layer."""
+        """Codebook and commitment; the codebook term moves the linear layer."""
         return vq_terms(u_ND, codes_ND)
 
     def _transform(self, latent_basis_KD: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Image tokenizers: encoder + quantizer + decoder. Image to tokens and back; no loss weights, no optimizer."""
 
-from smalti.tokenizers.base import IdxBl, Tokenizer, TokenizerOutput, pad_to_multiple
+from smalti.tokenizers.base import Tokenizer, TokenizerOutput, pad_to_multiple
 from smalti.tokenizers.dvae import DVAE
 from smalti.tokenizers.emu3 import Emu3VQ
 from smalti.tokenizers.patch import PatchVQVAE
@@ -8,6 +8,7 @@ from smalti.tokenizers.simple import SimpleVQVAE
 from smalti.tokenizers.titok import TiTok
 from smalti.tokenizers.token_images import to_token_image, to_tokens
 from smalti.tokenizers.tokens import Tokens
+from smalti.tokenizers.var_interface import IdxBl, VARTokenizer
 from smalti.tokenizers.vqgan import VQGAN
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerOutput",
     "Tokens",
+    "VARTokenizer",
     "pad_to_multiple",
     "to_token_image",
     "to_tokens",

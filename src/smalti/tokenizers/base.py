@@ -4,8 +4,7 @@ Legend: B images, C image channels, H x W pixels, D embedding_dim, K scales, l_k
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -13,13 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from smalti.checks import expect
 from smalti.formats.saved_model import SavedModel
 from smalti.ops.graphs import recording
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.ops.waiting import reads_are_free
 from smalti.quantizers import Indices, Quantizer, QuantizerOutput, with_quantizer
 from smalti.tokenizers.tokens import Tokens
-from smalti.tokenizers.var_interface import PatchNums, VARQuantizer, as_grids, numbered, square_grid
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ Model = TypeVar("Model", bound="Tokenizer")
 class Tokenizer(SavedModel):
     """An image tokenizer: image -> latent -> codes -> image.
 
-    A subclass builds `encoder`, `quantizer` and `decoder` and says what it is (`config`). Saving and loading, also
+    A subclass builds `encoder`, `quantizer` and `decoder` and says what it is (`config`). One whose quantizer may have
+    scales also has VAR's interface (`var_interface.py`). Saving and loading, also
     to and from the Hugging Face hub, come with `save_pretrained`, `from_pretrained` and `push_to_hub`.
     """
 
@@ -108,7 +108,7 @@ class Tokenizer(SavedModel):
                 GPU the tokens of such an image are -1 instead, which nothing decodes.
         """
         pixels = to_float(image) if image.dtype == torch.uint8 else image
-        indices = self._indices(_in_range(pixels))
+        indices = as_scales(self.quantizer.encode(self._latent(in_range(pixels))))
         size = (image.shape[2], image.shape[3])
         return Tokens(indices, size, self.vocab_size, image.dtype, self._settled_fingerprint())
 
@@ -126,99 +126,6 @@ class Tokenizer(SavedModel):
         """The images after each scale, coarse to fine; the last is `decode(tokens)`. One for a single scale."""
         return [self._finish(z_q, tokens) for z_q in self.quantizer.decode_progressive(self._checked(tokens))]
 
-    # ---- VAR's interface ----------------------------------------------------------------------------------------
-
-    @property
-    def Cvae(self) -> int:
-        """Components of a code, under VAR's name."""
-        return self.quantizer.embedding_dim
-
-    @property
-    def quantize(self) -> VARQuantizer:
-        """The multi-scale quantizer under VAR's names; single-scale tokenizers have none."""
-        return VARQuantizer(self.quantizer)
-
-    @torch.no_grad()
-    def img_to_idxBl(self, inp_img_no_grad: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None) -> "IdxBl":
-        """Token indices of images (B, C, H, W) in [-1, 1]: a list of int64 (B, l_k), coarse to fine.
-
-        图像 → 各尺度的词元索引列表,由粗到细。The list also remembers the grids and the image size (`IdxBl`), which
-        lengths alone do not tell when images are not square.
-
-        Args:
-            inp_img_no_grad: the images.
-            v_patch_nums: sides, or (h_k, w_k), of the scales of a multi-scale tokenizer; default: in proportion.
-        """
-        return IdxBl(self._multi_scale_tokens(inp_img_no_grad, v_patch_nums))
-
-    @torch.no_grad()
-    def idxBl_to_img(
-        self,
-        ms_idx_Bl: Sequence[Shaped[Tensor, "b ..."]],
-        same_shape: bool | None = None,
-        last_one: bool = False,
-        *,
-        grids: Sequence[Sequence[int]] | None = None,
-    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
-        """Images in [-1, 1] of token indices: what the forward pass reconstructs in eval mode.
-
-        各尺度的词元索引 → 图像。`idxBl_to_img(indices)` is the final image. With VAR's arguments it is what VAR
-        returns: the list of images after each scale, or with `last_one` the last of them.
-
-        Args:
-            ms_idx_Bl: one (B, l_k) per scale, coarse to fine, as `img_to_idxBl` returns.
-            same_shape: VAR's; True: all images have the full size. False, an experiment of VAR's that its training
-                never does: the latent grows from scale to scale, and the images with it.
-            last_one: VAR's; only the last image.
-            grids: (h_k, w_k) of each scale, or (h_k, w_k, *code_shape); needed for a plain list whose scales are not
-                square.
-        """
-        tokens = self._tokens(ms_idx_Bl, grids)
-        if same_shape is None or (same_shape and last_one):
-            return self.decode(tokens)
-        if same_shape or len(tokens.indices) == 1:
-            return self.progressive(tokens)
-        self._checked(tokens)
-        return self.embed_to_img(self.quantize.code_maps(tokens.indices), all_to_max_scale=False, last_one=last_one)
-
-    @torch.no_grad()
-    def embed_to_img(
-        self, ms_h_BChw: Sequence[Float[Tensor, "b d _ _"]], all_to_max_scale: bool, last_one: bool = False
-    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
-        """Images in [-1, 1] after each scale, or with `last_one` the last, of code vectors (B, D, h_k, w_k).
-
-        Args:
-            ms_h_BChw: code vectors, or mixtures of them, coarse to fine.
-            all_to_max_scale: as `same_shape` in `idxBl_to_img`.
-            last_one: only the last image.
-        """
-        f_hats = self.quantize.embed_to_fhat(ms_h_BChw, all_to_max_scale)
-        images = [self.fhat_to_img(f_hat) for f_hat in (f_hats[-1:] if last_one else f_hats)]
-        return images[-1] if last_one else images
-
-    def fhat_to_img(self, f_hat: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
-        """Images in [-1, 1] of quantized latents (B, D, h, w): the decoder and a clamp."""
-        size = (f_hat.shape[2] * self.stride, f_hat.shape[3] * self.stride)
-        return self._image(f_hat.to(_dtype(self.decoder)), size).clamp(-1, 1)
-
-    @torch.no_grad()
-    def img_to_reconstructed_img(
-        self, x: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None, last_one: bool = False
-    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c h w"]]:
-        """Reconstructions of images (B, C, H, W) after each scale, or with `last_one` the final one."""
-        tokens = self._multi_scale_tokens(x, v_patch_nums)
-        return self.decode(tokens) if last_one else self.progressive(tokens)
-
-    @torch.no_grad()
-    def idxBl_to_var_input(
-        self, ms_idx_Bl: Sequence[Shaped[Tensor, "b ..."]], grids: Sequence[Sequence[int]] | None = None
-    ) -> Float[Tensor, "b l d"]:
-        """Input of a visual autoregressive generator: (B, L - l_1, D); (B, L, D), the codes, for a single scale.
-
-        各尺度的词元索引 → 自回归模型的(教师强制)输入。Arguments as in `idxBl_to_img`.
-        """
-        return self.quantizer.var_input(self._checked(self._tokens(ms_idx_Bl, grids)))
-
     # ---- parts --------------------------------------------------------------------------------------------------
 
     def _latent(self, image: Tensor) -> Tensor:
@@ -229,15 +136,8 @@ class Tokenizer(SavedModel):
             )
         if not image.is_floating_point():
             raise ValueError(f"image: got dtype {image.dtype}, expected float (-1 to 1)")
-        image = pad_to_multiple(image.to(_dtype(self.encoder)), self.stride)
+        image = pad_to_multiple(image.to(dtype_of(self.encoder)), self.stride)
         return self.encoder(_rescaled(image, (-1.0, 1.0), self.image_range))
-
-    def _indices(self, image: Tensor, v_patch_nums: PatchNums | None = None) -> tuple[Tensor, ...]:
-        """Indices of images in [-1, 1], one (B, *grid) per scale."""
-        z = self._latent(image)
-        if v_patch_nums is None:
-            return _as_scales(self.quantizer.encode(z))
-        return self.quantize.encode(z, as_grids(v_patch_nums))
 
     def _settled_fingerprint(self) -> str:
         """The fingerprint, computed again only where a tensor has changed since.
@@ -255,11 +155,6 @@ class Tokenizer(SavedModel):
             self._seen = state, self.fingerprint
         return self._seen[1]
 
-    def _multi_scale_tokens(self, image: Tensor, v_patch_nums: PatchNums | None) -> Tokens:
-        indices = self._indices(_in_range(image), v_patch_nums)
-        size = (image.shape[2], image.shape[3])
-        return Tokens(indices, size, self.vocab_size, fingerprint=self._settled_fingerprint())
-
     def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the latent, and of the last token map, of an image of that size."""
         height, width = image_size
@@ -271,13 +166,15 @@ class Tokenizer(SavedModel):
         return image if self.training else image.clamp(-1, 1)
 
     def _finish(self, z_q: Tensor, tokens: Tokens) -> Tensor:
-        image = self._image(z_q.to(_dtype(self.decoder)), tokens.image_size).clamp(-1, 1)
+        image = self._image(z_q.to(dtype_of(self.decoder)), tokens.image_size).clamp(-1, 1)
         return to_uint8(image) if tokens.image_dtype == torch.uint8 else image.to(tokens.image_dtype)
 
     def _checked(self, tokens: Tokens) -> Indices:
         """The indices as the quantizer wants them, after a look at vocabulary and image size."""
         if tokens.vocab_size != self.vocab_size:
-            raise ValueError(f"tokens: made with a vocabulary of {tokens.vocab_size}, this model has {self.vocab_size}")
+            raise ValueError(
+                f"tokens: got a vocabulary of {tokens.vocab_size}, expected {self.vocab_size} as this model has"
+            )
         own = self._settled_fingerprint() if tokens.fingerprint else ""
         if own and own != tokens.fingerprint:
             raise ValueError(f"tokens: made by the model {tokens.fingerprint[:12]}…, this one is {own[:12]}…")
@@ -285,38 +182,23 @@ class Tokenizer(SavedModel):
         # How many codes a position may have is the quantizer's to say: residual levels may be left out
         if last[:2] != latent or len(last) != 2 + len(self.quantizer.code_shape):
             raise ValueError(
-                f"tokens: the last grid is {last}, an image of {tokens.image_size} has one of "
-                f"{(*latent, *self.quantizer.code_shape)}"
+                f"tokens: got {last} as the last grid, expected {(*latent, *self.quantizer.code_shape)} for an image "
+                f"of {tokens.image_size}"
             )
         return tokens.indices[0] if len(tokens.indices) == 1 else tokens.indices
 
-    def _tokens(self, ms_idx_Bl: Sequence[Tensor], grids: Sequence[Sequence[int]] | None) -> Tokens:
-        if isinstance(ms_idx_Bl, IdxBl) and grids is None:
-            return ms_idx_Bl.tokens()
-        shapes = [tuple(scale.shape) for scale in ms_idx_Bl]
-        if not shapes or any(len(shape) != 2 or shape[0] != shapes[0][0] or shape[1] < 1 for shape in shapes):
-            raise ValueError(f"ms_idx_Bl: got shapes {shapes}, expected one (B, l_k) per scale with equal B")
-        code_shape = self.quantizer.code_shape
-        squares = (square_grid(length, code_shape, "ms_idx_Bl") for _, length in shapes)
-        grids = [(*grid, *code_shape[len(grid) - 2 :]) for grid in grids or squares]
-        if [prod(grid) for grid in grids] != [length for _, length in shapes]:
-            raise ValueError(f"grids: got {grids}, which do not hold {[length for _, length in shapes]} tokens")
-        image_size = (grids[-1][0] * self.stride, grids[-1][1] * self.stride)
-        return Tokens.unflatten(torch.cat(list(ms_idx_Bl), dim=1), grids, image_size, self.vocab_size)
+
+def check_strides(encoder: int, decoder: int) -> None:
+    """Refuse a decoder that does not undo the encoder's reduction in size."""
+    if encoder != decoder:
+        raise ValueError(f"decoder: got stride {decoder}, expected the encoder's {encoder}")
 
 
-class IdxBl(list[Tensor]):
-    """A list of (B, l_k) indices that remembers the grids and the image size it came from."""
-
-    def __init__(self, tokens: Tokens):
-        super().__init__(numbered(tokens.indices))
-        self._tokens = tokens
-
-    def tokens(self) -> Tokens:
-        """The tokens as maps, with the indices that the list holds now."""
-        made = self._tokens
-        tokens = Tokens.unflatten(torch.cat(list(self), dim=1), made.grids, made.image_size, made.vocab_size)
-        return replace(tokens, fingerprint=made.fingerprint)
+def growing(image_range: Sequence[float]) -> tuple[float, float]:
+    """A range of values, refused where it is none."""
+    good = len(image_range) == 2 and image_range[0] < image_range[1]
+    expect(good, "image_range", tuple(image_range), "two growing numbers such as (-1, 1)")
+    return float(image_range[0]), float(image_range[1])
 
 
 def pad_to_multiple(image: Float[Tensor, "b c h w"], stride: int) -> Float[Tensor, "b c H W"]:
@@ -329,7 +211,8 @@ def pad_to_multiple(image: Float[Tensor, "b c h w"], stride: int) -> Float[Tenso
     return image
 
 
-def _dtype(network: nn.Module) -> torch.dtype:
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """The dtype of the weights."""
     return next(network.parameters(), torch.empty(0)).dtype
 
 
@@ -341,17 +224,18 @@ def _rescaled(image: Tensor, source: tuple[float, float], target: tuple[float, f
     return (image - source[0]) * factor + target[0]
 
 
-def _as_scales(indices: Indices) -> tuple[Tensor, ...]:
+def as_scales(indices: Indices) -> tuple[Tensor, ...]:
+    """The indices of each scale; those of a single scale may come as one tensor."""
     return (indices,) if isinstance(indices, Tensor) else tuple(indices)
 
 
-def _in_range(image: Tensor) -> Tensor:
-    """A float image, or a complaint: the range is declared by the dtype, not guessed from the values."""
+def in_range(image: Tensor) -> Tensor:
+    """A float image in [-1, 1], refused where it is not: the dtype declares the range, the values do not."""
     if not image.is_floating_point():
         raise ValueError(f"image: got dtype {image.dtype}, expected uint8 (0 to 255) or float (-1 to 1)")
     if recording() or image.numel() == 0:
         return image
-    if not reads_are_free(image):  # NaN has no token (`quantizers.base.marked`), and nobody waits
+    if not reads_are_free(image):  # NaN has no token (`quantizers.latents.marked`), and nobody waits
         inside_B = (image.abs() <= 1.001).flatten(1).all(dim=1)
         return torch.where(inside_B.reshape(-1, 1, 1, 1), image, torch.nan)
     low, high = (float(value) for value in image.aminmax())

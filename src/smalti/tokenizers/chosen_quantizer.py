@@ -28,11 +28,13 @@ def chosen_quantizer(
     if quantizer is None:
         return default_quantizer(vocab_size, embedding_dim, patch_nums, num_codebooks)
     if patch_nums is not None or num_codebooks is not None:
-        raise ValueError("patch_nums, num_codebooks: belong to the default quantizer, expected none beside your own")
+        raise ValueError(
+            f"patch_nums, num_codebooks: got {patch_nums}, {num_codebooks}, expected None beside your own quantizer"
+        )
     own = (quantizer.num_embeddings, quantizer.embedding_dim)
     if own != (vocab_size, embedding_dim):
-        sizes = f"vocab_size is {vocab_size} and embedding_dim {embedding_dim}"
-        raise ValueError(f"quantizer: has {own[0]} codes of dimension {own[1]}, but {sizes}")
+        sizes = f"{vocab_size} of dimension {embedding_dim} (vocab_size, embedding_dim)"
+        raise ValueError(f"quantizer: got {own[0]} codes of dimension {own[1]}, expected {sizes}")
     return quantizer
 
 

@@ -9,10 +9,9 @@ from typing import Any, final
 
 from smalti.blocks.config import from_plain, to_plain
 from smalti.blocks.dvae import DVAEConfig, DVAEDecoder, DVAEEncoder
+from smalti.checks import at_least
 from smalti.quantizers import Quantizer
-from smalti.quantizers.base import positive
-from smalti.tokenizers.base import Tokenizer
-from smalti.tokenizers.vqgan import growing
+from smalti.tokenizers.base import Tokenizer, growing
 
 
 @final
@@ -41,8 +40,8 @@ class DVAE(Tokenizer):
         super().__init__()
         encoder, decoder = from_plain(DVAEConfig, encoder), from_plain(DVAEConfig, decoder)
         if encoder.groups != decoder.groups:
-            raise ValueError(f"decoder: has {decoder.groups} groups, but the encoder has {encoder.groups}")
-        positive(image_channels=image_channels)
+            raise ValueError(f"decoder: got {decoder.groups} groups, expected the encoder's {encoder.groups}")
+        at_least(1, image_channels=image_channels)
         self.encoder = DVAEEncoder(encoder, image_channels, quantizer.embedding_dim)
         self.quantizer = quantizer
         self.decoder = DVAEDecoder(decoder, image_channels, quantizer.embedding_dim)

@@ -11,7 +11,7 @@ from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.temporal import FrameToImageDecoder, ImageToFrameEncoder
 from smalti.quantizers import Quantizer
-from smalti.tokenizers.base import Tokenizer
+from smalti.tokenizers.base import Tokenizer, check_strides, growing
 
 
 @final
@@ -43,14 +43,13 @@ class Emu3VQ(Tokenizer):
         """
         super().__init__()
         encoder, decoder = PyramidConfig.of(encoder), PyramidConfig.of(decoder)
-        if encoder.stride != decoder.stride:
-            raise ValueError(f"decoder: enlarges by {decoder.stride}, but the encoder reduces by {encoder.stride}")
+        check_strides(encoder.stride, decoder.stride)
         temporal = (image_channels, quantizer.embedding_dim, time_halvings, time_blocks)
         self.encoder = ImageToFrameEncoder(encoder, *temporal)
         self.quantizer = quantizer
         self.decoder = FrameToImageDecoder(decoder, *temporal)
         self.stride, self.image_channels = encoder.stride, image_channels
-        self.image_range = (float(image_range[0]), float(image_range[1]))
+        self.image_range = growing(image_range)
         self._sizes = {
             "encoder": to_plain(encoder),
             "decoder": to_plain(decoder),

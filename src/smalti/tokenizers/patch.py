@@ -9,14 +9,15 @@ from typing import Any, final
 
 from smalti.blocks.config import from_plain, to_plain
 from smalti.blocks.patch import PatchConfig, PatchDecoder, PatchEncoder
+from smalti.checks import at_least
 from smalti.quantizers import Quantizer
-from smalti.quantizers.base import positive
-from smalti.tokenizers.base import Tokenizer
+from smalti.tokenizers.base import check_strides
 from smalti.tokenizers.chosen_quantizer import chosen_quantizer
+from smalti.tokenizers.var_interface import VARTokenizer
 
 
 @final
-class PatchVQVAE(Tokenizer):
+class PatchVQVAE(VARTokenizer):
     """Patch encoder, any quantizer, patch decoder.
 
     >>> model = PatchVQVAE(vocab_size=512, embedding_dim=16, encoder={"widths": [32, 64], "blocks": [1, 1]})
@@ -50,11 +51,10 @@ class PatchVQVAE(Tokenizer):
             ValueError: encoder and decoder of different strides, sizes below 1; see also `chosen_quantizer`.
         """
         super().__init__()
-        positive(image_channels=image_channels)
+        at_least(1, image_channels=image_channels)
         encoder = from_plain(PatchConfig, encoder or {})
         decoder = encoder if decoder is None else from_plain(PatchConfig, decoder)
-        if encoder.stride != decoder.stride:
-            raise ValueError(f"decoder: got stride {decoder.stride}, expected the encoder's {encoder.stride}")
+        check_strides(encoder.stride, decoder.stride)
         self.encoder = PatchEncoder(encoder, image_channels, embedding_dim)
         self.quantizer = chosen_quantizer(vocab_size, embedding_dim, patch_nums, num_codebooks, quantizer)
         self.decoder = PatchDecoder(decoder, image_channels, embedding_dim)

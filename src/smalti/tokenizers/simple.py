@@ -9,17 +9,17 @@ from typing import Any, final
 
 from smalti.blocks import ConvDecoder, ConvEncoder
 from smalti.blocks.transformer import MOST_BLOCKS
+from smalti.checks import at_least, between
 from smalti.quantizers import Quantizer
-from smalti.quantizers.base import positive
-from smalti.tokenizers.base import Tokenizer
 from smalti.tokenizers.chosen_quantizer import chosen_quantizer
+from smalti.tokenizers.var_interface import VARTokenizer
 
 MOST_STAGES = 16
 """More of them would make one latent cell of more pixels than any image has."""
 
 
 @final
-class SimpleVQVAE(Tokenizer):
+class SimpleVQVAE(VARTokenizer):
     """Convolutional encoder, quantizer, transposed-convolution decoder.
 
     >>> model = SimpleVQVAE(vocab_size=16, embedding_dim=64)
@@ -56,11 +56,9 @@ class SimpleVQVAE(Tokenizer):
             quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must agree with it.
         """
         super().__init__()
-        positive(hidden_dim=hidden_dim, image_channels=image_channels)
-        if not 1 <= num_stages <= MOST_STAGES:
-            raise ValueError(f"num_stages: got {num_stages}, expected 1 to {MOST_STAGES}")
-        if not 0 <= num_res_blocks <= MOST_BLOCKS:
-            raise ValueError(f"num_res_blocks: got {num_res_blocks}, expected 0 to {MOST_BLOCKS}")
+        at_least(1, hidden_dim=hidden_dim, image_channels=image_channels)
+        between(1, MOST_STAGES, num_stages=num_stages)
+        between(0, MOST_BLOCKS, num_res_blocks=num_res_blocks)
         quantizer = chosen_quantizer(vocab_size, embedding_dim, patch_nums, num_codebooks, quantizer)
         network = (image_channels, embedding_dim, hidden_dim, num_stages, num_res_blocks, activation, norm)
         self.encoder, self.quantizer, self.decoder = ConvEncoder(*network), quantizer, ConvDecoder(*network)

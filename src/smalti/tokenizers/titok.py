@@ -6,7 +6,7 @@ are learned for one image size; smaller images are padded to it, larger ones are
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, final
 
 from torch import Tensor
@@ -15,12 +15,10 @@ from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.titok import CodeHead, PixelHead, TiTokDecoder, TiTokEncoder
 from smalti.blocks.transformer import ViTConfig
+from smalti.checks import at_least
 from smalti.formats.arguments import construct
 from smalti.quantizers import Quantizer
-from smalti.quantizers.base import positive
-from smalti.tokenizers.base import IdxBl, Tokenizer
-from smalti.tokenizers.tokens import Tokens
-from smalti.tokenizers.vqgan import growing
+from smalti.tokenizers.base import Tokenizer, growing
 
 
 @final
@@ -67,7 +65,7 @@ class TiTok(Tokenizer):
         decoder = decoder if isinstance(decoder, ViTConfig) else construct(ViTConfig, decoder)
         pixels = None if pixel_decoder is None else PyramidConfig.of(pixel_decoder)
         _check(encoder, decoder, pixels, image_size)
-        positive(num_latent_tokens=num_latent_tokens, num_pixel_codes=num_pixel_codes, image_channels=image_channels)
+        at_least(1, num_latent_tokens=num_latent_tokens, num_pixel_codes=num_pixel_codes, image_channels=image_channels)
         head = (
             PixelHead(decoder.width, decoder.patch_size, image_channels)
             if pixels is None
@@ -102,8 +100,7 @@ class TiTok(Tokenizer):
         """(1, num_latent_tokens) for every image up to the trained size."""
         if max(image_size) > self.stride:
             raise ValueError(
-                f"image: got {image_size[0]}x{image_size[1]} pixels, this TiTok takes at most "
-                f"{self.stride}x{self.stride}"
+                f"image: got {image_size[0]}x{image_size[1]} pixels, expected at most {self.stride}x{self.stride}"
             )
         return (1, self.num_latent_tokens)
 
@@ -112,12 +109,6 @@ class TiTok(Tokenizer):
             self.latent_grid((image.shape[2], image.shape[3]))
         return super()._latent(image)
 
-    def _tokens(self, ms_idx_Bl: Sequence[Tensor], grids: Sequence[Sequence[int]] | None) -> Tokens:
-        if isinstance(ms_idx_Bl, IdxBl) and grids is None:
-            return super()._tokens(ms_idx_Bl, grids)
-        tokens = super()._tokens(ms_idx_Bl, grids or [(1, self.num_latent_tokens)])
-        return replace(tokens, image_size=(self.stride, self.stride))
-
 
 def _check(encoder: ViTConfig, decoder: ViTConfig, pixels: PyramidConfig | None, image_size: int) -> None:
     for side in (encoder.patch_size, decoder.patch_size):
@@ -125,5 +116,5 @@ def _check(encoder: ViTConfig, decoder: ViTConfig, pixels: PyramidConfig | None,
             raise ValueError(f"image_size: got {image_size}, expected a multiple of the patch size {side}")
     if pixels is not None and pixels.stride != decoder.patch_size:
         raise ValueError(
-            f"pixel_decoder: enlarges by {pixels.stride}, expected the decoder's patch size {decoder.patch_size}"
+            f"pixel_decoder: got stride {pixels.stride}, expected the decoder's patch size {decoder.patch_size}"
         )

@@ -1,30 +1,172 @@
-"""A multi-scale quantizer under the names that VAR's code calls it by, so that other people's VAR code runs unchanged.
+"""VAR's interface: a tokenizer and its multi-scale quantizer under VAR's names, so that VAR code runs unchanged.
 
 VAR has one codebook for all scales. Where each scale has its own, VAR's trainer and plain sampler still work; what
 mixes codes (`more_smooth`) is refused, as there is no one codebook to mix.
 
-Source: the interface of `vae_local.quantize` in Tian et al. 2024 (arXiv 2404.02905): argument names and return values
-are VAR's, the work is done by `MultiScaleQuantizer`. Latents that are not square work too: the scales follow in
-proportion.
+Source: the interface of `vae_local` and `vae_local.quantize` in Tian et al. 2024 (arXiv 2404.02905): argument names and
+return values are VAR's, the work is done by `Tokenizer` and `MultiScaleQuantizer`. Latents that are not square work
+too: the scales follow in proportion.
 
 Legend: B images, C channels, H x W latent, h_k x w_k scale k, l_k = h_k * w_k, L the sum of all l_k.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import isqrt, prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from smalti.ops import add_scale, proportional_grids
 from smalti.quantizers import MultiScaleQuantizer, Quantizer
-from smalti.tokenizers.tokens import Grids
+from smalti.tokenizers.base import Tokenizer, as_scales, dtype_of, in_range
+from smalti.tokenizers.tokens import Grids, Tokens
 
 PatchNums = Sequence[int | tuple[int, int] | list[int]]
 """Scales, coarse to fine: the side of each, or its height and width."""
+
+
+class VARTokenizer(Tokenizer):
+    """A tokenizer whose quantizer may have scales, with VAR's interface beside `encode` and `decode`.
+
+    With one scale the lists have one entry, and there is no `quantize`.
+    """
+
+    @property
+    def Cvae(self) -> int:
+        """Components of a code, under VAR's name."""
+        return self.quantizer.embedding_dim
+
+    @property
+    def quantize(self) -> "VARQuantizer":
+        """The multi-scale quantizer under VAR's names; where there is one scale there is none."""
+        return VARQuantizer(self.quantizer)
+
+    @torch.no_grad()
+    def img_to_idxBl(self, inp_img_no_grad: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None) -> "IdxBl":
+        """Token indices of images (B, C, H, W) in [-1, 1]: a list of int64 (B, l_k), coarse to fine.
+
+        The list also remembers the grids and the image size (`IdxBl`), which lengths alone do not tell when images are
+        not square.
+
+        图像 → 各尺度的词元索引列表，由粗到细；列表还记得网格和图像大小。
+
+        Args:
+            inp_img_no_grad: the images.
+            v_patch_nums: sides, or (h_k, w_k), of the scales of a multi-scale tokenizer; default: in proportion.
+        """
+        return IdxBl(self._scale_tokens(inp_img_no_grad, v_patch_nums))
+
+    @torch.no_grad()
+    def idxBl_to_img(
+        self,
+        ms_idx_Bl: Sequence[Shaped[Tensor, "b ..."]],
+        same_shape: bool | None = None,
+        last_one: bool = False,
+        *,
+        grids: Sequence[Sequence[int]] | None = None,
+    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
+        """Images in [-1, 1] of token indices: what the forward pass reconstructs in eval mode.
+
+        `idxBl_to_img(indices)` is the final image. With VAR's arguments it is what VAR returns: the list of images
+        after each scale, or with `last_one` the last of them.
+
+        各尺度的词元索引 → 图像；带上 VAR 的参数时，返回值与 VAR 相同。
+
+        Args:
+            ms_idx_Bl: one (B, l_k) per scale, coarse to fine, as `img_to_idxBl` returns.
+            same_shape: VAR's; True: all images have the full size. False, an experiment of VAR's that its training
+                never does: the latent grows from scale to scale, and the images with it.
+            last_one: VAR's; only the last image.
+            grids: (h_k, w_k) of each scale, or (h_k, w_k, *code_shape); needed for a plain list whose scales are not
+                square.
+        """
+        tokens = self._tokens(ms_idx_Bl, grids)
+        if same_shape is None or (same_shape and last_one):
+            return self.decode(tokens)
+        if same_shape or len(tokens.indices) == 1:
+            return self.progressive(tokens)
+        self._checked(tokens)
+        return self.embed_to_img(self.quantize.code_maps(tokens.indices), all_to_max_scale=False, last_one=last_one)
+
+    @torch.no_grad()
+    def embed_to_img(
+        self, ms_h_BChw: Sequence[Float[Tensor, "b d _ _"]], all_to_max_scale: bool, last_one: bool = False
+    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
+        """Images in [-1, 1] after each scale, or with `last_one` the last, of code vectors (B, D, h_k, w_k).
+
+        Args:
+            ms_h_BChw: code vectors, or mixtures of them, coarse to fine.
+            all_to_max_scale: as `same_shape` in `idxBl_to_img`.
+            last_one: only the last image.
+        """
+        f_hats = self.quantize.embed_to_fhat(ms_h_BChw, all_to_max_scale)
+        images = [self.fhat_to_img(f_hat) for f_hat in (f_hats[-1:] if last_one else f_hats)]
+        return images[-1] if last_one else images
+
+    def fhat_to_img(self, f_hat: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
+        """Images in [-1, 1] of quantized latents (B, D, h, w): the decoder and a clamp."""
+        size = (f_hat.shape[2] * self.stride, f_hat.shape[3] * self.stride)
+        return self._image(f_hat.to(dtype_of(self.decoder)), size).clamp(-1, 1)
+
+    @torch.no_grad()
+    def img_to_reconstructed_img(
+        self, x: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None, last_one: bool = False
+    ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c h w"]]:
+        """Reconstructions of images (B, C, H, W) after each scale, or with `last_one` the final one."""
+        tokens = self._scale_tokens(x, v_patch_nums)
+        return self.decode(tokens) if last_one else self.progressive(tokens)
+
+    @torch.no_grad()
+    def idxBl_to_var_input(
+        self, ms_idx_Bl: Sequence[Shaped[Tensor, "b ..."]], grids: Sequence[Sequence[int]] | None = None
+    ) -> Float[Tensor, "b l d"]:
+        """Input of a visual autoregressive generator: (B, L - l_1, D); (B, L, D), the codes, for a single scale.
+
+        Arguments as in `idxBl_to_img`.
+
+        各尺度的词元索引 → 自回归模型的（教师强制）输入。
+        """
+        return self.quantizer.var_input(self._checked(self._tokens(ms_idx_Bl, grids)))
+
+    def _scale_tokens(self, image: Tensor, v_patch_nums: PatchNums | None) -> Tokens:
+        """Tokens of float images, at the scales that are asked for."""
+        z = self._latent(in_range(image))
+        grids = None if v_patch_nums is None else as_grids(v_patch_nums)
+        indices = self.quantizer.encode(z) if grids is None else self.quantize.encode(z, grids)
+        size = (image.shape[2], image.shape[3])
+        return Tokens(as_scales(indices), size, self.vocab_size, fingerprint=self._settled_fingerprint())
+
+    def _tokens(self, ms_idx_Bl: Sequence[Tensor], grids: Sequence[Sequence[int]] | None) -> Tokens:
+        if isinstance(ms_idx_Bl, IdxBl) and grids is None:
+            return ms_idx_Bl.tokens()
+        shapes = [tuple(scale.shape) for scale in ms_idx_Bl]
+        if not shapes or any(len(shape) != 2 or shape[0] != shapes[0][0] or shape[1] < 1 for shape in shapes):
+            raise ValueError(f"ms_idx_Bl: got shapes {shapes}, expected one (B, l_k) per scale with equal B")
+        code_shape = self.quantizer.code_shape
+        squares = (square_grid(length, code_shape, "ms_idx_Bl") for _, length in shapes)
+        grids = [(*grid, *code_shape[len(grid) - 2 :]) for grid in grids or squares]
+        if [prod(grid) for grid in grids] != [length for _, length in shapes]:
+            raise ValueError(f"grids: got {grids}, expected such of {[length for _, length in shapes]} tokens")
+        image_size = (grids[-1][0] * self.stride, grids[-1][1] * self.stride)
+        return Tokens.unflatten(torch.cat(list(ms_idx_Bl), dim=1), grids, image_size, self.vocab_size)
+
+
+class IdxBl(list[Tensor]):
+    """A list of (B, l_k) indices that remembers the grids and the image size it came from."""
+
+    def __init__(self, tokens: Tokens):
+        super().__init__(numbered(tokens.indices))
+        self._tokens = tokens
+
+    def tokens(self) -> Tokens:
+        """The tokens as maps, with the indices that the list holds now."""
+        made = self._tokens
+        tokens = Tokens.unflatten(torch.cat(list(self), dim=1), made.grids, made.image_size, made.vocab_size)
+        return replace(tokens, fingerprint=made.fingerprint)
 
 
 class VARQuantizer(nn.Module):
@@ -65,7 +207,7 @@ class VARQuantizer(nn.Module):
         """
         if self._quantizer.code_shape:
             raise ValueError(
-                f"embedding: VAR's code knows one code a position, this quantizer has {self._quantizer.code_shape}"
+                f"embedding: VAR's code knows one code per position, this quantizer has {self._quantizer.code_shape}"
             )
         codebook = self._quantizer.get_codebook().detach()
         if len(self._quantizer.quantizers) == 1:
@@ -85,7 +227,7 @@ class VARQuantizer(nn.Module):
     def prog_si(self, value: int) -> None:
         """Accept what VAR's trainer sets while it trains plainly."""
         if value >= 0:
-            raise ValueError(f"prog_si: got {value}, progressive training is not supported (-1)")
+            raise ValueError(f"prog_si: got {value}, expected -1: progressive training is not supported")
 
     def encode(self, z: Float[Tensor, "b c h w"], grids: Grids) -> tuple[Int64[Tensor, "b _ _"], ...]:
         """Indices of a latent at the given scales."""
@@ -105,9 +247,8 @@ class VARQuantizer(nn.Module):
 
         Scales of a plain list are taken to be square; a list from `img_to_idxBl` knows its own.
         """
-        tokens = getattr(gt_ms_idx_Bl, "tokens", None)
-        if tokens is not None:
-            return self._quantizer.var_input(tokens().indices)
+        if isinstance(gt_ms_idx_Bl, IdxBl):
+            return self._quantizer.var_input(gt_ms_idx_Bl.tokens().indices)
         code_shape = self._quantizer.code_shape
         grids = [square_grid(scale.shape[1], code_shape, "gt_ms_idx_Bl") for scale in gt_ms_idx_Bl]
         scales = zip(gt_ms_idx_Bl, grids, strict=True)
@@ -128,7 +269,7 @@ class VARQuantizer(nn.Module):
             The new f_hat (B, C, H, W), and that seen at scale si + 1; at the last scale f_hat twice.
         """
         if len(self.v_patch_nums) != SN or not 0 <= si < SN:
-            raise ValueError(f"si, SN: got {si} of {SN} scales, this tokenizer has {len(self.v_patch_nums)}")
+            raise ValueError(f"si, SN: got scale {si} of {SN}, expected one of {len(self.v_patch_nums)}")
         grids = proportional_grids(self.v_patch_nums, f_hat.shape[2], f_hat.shape[3])
         return self._quantizer.next_scale_input(si, f_hat, h_BChw, grids)
 
@@ -216,7 +357,9 @@ def square_grid(length: int, code_shape: tuple[int, ...], name: str) -> tuple[in
     """
     side = isqrt(length // prod(code_shape))
     if side * side * prod(code_shape) != length:
-        raise ValueError(f"{name}: a scale of {length} tokens is not square: pass grids=((h_1, w_1), …)")
+        raise ValueError(
+            f"{name}: got a scale of {length} tokens, which is not square: expected grids=((h_1, w_1), …) beside it"
+        )
     return (side, side, *code_shape)
 
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig, PyramidDecoder, PyramidEncoder
+from smalti.checks import at_least
 from smalti.quantizers import Quantizer
-from smalti.quantizers.base import positive
-from smalti.tokenizers.base import Tokenizer
+from smalti.tokenizers.base import check_strides, growing
+from smalti.tokenizers.var_interface import VARTokenizer
 
 
 @final
-class VQGAN(Tokenizer):
+class VQGAN(VARTokenizer):
     """Pyramid encoder, quantizer, pyramid decoder.
 
     >>> from smalti.quantizers import VectorQuantizer
@@ -57,9 +58,8 @@ class VQGAN(Tokenizer):
         super().__init__()
         encoder = PyramidConfig.of(encoder)
         decoder = encoder.mirrored() if decoder is None else PyramidConfig.of(decoder)
-        if encoder.stride != decoder.stride:
-            raise ValueError(f"decoder: enlarges by {decoder.stride}, but the encoder reduces by {encoder.stride}")
-        positive(image_channels=image_channels)
+        check_strides(encoder.stride, decoder.stride)
+        at_least(1, image_channels=image_channels)
         self.encoder = PyramidEncoder(encoder, image_channels, quantizer.embedding_dim)
         self.quantizer = quantizer
         self.decoder = NoDecoder() if encoder_only else PyramidDecoder(decoder, image_channels, quantizer.embedding_dim)
@@ -91,10 +91,3 @@ class NoDecoder(nn.Module):
     def forward(self, z_q: Float[Tensor, "b d h w"]) -> Tensor:
         """Refuse."""
         raise ValueError("decode: this checkpoint has no decoder, it can only encode")
-
-
-def growing(image_range: Sequence[float]) -> tuple[float, float]:
-    """A range of values, refused where it is none."""
-    if len(image_range) != 2 or not image_range[0] < image_range[1]:
-        raise ValueError(f"image_range: got {tuple(image_range)}, expected two growing numbers such as (-1, 1)")
-    return float(image_range[0]), float(image_range[1])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.quantizers import Quantizer
-from smalti.quantizers.placed import PlacedCodebookQuantizer
+from smalti.quantizers.vector import CodebookQuantizer
 from smalti.tokenizers import Tokenizer
 
 PARTS = ("encoder", "quantizer", "decoder")
@@ -75,5 +75,5 @@ def _misfit(own: Tensor, theirs: Tensor | None) -> str:
 def _skip_initialisation(quantizer: Quantizer) -> None:
     """A codebook that was taken must not be started anew from the first batches."""
     for module in quantizer.modules():
-        if isinstance(module, PlacedCodebookQuantizer):
+        if isinstance(module, CodebookQuantizer):
             module.init = None

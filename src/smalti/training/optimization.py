@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.quantizers.tables import Codebook, CodeTransform
+from smalti.quantizers.sim_vq import CodeTransform
+from smalti.quantizers.vector import Codebook
 
 Model = TypeVar("Model", bound=nn.Module)
 Pairs = tuple[list[Tensor], list[Tensor]]
@@ -173,7 +174,7 @@ def load_moments(optimizer: torch.optim.Optimizer, saved: dict) -> None:
 class AveragedModel(Generic[Model]):
     """A copy of a model whose weights are exponential moving averages of the original's.
 
-    Codebooks (`smalti.quantizers.tables.Codebook`, which says why) and buffers are copied, not averaged. Nor would
+    Codebooks (`smalti.quantizers.vector.Codebook`, which says why) and buffers are copied, not averaged. Nor would
     there be noise to remove: a moving-average codebook is an average over batches already, and its counts and sums fit
     no other codebook. What remains is that the averaged encoder lags behind the codebook; as the learning rate falls,
     so does the lag. Every other table of vectors, such as the words and classes of a prior, is averaged.

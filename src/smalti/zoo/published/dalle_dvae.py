@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smalti.quantizers.one_hot import OneHotQuantizer
+from smalti.quantizers.gumbel import OneHotQuantizer
 from smalti.tokenizers import DVAE
 from smalti.zoo.published.checkpoints import Candidate
 from smalti.zoo.published.family import Family, has

@@ -8,7 +8,7 @@ norm looking at the whole latent.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smalti.quantizers.lookup_free import LookupFreeQuantizer
+from smalti.quantizers.binary import LookupFreeQuantizer
 from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
 from smalti.zoo.published.family import Family, build_vqgan, has

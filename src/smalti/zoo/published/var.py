@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smalti.quantizers import MultiScaleQuantizer, VectorQuantizer
-from smalti.quantizers.znorm import ZNormVectorQuantizer
+from smalti.quantizers.vector import ZNormVectorQuantizer
 from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
 from smalti.zoo.published.family import Family, build_vqgan, has
