@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smalti.cli.parsing import parse_config
+from smalti.cli.reproduce import reproduce_command
 from smalti.formats.recipe import read_recipe, write_recipe
 from smalti.formats.sealed_json import open_sealed, seal
 from smalti.jobs.evaluate import EvaluateConfig
-from smalti.jobs.repeat import command_line
 from smalti.jobs.train_config import TrainConfig, plain_settings
 from smalti.jobs.train_prior import TrainPriorConfig
 from smalti.training import RunFolder
@@ -111,7 +111,7 @@ def test_a_printed_recipe_is_read_back(folder: Path, capsys: pytest.CaptureFixtu
 def test_the_command_that_repeats_an_evaluation_is_read_back(first: int) -> None:
     run, data, *judges, device = (NASTY * 2)[first : first + 6]
     config = EvaluateConfig(run=run, data=data, judges=tuple(judges), device=device, size=(3, 4), min_usage=1e-7)
-    words = shlex.split(command_line("eval", config, EvaluateConfig, ("run", "data")))
+    words = shlex.split(reproduce_command("eval", config, EvaluateConfig, ("run", "data")))
     assert words[:2] == ["smalti", "eval"]
     assert parse_config(EvaluateConfig, words[2:], prog="x", positionals=("run", "data")) == config
 

@@ -155,7 +155,10 @@ def test_statistics_of_reconstructed_originals_are_no_reference(samples, photos,
 
 
 def test_the_command_repeats_the_numbers(samples, photos, network, capsys, tmp_path):
-    told = evaluate_samples(EvaluateSamplesConfig(str(samples), str(photos), judges=(network,), size=32)).to_dict()
+    assert (
+        main(["eval-samples", str(samples), str(photos), "--judges", f'["{network}"]', "--size", "32", "--json"]) == 0
+    )
+    told = json.loads(capsys.readouterr().out)
     words = shlex.split(told["command"])
     assert main([*words[1:], "--json", "--out", str(tmp_path / "numbers.json")]) == 0
     assert json.loads(capsys.readouterr().out) == told == json.loads((tmp_path / "numbers.json").read_text())

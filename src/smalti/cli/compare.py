@@ -15,6 +15,7 @@ from rich.table import Table
 
 from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
+from smalti.cli.reproduce import reproduce_command
 from smalti.data import save_image
 from smalti.evaluation.comparison import Comparison, Row
 from smalti.evaluation.rate_distortion import plot_rate_distortion, require_matplotlib
@@ -61,17 +62,21 @@ def run(arguments: list[str]) -> int:
     else:  # an existing folder is refused before the work, not after it
         with replace_folder(command.out, command.force) as folder:
             comparison = with_progress(lambda on_images: compare(command, on_images))
-            (folder / "compare.json").write_text(to_json(comparison) + "\n", encoding="utf-8")
+            (folder / "compare.json").write_text(_json(comparison) + "\n", encoding="utf-8")
             save_image(folder / "grid.png", comparison.picture)
             if command.curves:
                 plot_rate_distortion(comparison, folder / "rate_distortion.png")
     if command.json:
-        print(to_json(comparison))
+        print(_json(comparison))
     else:
         print_table(comparison)
     for warning in comparison.warnings:
         print(f"smalti compare: warning: {warning}", file=sys.stderr)
     return 0
+
+
+def _json(comparison: Comparison) -> str:
+    return to_json(comparison, reproduce_command("compare", comparison.config, CompareConfig, ("runs", "data")))
 
 
 def print_table(comparison: Comparison) -> None:

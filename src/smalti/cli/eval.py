@@ -13,6 +13,7 @@ from rich.table import Table
 
 from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
+from smalti.cli.reproduce import reproduce_command
 from smalti.formats.atomic import replace_file
 from smalti.formats.bits import bits_per_index
 from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult, evaluate
@@ -61,9 +62,9 @@ def run(arguments: list[str]) -> int:
     else:  # an existing file is refused before the work, not after it
         with replace_file(command.out, command.force) as path:
             result = with_progress(lambda on_images: evaluate(command, on_images))
-            path.write_text(to_json(result) + "\n", encoding="utf-8")
+            path.write_text(_json(result) + "\n", encoding="utf-8")
     if command.json:
-        print(to_json(result))
+        print(_json(result))
     else:
         print_tables(result, Console(markup=False, highlight=False, emoji=False))
     for warning in result.warnings:
@@ -73,6 +74,10 @@ def run(arguments: list[str]) -> int:
             print(f"smalti eval: collapsed: {reason}", file=sys.stderr)
         return COLLAPSED
     return 0
+
+
+def _json(result: EvaluationResult) -> str:
+    return to_json(result, reproduce_command("eval", result.config, EvaluateConfig, ("run", "data")))
 
 
 def print_tables(result: EvaluationResult, console: Console) -> None:

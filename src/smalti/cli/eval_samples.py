@@ -12,6 +12,7 @@ from rich.table import Table
 
 from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
+from smalti.cli.reproduce import reproduce_command
 from smalti.formats.atomic import replace_file
 from smalti.jobs.evaluate_samples import EvaluateSamplesConfig, SamplesResult, evaluate_samples
 
@@ -50,14 +51,18 @@ def run(arguments: list[str]) -> int:
     else:  # an existing file is refused before the work, not after it
         with replace_file(command.out, command.force) as path:
             result = with_progress(lambda on_images: evaluate_samples(command, on_images))
-            path.write_text(to_json(result) + "\n", encoding="utf-8")
+            path.write_text(_json(result) + "\n", encoding="utf-8")
     if command.json:
-        print(to_json(result))
+        print(_json(result))
     else:
         print_table(result, Console(markup=False, highlight=False, emoji=False))
     for warning in result.warnings:
         print(f"smalti eval-samples: warning: {warning}", file=sys.stderr)
     return 0
+
+
+def _json(result: SamplesResult) -> str:
+    return to_json(result, reproduce_command("eval-samples", result.config, EvaluateSamplesConfig, ("samples", "data")))
 
 
 def print_table(result: SamplesResult, console: Console) -> None:

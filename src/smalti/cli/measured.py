@@ -18,9 +18,11 @@ class Reportable(Protocol):
         """Plain JSON types."""
 
 
-def to_json(result: Reportable) -> str:
-    """A result as a JSON object."""
-    return json_text(result.to_dict(), indent=2)
+def to_json(result: Reportable, command: str) -> str:
+    """A result, with the command that repeats the measurement, as a JSON object."""
+    content = result.to_dict()
+    first = {name: content.pop(name) for name in ("version", "smalti")}
+    return json_text({**first, "command": command, **content}, indent=2)
 
 
 def json_text(content: dict[str, Any], indent: int | None = None) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smalti.codec import chosen_coding
 from smalti.data import image_names
+from smalti.evaluation.inputs import MeasureConfig
 from smalti.evaluation.judges import Judges
 from smalti.evaluation.measurement import (
     Judgment,
@@ -119,8 +120,8 @@ class Comparison:
     """Files that did not decode, and why."""
     machine: dict[str, Any]
     """Device, threads and batch size: what the speeds depend on."""
-    command: str
-    """The command that gives these numbers again."""
+    config: MeasureConfig
+    """The settings; the size is the one that was used."""
     picture: UInt8[Tensor, "3 height width"]
     """Originals, below them a row for each line of the table."""
 
@@ -129,7 +130,6 @@ class Comparison:
         return {
             "version": 1,
             "smalti": version("smalti"),
-            "command": self.command,
             "data": self.data,
             "images": self.images,
             "images_sha256": self.images_sha256,

@@ -16,7 +16,6 @@ from smalti.evaluation.measurement import (
     warnings_about,
     warnings_about_quality,
 )
-from smalti.jobs.repeat import command_line
 from smalti.metrics import (
     Codec,
     Protocol,
@@ -93,7 +92,6 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
     coded = merged(compared)
     rows += [each.row(originals, statistics) for each in coded]
     pictures = [("originals", shown), *((c.name, c.shown) for c in compared), *((c.name, c.shown) for c in coded)]
-    repeated = replace(config, size="native" if size is None else size)
     return Comparison(
         data=config.data,
         protocol=protocol,
@@ -108,6 +106,6 @@ def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None 
         ),
         unreadable=dict(source.unreadable),
         machine={"device": str(device), "threads": torch.get_num_threads(), "batch_size": config.batch_size},
-        command=command_line("compare", repeated, CompareConfig, ("runs", "data")),
+        config=replace(config, size="native" if size is None else size),
         picture=gallery(pictures),
     )

@@ -24,7 +24,6 @@ from smalti.evaluation.measurement import (
     warnings_about,
     warnings_about_quality,
 )
-from smalti.jobs.repeat import command_line
 from smalti.metrics import CodeUsageResult, Protocol
 from smalti.ops.device import find_device
 from smalti.zoo import open_tokenizer
@@ -82,8 +81,8 @@ class EvaluationResult:
     """Why the codebook is called collapsed; empty if it is healthy."""
     warnings: tuple[str, ...]
     """What a reader of the numbers must know."""
-    command: str
-    """The command that gives these numbers again."""
+    config: EvaluateConfig
+    """The settings; the size is the one that was used."""
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -100,7 +99,6 @@ class EvaluationResult:
         return {
             "version": 2,
             "smalti": version("smalti"),
-            "command": self.command,
             "run": self.run,
             "fingerprint": self.fingerprint,
             "data": self.data,
@@ -150,7 +148,6 @@ def evaluate(config: EvaluateConfig, on_images: Callable[[int, int], None] | Non
     usage = measurement.usage()
     judgments = measurement.pictures.judgments(originals.statistics())
     quality = measurement.pictures.quality.compute()
-    repeated = replace(config, size="native" if size is None else size)
     return EvaluationResult(
         run=config.run,
         fingerprint=tokenizer.fingerprint,
@@ -167,5 +164,5 @@ def evaluate(config: EvaluateConfig, on_images: Callable[[int, int], None] | Non
         usage=usage,
         collapse=usage.collapse(config.min_usage),
         warnings=(*warnings_about_quality(config.run, quality), *warnings_about(originals.images, judgments)),
-        command=command_line("eval", repeated, EvaluateConfig, ("run", "data")),
+        config=replace(config, size="native" if size is None else size),
     )

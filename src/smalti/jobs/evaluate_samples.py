@@ -18,7 +18,6 @@ from smalti.data import ImageSource, TransformConfig, open_images
 from smalti.evaluation.inputs import JudgingConfig, prepared_images
 from smalti.evaluation.judges import Judges, open_judges
 from smalti.evaluation.measurement import Judgment, Originals, compared, warnings_about
-from smalti.jobs.repeat import command_line
 from smalti.jobs.sample import GRID, GROWTH
 from smalti.metrics import (
     FeatureAccumulator,
@@ -83,8 +82,8 @@ class SamplesResult:
     """Samples and images that did not decode, and why; they are in no number."""
     warnings: tuple[str, ...]
     """What a reader of the numbers must know."""
-    command: str
-    """The command that gives these numbers again."""
+    config: EvaluateSamplesConfig
+    """The settings; the size is the one that was used."""
 
     @property
     def gfid(self) -> float | None:
@@ -96,7 +95,6 @@ class SamplesResult:
         return {
             "version": 1,
             "smalti": version("smalti"),
-            "command": self.command,
             "samples": self.samples,
             "samples_count": self.samples_count,
             "samples_sha256": self.samples_sha256,
@@ -176,9 +174,7 @@ def evaluate_samples(
         left_out={**judges.left_out, **reference.left_out, **left_out},
         unreadable={**source.unreadable, **reference.unreadable},
         warnings=warnings_about(count, judgments),
-        command=command_line(
-            "eval-samples", replace(config, size=protocol.size or "samples"), EvaluateSamplesConfig, ("samples", "data")
-        ),
+        config=replace(config, size=protocol.size or "samples"),
     )
 
 

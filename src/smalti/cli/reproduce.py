@@ -1,4 +1,4 @@
-"""The command that repeats a job: it stands beside the numbers, so that nobody has to remember how they were taken."""
+"""The command that repeats a measurement. It is printed with the numbers."""
 
 import json
 import shlex
@@ -8,7 +8,7 @@ from typing import Any
 from smalti.formats.recipe import write_list
 
 
-def command_line(verb: str, config: Any, config_class: type, positionals: tuple[str, ...]) -> str:
+def reproduce_command(verb: str, config: Any, config_class: type, positionals: tuple[str, ...]) -> str:
     """The call of `smalti VERB` that gives this config; options at their defaults are left out.
 
     Args:
