@@ -261,6 +261,13 @@ def test_the_table_of_rooms_is_that_of_the_source() -> None:
                 assert room == path.parent.name or floors[room] < floors[path.parent.name], f"{path}: {node.module}"
 
 
+def test_the_files_to_look_at_are_there() -> None:
+    named = re.findall(r"`([\w/]+/\w+\.py)`", " ".join(cells[1] for cells in rows("Where to look")))
+    assert len(named) > 15
+    places = (ROOT, ROOT / "src" / "smalti")
+    assert [name for name in named if not any((place / name).is_file() for place in places)] == []
+
+
 def test_every_dependency_says_why_it_is_there() -> None:
     project = tomllib.loads(text_of(Path("pyproject.toml")))["project"]
     required = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
