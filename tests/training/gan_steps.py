@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from smalti.data import Batch
+from smalti.distributed import process_count, process_rank
 from smalti.losses import LossTable
-from smalti.ops.processes import process_count, process_rank
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import (

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from smalti.data import Batch
+from smalti.distributed import process_count, process_rank
 from smalti.losses import LossTable
-from smalti.ops.processes import process_count, process_rank
 from smalti.quantizers import DeadCodeRevival, KMeansInit, MultiScaleQuantizer, VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import (

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from smalti.data import Batch, open_images, ordered_batches, training_batches
 from smalti.data.loader import Pixels, choose_workers
+from smalti.distributed import process_count, process_rank
 from smalti.jobs.train_config import TrainConfig, plain_settings
 from smalti.jobs.train_scales import fit_scales
 from smalti.losses import LossTable, build_network_losses
 from smalti.metrics import mean_color, psnr
 from smalti.ops.device import DTYPES
-from smalti.ops.processes import process_count, process_rank
 from smalti.tokenizers import Tokenizer
 from smalti.training import (
     GANTrainer,

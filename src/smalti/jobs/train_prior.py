@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from smalti.data import TokenBatch, TokenDataset
+from smalti.distributed import process_count, process_rank
 from smalti.jobs.train_config import check_session, plain_settings
 from smalti.ops.device import Precision
-from smalti.ops.processes import process_count, process_rank
 from smalti.priors import Prior, TokenLayout
 from smalti.quantizers import MultiScaleQuantizer
 from smalti.tokenizers import Tokenizer

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from smalti.ops.processes import process_count, sum_over_processes
+from smalti.distributed import process_count, sum_over_processes
 
 DELTA = 1e-6
 """Added to the denominator, as in the paper."""

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.distributed import joined_size, sample_vectors, sum_over_processes
 from smalti.ops.nearest import nearest_code
-from smalti.ops.processes import joined_size, sample_vectors, sum_over_processes
 from smalti.ops.usage import code_sums, count_codes
 
 

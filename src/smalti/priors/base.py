@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smalti.formats.arguments import construct
-from smalti.formats.saved_model import SavedModel
+from smalti.models import SavedModel
 from smalti.ops.waiting import worth_a_wait
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig

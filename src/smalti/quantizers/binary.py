@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from smalti.checks import above_zero, at_least, between
+from smalti.distributed import mean_over_processes
 from smalti.ops import bit_entropy, divergence_from_uniform, mean_bit_code_distribution, unit_sphere
-from smalti.ops.processes import mean_over_processes
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors, mean_square
 from smalti.quantizers.latents import constant
 

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from smalti.checks import expect
+from smalti.distributed import sum_over_processes
 from smalti.ops import code_sums
-from smalti.ops.processes import sum_over_processes
 from smalti.quantizers.base import mean_square
 from smalti.quantizers.vector import CodebookQuantizer
 

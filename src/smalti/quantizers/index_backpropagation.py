@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.checks import above_zero, at_least
+from smalti.distributed import mean_over_processes
 from smalti.ops import divergence_from_uniform, index_backpropagation, map_tiles
-from smalti.ops.processes import mean_over_processes
 from smalti.quantizers.base import QuantizedVectors, mean_square
 from smalti.quantizers.vector import CodebookQuantizer, vq_terms
 

@@ -23,8 +23,8 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from smalti.checks import at_least, between, expect
+from smalti.distributed import sum_over_processes
 from smalti.ops import add_scale, count_codes, proportional_grids, to_grid
-from smalti.ops.processes import sum_over_processes
 from smalti.quantizers.base import (
     LARGEST_LISTED_CODEBOOK,
     Indices,

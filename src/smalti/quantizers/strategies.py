@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from smalti.checks import at_least, expect
+from smalti.distributed import joined_size, sample_vectors
 from smalti.ops import kmeans_start
-from smalti.ops.processes import joined_size, sample_vectors
 from smalti.ops.waiting import reads_are_free
 
 

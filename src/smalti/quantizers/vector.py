@@ -30,9 +30,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.checks import at_least, below_one, one_of
+from smalti.distributed import joined_size, sum_over_processes
 from smalti.ops import count_codes, nearest_code, recomputing, rotation_trick, straight_through, unit_sphere
 from smalti.ops.nearest import Metric
-from smalti.ops.processes import joined_size, sum_over_processes
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors, mean_square, whole_counts
 from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 

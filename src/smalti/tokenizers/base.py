@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from smalti.checks import expect
-from smalti.formats.saved_model import SavedModel
+from smalti.models import SavedModel
 from smalti.ops.graphs import recording
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.ops.waiting import reads_are_free

@@ -1,5 +1,6 @@
 """Training: one loop, one session around it, and what both stand on. Begin with `loop.py`, then `session.py`."""
 
+from smalti.distributed import all_gather, any_process, in_all, on_main
 from smalti.training.checkpoint import (
     best_checkpoint,
     check_whole,
@@ -9,7 +10,6 @@ from smalti.training.checkpoint import (
     read_notes,
     save_checkpoint,
 )
-from smalti.training.collectives import all_gather, any_process, in_all, on_main
 from smalti.training.finite_check import NonFiniteLossError
 from smalti.training.fully_sharded import join_sharded
 from smalti.training.gan import AdversarialConfig, DiscriminatorResult, GANTrainer

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from smalti.distributed import process_count, sum_over_processes
 from smalti.losses import LossResult
-from smalti.ops.processes import process_count, sum_over_processes
 from smalti.training.finite_check import FiniteCheck
 from smalti.training.runtime import Runtime
 

@@ -28,9 +28,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from smalti.formats.atomic import remove, replace_file, replace_folder
-from smalti.formats.saved_model import SavedModel
 from smalti.formats.sealed_json import open_sealed, seal
 from smalti.formats.weights import file_sha256
+from smalti.models import SavedModel
 from smalti.training.optimization import load_moments, regrouped
 from smalti.training.state import TrainingState
 

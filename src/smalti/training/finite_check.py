@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from smalti.distributed import all_gather
 from smalti.ops.waiting import reads_are_free
-from smalti.training.collectives import all_gather
 
 NAMED_AT_MOST = 8
 """How many files of a batch an error names."""

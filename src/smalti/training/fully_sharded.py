@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor, nn
 
-from smalti.formats.saved_model import SavedModel
+from smalti.distributed import process_rank
+from smalti.models import SavedModel
 from smalti.ops.device import Precision
-from smalti.ops.processes import process_rank
 from smalti.training.runtime import Runtime, join_processes
 
 if TYPE_CHECKING:

@@ -17,11 +17,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from smalti.distributed import raise_together, sum_numbers
 from smalti.losses import LossResult
-from smalti.ops.processes import sum_numbers
 from smalti.quantizers import one_codebook_update
 from smalti.training.accumulation import Part, accumulate_gradients
-from smalti.training.collectives import raise_together
 from smalti.training.gan import DiscriminatorResult, GANStep, GANTrainer, two_backward_passes
 from smalti.training.objectives import Objective
 from smalti.training.optimization import OptimizationConfig, learning_rate

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from smalti.ops.processes import process_rank
+from smalti.distributed import process_rank
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

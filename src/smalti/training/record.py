@@ -16,10 +16,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from smalti.data import picture_grid
+from smalti.distributed import sum_over_processes
 from smalti.formats.atomic import replace_file
 from smalti.metrics import psnr
 from smalti.ops import count_codes
-from smalti.ops.processes import sum_over_processes
 from smalti.tokenizers import Tokenizer
 from smalti.training.gan import DiscriminatorResult
 from smalti.training.loop import StepResult

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from smalti.formats.saved_model import SavedModel
+from smalti.models import SavedModel
 from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.ops.pixels import to_float
 from smalti.tokenizers import Tokenizer

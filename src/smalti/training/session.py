@@ -27,11 +27,10 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from smalti.data import save_image
-from smalti.formats.saved_model import SavedModel
+from smalti.distributed import all_gather, any_process, in_all, on_main, process_rank
+from smalti.models import SavedModel
 from smalti.ops.device import Precision
-from smalti.ops.processes import process_rank
 from smalti.training.checkpoint import best_checkpoint, deliver, load_checkpoint, read_manifest, read_notes
-from smalti.training.collectives import all_gather, any_process, in_all, on_main
 from smalti.training.fully_sharded import join_sharded
 from smalti.training.gan import GANTrainer
 from smalti.training.loop import DataError, StepResult, train_steps

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.formats.saved_model import SavedModel
+from smalti.models import SavedModel
 from smalti.training.accumulation import Part
 from smalti.training.finite_check import FiniteCheck, NonFiniteLossError
 from smalti.training.optimization import AveragedModel, OptimizationConfig, build_optimizer, step_unless

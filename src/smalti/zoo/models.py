@@ -7,7 +7,7 @@ from typing import Any
 
 from smalti.formats.arguments import check_arguments
 from smalti.formats.hub import fetch
-from smalti.formats.saved_model import read_config
+from smalti.models import read_config
 from smalti.tokenizers import DVAE, VQGAN, Emu3VQ, PatchVQVAE, SimpleVQVAE, TiTok, Tokenizer
 from smalti.zoo.box import filled, is_boxed, saved_folder
 from smalti.zoo.memory import check_memory

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from smalti.formats.saved_model import read_config
+from smalti.models import read_config
 from smalti.priors import Prior
 from smalti.tokenizers import Tokenizer
 from smalti.zoo.box import is_boxed

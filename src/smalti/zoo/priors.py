@@ -11,7 +11,7 @@ from typing import Any
 
 from smalti.formats.arguments import construct
 from smalti.formats.hub import fetch
-from smalti.formats.saved_model import read_config
+from smalti.models import read_config
 from smalti.priors import MaskedTransformer, NextScaleTransformer, NextTokenTransformer, Prior, TokenLayout
 from smalti.priors.masked import MaskedConfig
 from smalti.priors.next_scale import NextScaleConfig

@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.blocks import PatchDiscriminator
+from smalti.distributed import sum_over_processes
 from smalti.losses import ADVERSARIAL_LOSSES, Augmentation, LeCam, LossResult, LossTable, adaptive_weight, r1
-from smalti.ops.processes import sum_over_processes
 from smalti.training.accumulation import Hidden, Part, accumulate_gradients
 from smalti.training.finite_check import FiniteCheck
 from smalti.training.gan.config import AdversarialConfig

@@ -8,14 +8,19 @@ in train mode calls them, so an evaluation in one process never waits for anothe
 多个训练进程像一个进程那样学习:所有进程须以相同顺序调用,得到逐位相同的结果;只有训练模式下的学习才会调用。
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
+
+Value = TypeVar("Value")
+
+REFUSALS = (ValueError, OSError)
+"""Errors that speak to the user; all processes are told. Others are bugs: the launcher ends the other processes."""
 
 
 def process_count() -> int:
@@ -123,3 +128,53 @@ def _take(z_ND: Tensor, positions_M: Tensor, passes: Sequence[int]) -> Tensor:
         here_M = (own_M >= 0) & (own_M < len(part_ND))
         rows_MD = torch.where(here_M.unsqueeze(1), part_ND[own_M.clamp(0, len(part_ND) - 1)], rows_MD)
     return sum_over_processes(rows_MD)
+
+
+# ---- Python objects, decisions and errors -------------------------------------------------------------------------
+
+
+def all_gather(value: Value) -> list[Value]:
+    """The values of all processes, in the order of their ranks."""
+    if process_count() == 1:
+        return [value]
+    values: list[Value | None] = [None] * process_count()
+    dist.all_gather_object(values, value, group=host_group())
+    return values  # type: ignore[return-value]
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    return sum_numbers(int(flag)) != [0]
+
+
+def raise_together(error: Exception | None) -> None:
+    """If any process has an error, raise it in all: the first one, in the order of the ranks."""
+    for raised in all_gather(error):
+        if raised is not None:
+            raise raised
+
+
+def in_all(task: Callable[[], Value]) -> Value:
+    """Run a task in every process; if it is refused in one, it is in all."""
+    try:
+        result, error = task(), None
+    except REFUSALS as refused:
+        result, error = None, refused
+    raise_together(error)
+    return result  # type: ignore[return-value]
+
+
+def on_main(task: Callable[[], Value]) -> Value:
+    """Run a task in the first process only; all get its result, or its error."""
+    if process_count() == 1:
+        return task()
+    outcome: list[object] = [None, None]
+    if process_rank() == 0:
+        try:
+            outcome[0] = task()
+        except REFUSALS as refused:
+            outcome[1] = refused
+    dist.broadcast_object_list(outcome, src=0, group=host_group())
+    if isinstance(outcome[1], Exception):
+        raise outcome[1]
+    return outcome[0]  # type: ignore[return-value]
