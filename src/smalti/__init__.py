@@ -15,6 +15,7 @@ _HOMES = {
     "GroupedQuantizer": "smalti.quantizers",
     "GumbelQuantizer": "smalti.quantizers",
     "IndexBackpropagationQuantizer": "smalti.quantizers",
+    "ImageVocabulary": "smalti.tokenizers",
     "KMeansInit": "smalti.quantizers",
     "LookupFreeQuantizer": "smalti.quantizers",
     "MultiScaleQuantizer": "smalti.quantizers",

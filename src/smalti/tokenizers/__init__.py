@@ -9,6 +9,7 @@ from smalti.tokenizers.titok import TiTok
 from smalti.tokenizers.token_images import to_token_image, to_tokens
 from smalti.tokenizers.tokens import Tokens
 from smalti.tokenizers.var_interface import IdxBl, VARTokenizer
+from smalti.tokenizers.vocabulary import ImageVocabulary, resize_embeddings
 from smalti.tokenizers.vqgan import VQGAN
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "VQGAN",
     "Emu3VQ",
     "IdxBl",
+    "ImageVocabulary",
     "PatchVQVAE",
     "SimpleVQVAE",
     "TiTok",
@@ -24,6 +26,7 @@ __all__ = [
     "Tokens",
     "VARTokenizer",
     "pad_to_multiple",
+    "resize_embeddings",
     "to_token_image",
     "to_tokens",
 ]
