@@ -233,7 +233,7 @@ def test_other_images_settings_and_folders_are_refused(whole: Path, run: str, ph
     tokenize(config(run, photos, out, mirrored=True, force=True))
     assert len(rows_of(out)) == 2 * GOOD
     (out / "letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match=r"holds letter.txt, which is no part"):
+    with pytest.raises(FileExistsError, match=r"holds letter.txt, which is not part"):
         tokenize(config(run, photos, out, force=True))
     with pytest.raises(FileExistsError, match="holds files"):
         tokenize(config(run, photos, photos))
