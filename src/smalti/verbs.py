@@ -1,7 +1,7 @@
-"""What the command line does, in one call each: `smalti.encode_file("photo.jpg", "photo.tokens")`.
+"""The commands of the command line as Python functions: `smalti.encode_file("photo.jpg", "photo.tokens")`.
 
-Options are those of the command, as keyword arguments; a table stands for a group of options, `optimization={"steps":
-100}` for `--optimization.steps 100`. Results are those of the jobs.
+The options of the command are keyword arguments. A group of options is a dict: `optimization={"steps": 100}` means
+`--optimization.steps 100`. The functions return the results of the jobs.
 """
 
 import typing
@@ -36,9 +36,9 @@ def train(data: Name, out: Name, **options: Any) -> TrainResult:
     >>> smalti.train("photos", "runs/photos", init_from="photo-f8", optimization={"steps": 500})  # doctest: +SKIP
 
     Args:
-        data: a folder of images, or what else the command takes.
-        out: the run folder to make.
-        options: fields of `TrainConfig`. What is not given is what suits the model, as for the command.
+        data: a folder of images, or any other source that the command takes.
+        out: run directory to write.
+        options: fields of `TrainConfig`. Their defaults depend on the model, as for the command.
     """
     suited = ModelDefaults.of(options.get("model", "auto"), options.get("init_from", ""))
     defaults = {field.name: getattr(suited, field.name) for field in fields(suited)}
@@ -51,13 +51,13 @@ def evaluate(data: Name, model: Name = DEFAULT, **options: Any) -> EvaluationRes
 
 
 def encode_file(images: Name | Sequence[Name], out: Name, model: Name = DEFAULT, **options: Any) -> EncodeResult:
-    """Turn images into one token file: `smalti encode MODEL IMAGES... -o OUT`; options are fields of `EncodeConfig`."""
+    """Encode images into a token file: `smalti encode MODEL IMAGES... -o OUT`; options are fields of `EncodeConfig`."""
     names = [images] if isinstance(images, str | Path) else images
     return encode(_config(EncodeConfig, {**options, "images": list(map(str, names)), "out": out, "run": model}))
 
 
 def decode_file(tokens: Name, out: Name, model: Name = FROM_FILE, **options: Any) -> tuple[DecodedImage, ...]:
-    """Turn a token file back into images: `smalti decode MODEL TOKENS OUT`; options are fields of `DecodeConfig`."""
+    """Decode a token file into images: `smalti decode MODEL TOKENS OUT`; options are fields of `DecodeConfig`."""
     return decode(_config(DecodeConfig, {**options, "tokens": tokens, "out": out, "run": model}))
 
 
@@ -67,7 +67,7 @@ def tokenize(data: Name, out: Name, model: Name = DEFAULT, **options: Any) -> To
 
 
 def sample(prior: Name, out: Name, **options: Any) -> SampleResult:
-    """Draw images from a trained prior: `smalti sample PRIOR --out OUT`; options are fields of `SampleConfig`."""
+    """Sample images from a trained prior: `smalti sample PRIOR --out OUT`; options are fields of `SampleConfig`."""
     return sample_job(_config(SampleConfig, {**options, "prior": prior, "out": out}))
 
 
@@ -77,12 +77,12 @@ def _config(
     """A config from keyword arguments.
 
     Args:
-        config_class: its dataclass.
-        options: values by field; a table changes the default of a nested config under its keys.
-        defaults: values that take the place of the config's own defaults.
+        config_class: the dataclass of the config.
+        options: values by field; a dict changes the fields of a nested config that it names.
+        defaults: values that replace the defaults of the config.
 
     Raises:
-        ValueError: an unknown field or a value of a wrong type.
+        ValueError: an unknown field, or a value of the wrong type.
     """
     hints = typing.get_type_hints(config_class)
     values = dict(defaults or {})
@@ -99,14 +99,14 @@ def _config(
 
 
 def _default(config_class: Any, name: str) -> Any:
-    """The value that a field with a default factory has where none is given."""
+    """The default value of a field with a default factory."""
     (factory,) = (field.default_factory for field in fields(config_class) if field.name == name)
     assert callable(factory)
     return factory()
 
 
 def _as_typed(value: Any, hint: Any) -> Any:
-    """Text for a path or a path for text, a list for a tuple, as the field has it."""
+    """The value in the type of the field: text or path as the other, a list as a tuple."""
     kinds = {hint, *typing.get_args(hint)}
     if isinstance(value, str | Path):
         return Path(value) if Path in kinds else str(value)

@@ -49,7 +49,7 @@ def test_there_and_back(run, photos, tmp_path, capsys):
     assert lines[0] == "flat.png: 30 x 21, 64 tokens, 40 bytes packed, 0.5079 bits per pixel"
     assert lines[1] == "tall.jpg: 8 x 12, 9 tokens, 6 bytes packed, 0.5000 bits per pixel"
     size = (tmp_path / "t").stat().st_size
-    assert lines[2] == f"{tokens}: 2 images, {size} bytes in all; the tokens alone at log2 20 bits each: 39"
+    assert lines[2] == f"{tokens}: 2 images, file of {size} bytes; tokens alone at log2(20) bits per token: 39 bytes"
     assert (len(lines), printed.err) == (3, "")
 
     assert main(["decode", run, tokens, "-o", str(out)]) == 0

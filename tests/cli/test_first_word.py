@@ -49,7 +49,7 @@ def test_a_token_file_names_its_tokenizer(folder: Path, capsys: pytest.CaptureFi
     assert (load_image("picture.png") == load_image("again.png")).all()
     call("encode", "other", "photos/0.png", "-o", "other.tokens", capsys=capsys)
     assert main(["decode", "other.tokens", "-o", "x.png"]) == 2
-    line = "other.tokens: made by none of the tokenizers of the box (photo-f8, photo-pyramid), expected its tokenizer: "
+    line = "other.tokens: made by none of the built-in tokenizers (photo-f8, photo-pyramid); name its tokenizer: "
     assert capsys.readouterr().err == f"smalti decode: error: {line}smalti decode RUN other.tokens\n"
     Path("other.tokens").write_bytes(Path("other.tokens").read_bytes()[:-1])
     assert main(["decode", "other.tokens", "x.png"]) == 2
@@ -78,7 +78,7 @@ def test_measuring_and_tokenizing_without_naming_a_tokenizer(folder: Path, capsy
         ("encode other -o t", "missing IMAGES"),
         ("decode nowhere photos/0.png x.png", "model: nowhere is not a folder with a saved model"),
         ("decode nowhere photos/0.png -o x.png", "model: nowhere is not a folder with a saved model"),
-        ("decode other t.tokens x.png y.png", "unexpected argument 'y.png', expected are: RUN TOKENS OUT"),
+        ("decode other t.tokens x.png y.png", "unexpected argument 'y.png', expected arguments: RUN TOKENS OUT"),
         ("decode t.tokens x.png", "t.tokens: No such file"),
         ("eval photo-f8", "missing DATA"),
         ("eval nowhere photos", "model: nowhere is not a folder with a saved model"),
@@ -98,7 +98,7 @@ def test_what_is_neither_is_refused_in_one_line(
 def test_a_name_that_means_two_things_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load("other").save_pretrained("photo-f8")
     assert main(["eval", "photo-f8", "photos"]) == 2
-    assert "photo-f8: the box and this folder both have one; expected ./photo-f8" in capsys.readouterr().err
+    assert "photo-f8: is a built-in tokenizer and a file or folder here; write ./photo-f8" in capsys.readouterr().err
     measured = json.loads(call("eval", "./photo-f8", "photos", "--judges=[]", "--json", capsys=capsys))
     assert measured["fingerprint"] == load("other").fingerprint
     call("encode", "photos/0.png", "-o", "t", capsys=capsys)
@@ -113,7 +113,7 @@ def test_an_empty_box_is_one_line(
     for words in (["encode", "photos/0.png", "-o", "u"], ["decode", "t", "x.png"], ["eval", "photos"]):
         assert main(words) == 2
         error = capsys.readouterr().err
-        assert "no weights of photo-f8" in error or "the box (which is empty)" in error
+        assert "no weights of photo-f8" in error or "built-in tokenizers (this installation has none)" in error
         assert error.count("\n") == 1
 
 

@@ -167,7 +167,7 @@ def test_a_fault_of_ours_is_two_lines_and_a_traceback_only_where_asked_for(verb,
     assert main(["train"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "smalti train: error: TypeError: two lines",
-        "smalti train: this is a fault of smalti; SMALTI_TRACEBACK=1 shows where it happened",
+        "smalti train: this is a bug in smalti; set SMALTI_TRACEBACK=1 to see where it happened",
     ]
     monkeypatch.setenv("SMALTI_TRACEBACK", "1")
     with pytest.raises(TypeError, match="two"):

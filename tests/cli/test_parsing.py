@@ -230,9 +230,9 @@ def test_mistakes_on_the_command_line(arguments, message):
 
 
 def test_too_many_words():
-    with pytest.raises(ValueError, match="unexpected argument 'c', expected are: RUN OUT"):
+    with pytest.raises(ValueError, match="unexpected argument 'c', expected arguments: RUN OUT"):
         parse("r", "b", "c", positionals=("run", "out"))
-    with pytest.raises(ValueError, match="unexpected argument 'c', expected are: none"):
+    with pytest.raises(ValueError, match="unexpected argument 'c', expected arguments: none"):
         parse("c", positionals=())
 
 

@@ -129,7 +129,7 @@ def test_ctrl_c_leaves_a_usable_run_and_says_how_to_go_on(photos, recipe, tmp_pa
     step = int(sorted(path.name for path in os.scandir(run / "checkpoints"))[-1])
     assert f"stopped after step {step} of 100000" in out
     load(run)
-    told = shlex.split(out.splitlines()[-1].partition("go on with: ")[2])
+    told = shlex.split(out.splitlines()[-1].partition("continue with: ")[2])
     assert told[0] == "smalti"
     assert main([*told[1:], "--optimization.steps", str(step + 2)]) == 0
     steps = [line["step"] for line in read_log(run)]

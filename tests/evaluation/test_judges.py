@@ -223,7 +223,7 @@ def test_statistics_of_something_else_are_refused(run, photos, odd_photos, netwo
 def test_a_single_picture_is_no_set(run, photos, network, tmp_path):
     result = evaluate(EvaluateConfig(run, f"{photos}/00.png", judges=(network,)))
     assert result.judgments == ()
-    assert list(result.left_out.values()) == ["a single image is no set"]
+    assert list(result.left_out.values()) == ["they need at least 2 images"]
 
 
 # ---- who may judge -------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_a_signal_ends_training_with_its_last_step_saved(number, photos, tmp_pat
     process.send_signal(number)
     said, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "go on with: smalti train" in said
+    assert "continue with: smalti train" in said
     assert int(list_checkpoints(out / "checkpoints")[-1].name) >= step
 
 

@@ -205,7 +205,7 @@ def test_what_cannot_be_compared_is_refused(runs, photos, tmp_path, capsys):
         (tmp_path / f"{k}" / "train.yaml").write_text(f"input: {{size: {side}}}")
     calls = {
         "some take RGB images": [runs[0], str(tmp_path / "grey"), photos],
-        "trained at different sizes": [str(tmp_path / "0"), str(tmp_path / "1"), photos],
+        "for runs of different sizes": [str(tmp_path / "0"), str(tmp_path / "1"), photos],
         "/nowhere": [runs[0], "/nowhere", photos],
         "missing DATA": [],
         "codecs": [*runs, photos, "--codecs", '["png"]'],

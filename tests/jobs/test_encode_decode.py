@@ -331,6 +331,6 @@ def test_coded_tokens_come_back_and_cost_less(trained_run, photos, tmp_path, cod
 
 
 def test_learned_coding_needs_counts(run, photos, tmp_path):
-    with pytest.raises(ValueError, match="keeps no count of its codes"):
+    with pytest.raises(ValueError, match="no code frequencies of training"):
         encode(EncodeConfig(run, (str(photos / "photo.png"),), tmp_path / "t", "learned"))
     assert not (tmp_path / "t").exists()

@@ -233,7 +233,7 @@ def test_other_images_settings_and_folders_are_refused(whole: Path, run: str, ph
     tokenize(config(run, photos, out, mirrored=True, force=True))
     assert len(rows_of(out)) == 2 * GOOD
     (out / "letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match=r"holds letter.txt, which is no part"):
+    with pytest.raises(FileExistsError, match=r"holds letter.txt, which is not part"):
         tokenize(config(run, photos, out, force=True))
     with pytest.raises(FileExistsError, match="holds files"):
         tokenize(config(run, photos, photos))
@@ -347,7 +347,7 @@ def test_the_command_and_its_questions(
     assert (summary["images"], summary["made"], list(summary["unreadable"])) == (GOOD, 3, ["class 1/013.png"])
     assert main(["tokenize", run, photos, "-o", str(out), *options]) == 0
     text = capsys.readouterr().out
-    assert "39 images, 39 rows of 21 tokens, 0 of 3 shards now" in text
+    assert "39 images, 39 rows of 21 tokens; 0 of 3 shards written by this run" in text
     assert "class 1/013.png" in text
     assert main(["tokens", "info", str(out)]) == 0
     assert "21 (1x1 2x2 4x4)" in capsys.readouterr().out

@@ -96,7 +96,7 @@ def test_a_pyramid_follows_the_images_and_says_so(model: str, size: int) -> None
     before, after = build(model), build(model, **config.model_args)
     own, now = (list(each.quantizer.patch_nums) for each in (before, after))
     assert now[-1] == size // before.stride
-    assert line == ("" if now == own else f"images of {size} x {size}: patch_nums are {now}, not {own}")
+    assert line == ("" if now == own else f"patch_nums: changed from {own} to {now} for images of {size} x {size}")
     assert fit_scales(config) == (config, "")
 
 
@@ -134,7 +134,7 @@ def test_a_run_records_the_scales_that_it_has_and_is_resumed(tmp_path: Path) -> 
     )  # fmt: skip
     reporter = Notes()
     train(config, reporter)
-    assert any("patch_nums are [1, 2, 3, 4], not [1, 2, 3, 4, 6, 8]" in note for note in reporter.notes)
+    assert any("patch_nums: changed from [1, 2, 3, 4, 6, 8] to [1, 2, 3, 4]" in note for note in reporter.notes)
     recorded = yaml.safe_load((tmp_path / "run/train.yaml").read_text())
     assert recorded["model_args"] == {**small, "patch_nums": [1, 2, 3, 4]}
     for model_args in (small, recorded["model_args"]):  # as it was called first, and by its train.yaml

@@ -1,15 +1,15 @@
-"""The command line, `smalti VERB ...`: this module only picks the verb, each verb is one module beside it.
+"""The command line, `smalti VERB ...`: this module only picks the verb; each verb is one module beside it.
 
-Nothing heavy is imported here: a verb's module, and with it torch, is imported when that verb is chosen, so that
-`smalti --help` answers at once. An error of the user ends as one line and exit code 2, a fault of this package as two
-lines and exit code 1; a traceback is for those who ask for it (`SMALTI_TRACEBACK=1`).
+Nothing heavy is imported here. The module of a verb, and torch with it, is imported when that verb is chosen, so that
+`smalti --help` answers at once. A user's mistake prints one line and ends with exit code 2. A bug in this package
+prints two lines and ends with exit code 1. `SMALTI_TRACEBACK=1` shows the traceback instead.
 
-Nothing in the current directory is ever imported, neither here nor in a process that a command starts: it may be a
-folder of downloads.
+Nothing in the current directory is ever imported, neither here nor in a process that a command starts: the directory
+may be a folder of downloads.
 """
 
-# What is imported here and in `smalti/__init__.py` stands before `cli/__main__.py` can clean the path of `python -m`:
-# modules that Python itself has loaded by then, and no others.
+# The imports here and in `smalti/__init__.py` run before `cli/__main__.py` can clean the path of `python -m`. They may
+# only name modules that Python itself has loaded by then.
 import importlib
 import os
 import re
@@ -17,21 +17,21 @@ import sys
 
 COMMANDS = {
     "train": "train a tokenizer on a folder of images",
-    "eval": "measure a tokenizer over a whole set of images: PSNR, SSIM, LPIPS, rFID, bits, codebook usage",
-    "compare": "measure several tokenizers, and JPEG and WebP at their price, on the same images",
-    "encode": "turn images into token files",
-    "decode": "turn token files back into images",
-    "reconstruct": "pass one image through a tokenizer and back, and print the PSNR",
-    "tokenize": "turn a set of images into a token data set, once, to train on it many times",
-    "tokens": "verify a token data set, say what it holds, decode one of its rows",
-    "train-codec": "train the codec of a tokenizer, which codes tokens by those around them",
+    "eval": "measure a tokenizer on a set of images: PSNR, SSIM, LPIPS, rFID, bits per pixel, codebook usage",
+    "compare": "measure several tokenizers on the same images, beside JPEG and WebP at the same file size",
+    "encode": "encode images into one token file",
+    "decode": "decode a token file into images",
+    "reconstruct": "encode and decode one image, and print the PSNR",
+    "tokenize": "tokenize a set of images once, into a token data set for training",
+    "tokens": "verify or describe a token data set, or decode one of its rows",
+    "train-codec": "train a codec that predicts each token from its neighbours, for smaller token files",
     "train-prior": "train a prior, a generator of tokens, on a token data set",
-    "sample": "draw images from a trained prior, or let it change a part of a photograph",
-    "eval-samples": "measure drawn images against those that they imitate: gFID, KID, Inception Score",
-    "import": "turn a published tokenizer's checkpoint into a folder that every other command takes",
-    "demo": "use photo-f8, then train, evaluate and use a small tokenizer in two minutes, and leave a report",
+    "sample": "sample images from a trained prior, or edit part of a photograph with it",
+    "eval-samples": "measure sampled images against reference images: gFID, KID, Inception Score",
+    "import": "convert a published tokenizer checkpoint to a folder that every other command takes",
+    "demo": "use photo-f8, then train, evaluate and use a small tokenizer, and write a report (two minutes)",
 }
-"""Verb -> one line of help. Its module, see `module_of`, holds `run(arguments: list[str]) -> int`."""
+"""Verb -> one line of help. The verb's module (see `module_of`) has `run(arguments: list[str]) -> int`."""
 
 SHORTEST = (
     "encode photo.jpg -o photo.tokens",
@@ -39,20 +39,20 @@ SHORTEST = (
     "reconstruct photo.jpg again.png",
     "train FOLDER --init_from photo-f8 --out RUN",
 )
-"""What to try first."""
+"""The first examples in `smalti --help`."""
 
 USER_ERROR = 2
-"""Exit code of a mistake of the user; an exception may carry another one as `exit_code`."""
+"""Exit code of a user's mistake; an exception may carry another one as `exit_code`."""
 FAULT = 1
-"""Exit code of a fault of this package."""
+"""Exit code of a bug in this package."""
 TRACEBACK = "SMALTI_TRACEBACK"
-"""Environment variable: set to anything but 0, every error ends as a traceback."""
+"""Environment variable: if set to anything but 0, every error prints a traceback."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `smalti` with these arguments (those of the process if None) and return its exit code."""
+    """Run `smalti` with these arguments (None: those of the process) and return its exit code."""
     try:
         if arguments is None:
             os.environ["PYTHONSAFEPATH"] = "1"  # for the processes that a verb starts
@@ -61,18 +61,18 @@ def main(arguments: list[str] | None = None) -> int:
         code = choose(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `smalti --help | head -1`: the reader left, which is its right
+    except BrokenPipeError:  # `smalti --help | head -1`: the reader has closed the pipe, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep the memory that it frees, for the next batch to use.
+    """Make this process keep the memory that it frees, so that the next batch can use it.
 
-    By default glibc gives large blocks back to the system, which then clears every page of the next batch's features
-    anew; encoding on a CPU took up to 1.7 times as long for it, training 1.2 times. Kept, it makes the peak of training
-    up to 3 % higher, that of `smalti tokenize` a fifth (0.4 to 0.5 GB). Who sets glibc's MALLOC_ variables decides for
-    himself; other C libraries are left alone.
+    By default glibc returns large blocks to the system, which then clears every page again for the next batch. Encoding
+    on a CPU took up to 1.7 times as long because of this, training 1.2 times. With this setting the peak memory of
+    training is up to 3 % higher, that of `smalti tokenize` a fifth higher (0.4 to 0.5 GB). If the user has set one of
+    glibc's MALLOC_ variables, nothing is changed. Other C libraries are left alone.
     """
     import ctypes
 
@@ -84,19 +84,19 @@ def keep_freed_memory() -> None:
 
 
 def sleep_when_waiting() -> None:
-    """Have the threads of torch that wait for each other sleep after some 20 microseconds, instead of 5 milliseconds.
+    """Make waiting threads of torch sleep after about 20 microseconds of spinning, instead of 5 milliseconds.
 
-    A thread that spins keeps its core from the one that it waits for, as soon as another process wants a core as well:
-    a training step of 20 ms then took 670 ms, with this 28. libgomp reads the variable when torch is imported. Its own
-    value where it knows of too few cores is the same, but it cannot know of other processes. Who sets one of
-    OpenMP's variables for waiting decides for himself.
+    A spinning thread occupies a core. When another process needs a core too, the thread that is waited for may not get
+    one: a training step of 20 ms then took 670 ms, and 28 ms with this setting. libgomp reads the variable when torch
+    is imported. libgomp uses the same value by itself when it has more threads than cores, but it does not see other
+    processes. If the user has set one of OpenMP's variables for waiting, nothing is changed.
     """
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def choose(arguments: list[str]) -> int:
-    """Answer what concerns no verb, or run the verb."""
+    """Handle the calls without a verb, or run the verb."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0
@@ -114,7 +114,7 @@ def choose(arguments: list[str]) -> int:
 
 
 def run_verb(verb: str, arguments: list[str]) -> int:
-    """Import the module of a verb, run it, and turn what goes wrong into one line and an exit code."""
+    """Import the module of a verb, run it, and turn an error into a message and an exit code."""
     from smalti.cli.missing_file import refuse_missing_file
 
     try:
@@ -124,39 +124,39 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         print(f"smalti {verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        raise  # an OSError, but not the user's mistake: `main` knows what to do
+        raise  # an OSError, but not the user's mistake: `main` handles it
     except SystemExit as end:  # argparse ends this way after --help
         return end.code if isinstance(end.code, int) else 0
-    except Exception as error:  # the last place that can say it in words; nothing is lost, see TRACEBACK
+    except Exception as error:  # the last place that can report it; see TRACEBACK for the details
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise
         return report(f"smalti {verb}", error)
 
 
 def report(prog: str, error: Exception) -> int:
-    """Print what went wrong, one line of the user's mistakes and two of ours, and return the exit code."""
+    """Print the error and return the exit code: one line for a user's mistake, two for a bug in this package."""
     if out_of_memory(error):
         return complain(prog, f"not enough memory: {describe(error)}")
     if isinstance(error, ValueError | OSError):
         return complain(prog, describe(error), getattr(error, "exit_code", USER_ERROR))
     complain(prog, f"{type(error).__name__}: {describe(error)}")
-    print(f"{prog}: this is a fault of smalti; {TRACEBACK}=1 shows where it happened", file=sys.stderr)
+    print(f"{prog}: this is a bug in smalti; set {TRACEBACK}=1 to see where it happened", file=sys.stderr)
     return FAULT
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether a size was asked for that no memory holds; torch, which is not imported here, says so in its messages."""
+    """Whether memory ran out. torch is not imported here, so its errors are recognised by their messages."""
     words = r"out of memory|can't allocate memory|Storage size calculation overflowed"
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 def module_of(verb: str) -> str:
-    """The module of a verb: "train-prior" lives in `train_prior.py`."""
+    """The module of a verb: "train-prior" is in `train_prior.py`."""
     return f"smalti.cli.{verb.replace('-', '_')}"
 
 
 def overview() -> str:
-    """What `smalti --help` prints."""
+    """The text of `smalti --help`."""
     width = max(map(len, COMMANDS))
     return "\n".join(
         [
@@ -172,7 +172,7 @@ def overview() -> str:
             "",
             "options:",
             "  --version  print the version",
-            "  --help     print this; after a command, print its arguments and common options, with --help-all all",
+            "  --help     print this page; after a command: its arguments and common options (--help-all: all options)",
         ]
     )
 
@@ -184,14 +184,14 @@ def complain(prog: str, message: str, code: int = USER_ERROR) -> int:
 
 
 def describe(error: Exception) -> str:
-    """The message of an exception in one line, with the file name where the system gives it."""
+    """The message of an exception in one line, with the file name if the system gives one."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def nearest(name: str, allowed: list[str]) -> str:
-    """', did you mean X?' if one of the allowed names resembles this one, else nothing."""
+    """', did you mean X?' if one of the allowed names is similar, else an empty string."""
     import difflib
 
     matches = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)

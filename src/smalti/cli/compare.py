@@ -1,7 +1,7 @@
-"""`smalti compare [RUN...] DATA`: several tokenizers, and image codecs at their price, on the same images.
+"""`smalti compare [RUN...] DATA`: several tokenizers, and image codecs at the same file sizes, on the same images.
 
-People get a table, programs get `--json`: one JSON object and nothing else on stdout. `--out FOLDER` keeps that JSON,
-the picture grid and, with `--curves`, the plot of quality over bytes.
+The output is a table, or with `--json` one JSON object and nothing else on stdout. `--out FOLDER` saves that JSON, the
+picture grid and, with `--curves`, the plot of quality over bits per pixel.
 """
 
 import sys
@@ -28,20 +28,20 @@ EXAMPLES = (
     "smalti compare photos --codecs '[jpeg,webp]' --curves --out compared",
 )
 COMMON = ("size", "judges", "codecs", "curves", "json", "out", "force")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 
 @dataclass(frozen=True)
 class CompareCommand(CompareConfig):
-    """Compare tokenizers, ours and published ones, on the same images: pictures, price, speed, size."""
+    """Compare tokenizers and image codecs on the same images: quality, size, speed."""
 
     json: bool = False
     """Print one JSON object instead of the table; nothing else goes to stdout."""
     out: Path | None = None
-    """Folder to write compare.json and grid.png to (originals, below them a labelled row for each line of the table),
-    and with --curves rate_distortion.png."""
+    """Folder to write: compare.json, grid.png (the originals, then one labelled row per line of the table) and, with
+    --curves, rate_distortion.png."""
     force: bool = False
-    """Let --out replace an existing folder."""
+    """Replace an existing folder --out."""
 
 
 def run(arguments: list[str]) -> int:
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
         require_matplotlib()
     if command.out is None:
         comparison = with_progress(lambda on_images: compare(command, on_images))
-    else:  # an existing folder is refused before the work, not after it
+    else:  # refuses an existing folder before the work starts
         with replace_folder(command.out, command.force) as folder:
             comparison = with_progress(lambda on_images: compare(command, on_images))
             (folder / "compare.json").write_text(_json(comparison) + "\n", encoding="utf-8")
@@ -80,7 +80,7 @@ def _json(comparison: Comparison) -> str:
 
 
 def print_table(comparison: Comparison) -> None:
-    """The comparison for people, as wide as it is: a folded table cannot be read."""
+    """Print the comparison as a table of full width: a folded table cannot be read."""
     console = Console(markup=False, highlight=False, emoji=False)
     table = _table(comparison)
     console.width = max(
@@ -97,7 +97,7 @@ def print_table(comparison: Comparison) -> None:
 
 
 def _table(comparison: Comparison) -> Table:
-    """One line a row; the judges' columns are those that have numbers."""
+    """The table, one line per row; a metric network has a column if it gave a number."""
     lines = [_cells(row) for row in comparison.rows]
     table = Table()
     for title in lines[0]:
@@ -110,7 +110,7 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    """Title → text. The first rows are tokenizers and have every column; a codec's other cells stay empty."""
+    """Title → text. The first rows are tokenizers and have every column; codecs leave some cells empty."""
     judged = {title: f"{number:.4f}" for judgment in row.judgments for title, number in judgment.numbers().items()}
     cells = {
         "tokenizer": row.name,

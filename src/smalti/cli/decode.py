@@ -1,4 +1,4 @@
-"""`smalti decode [RUN] TOKENS IMAGE`: a token file back to its image, or to a folder of images if it holds several."""
+"""`smalti decode [RUN] TOKENS OUT`: a token file to its image, or to a folder of images if it holds several."""
 
 from smalti.cli.parsing import parse_config
 from smalti.jobs.decode import FROM_FILE, DecodeConfig, DecodedImage, decode
@@ -8,7 +8,7 @@ EXAMPLES = (
     "smalti decode runs/photos two.tokens pictures",
 )
 COMMON = ("force", "device")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 
 def run(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`smalti encode [RUN] IMAGE... -o TOKENS`: images to a token file, and one line an image about the price."""
+"""`smalti encode [RUN] IMAGE... -o TOKENS`: images to a token file; prints the size of each image in bytes."""
 
 from smalti.cli.parsing import parse_config
 from smalti.jobs.encode import EncodeConfig, EncodedImage, encode
@@ -9,7 +9,7 @@ EXAMPLES = (
     "smalti encode runs/photos a.png b.png -o two.tokens",
 )
 COMMON = ("out", "coding", "force", "device")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 
 def run(arguments: list[str]) -> int:
@@ -27,8 +27,8 @@ def run(arguments: list[str]) -> int:
     result = encode(config, lambda image: print(price(image), flush=True))
     count = len(result.images)
     print(
-        f"{config.out}: {count} image{'s' if count > 1 else ''}, {result.file_bytes} bytes in all; "
-        f"the tokens alone at log2 {result.vocab_size} bits each: {result.log2_bytes:.0f}"
+        f"{config.out}: {count} image{'s' if count > 1 else ''}, file of {result.file_bytes} bytes; "
+        f"tokens alone at log2({result.vocab_size}) bits per token: {result.log2_bytes:.0f} bytes"
     )
     return 0
 

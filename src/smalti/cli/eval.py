@@ -1,7 +1,7 @@
 """`smalti eval [RUN] DATA`: measure a tokenizer on a set of images.
 
-People get a table, programs get `--json`: one JSON object and nothing else on stdout (progress and complaints go to
-stderr). Exit codes: 0 measured; 2 a mistake in the call; 3 with `--fail-on-collapse`, the codebook is collapsed.
+The output is a table, or with `--json` one JSON object and nothing else on stdout; progress and warnings go to stderr.
+Exit codes: 0 measured; 2 a mistake in the call; 3 the codebook is collapsed (only with `--fail-on-collapse`).
 """
 
 import sys
@@ -25,25 +25,25 @@ EXAMPLES = (
     "smalti eval runs/photos photos --size 256 --json",
 )
 COMMON = ("size", "judges", "json", "out", "force", "fail_on_collapse", "device")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 COLLAPSED = 3
-"""Exit code of `--fail-on-collapse` where there is collapse."""
+"""Exit code with `--fail-on-collapse` if the codebook is collapsed."""
 
 
 @dataclass(frozen=True)
 class EvalCommand(EvaluateConfig):
-    """Measure a tokenizer over a whole set of images: PSNR, SSIM, LPIPS, rFID, KID, bits per pixel, codebook usage."""
+    """Measure a tokenizer on a set of images: PSNR, SSIM, LPIPS, rFID, KID, bits per pixel, codebook usage."""
 
     json: bool = False
     """Print one JSON object instead of the table; nothing else goes to stdout."""
     out: Path | None = None
-    """Also write that JSON to this file."""
+    """File to write the JSON object to, in addition to the output."""
     force: bool = False
-    """Let --out replace an existing file."""
+    """Replace an existing file --out."""
     fail_on_collapse: bool = False
-    """Exit with code 3 if the codebook is collapsed: a scale above 1x1 used a single code over the whole set, or fewer
-    than --min_usage of the codes that the set could have used were used."""
+    """Exit with code 3 if the codebook is collapsed: a scale larger than 1x1 used a single code over the whole set, or
+    the usage is below --min_usage."""
 
 
 def run(arguments: list[str]) -> int:
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     )
     if command.out is None:
         result = with_progress(lambda on_images: evaluate(command, on_images))
-    else:  # an existing file is refused before the work, not after it
+    else:  # refuses an existing file before the work starts
         with replace_file(command.out, command.force) as path:
             result = with_progress(lambda on_images: evaluate(command, on_images))
             path.write_text(_json(result) + "\n", encoding="utf-8")
@@ -81,7 +81,7 @@ def _json(result: EvaluationResult) -> str:
 
 
 def print_tables(result: EvaluationResult, console: Console) -> None:
-    """The result for people: pictures and prices, then the codebook scale by scale, then what is wrong."""
+    """Print the result: image quality and bits, then the codebook usage per scale, then problems."""
     size = "their own size" if result.size is None else f"{result.size[0]} x {result.size[1]}"
     console.print(f"{result.run}: {result.quality['images']} images of {result.data} at {size}\n")
     console.print(_summary(result), "")
@@ -98,21 +98,21 @@ def print_tables(result: EvaluationResult, console: Console) -> None:
 
 def _summary(result: EvaluationResult) -> Table:
     quality, bits = result.quality, bits_per_index(result.usage.vocab_size)
-    exact = f", {quality['exact_images']} exact ones left out" if quality["exact_images"] else ""
+    exact = f"; {quality['exact_images']} exact images left out" if quality["exact_images"] else ""
     baseline = _number(quality["psnr_mean_color"], ".2f", " dB")
     judged = f"{quality['ssim_images']} images" if quality["ssim_images"] else "every image is smaller than 11 x 11"
     table = Table(box=None, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("PSNR", _number(quality["psnr"], ".2f", " dB"), f"one mean colour an image: {baseline}{exact}")
+    table.add_row("PSNR", _number(quality["psnr"], ".2f", " dB"), f"one mean colour per image: {baseline}{exact}")
     table.add_row("SSIM", _number(quality["ssim"], ".4f"), judged)
     for judgment in result.judgments:
         for title, number in judgment.numbers().items():
             table.add_row(title, f"{number:.4f}", f"weights {judgment.weights_sha256[:8]}")
-    table.add_row("tokens an image", _number(result.tokens_per_image, ".6g"), f"{bits} bits each")
+    table.add_row("tokens per image", _number(result.tokens_per_image, ".6g"), f"{bits} bits per token")
     table.add_row("bits per pixel", _number(result.bits_per_pixel, ".4f"), "as stored: tokens x bits")
-    table.add_row("entropy per pixel", _number(result.entropy_bits_per_pixel, ".4f"), "bits; estimate, ideal coder")
+    table.add_row("entropy per pixel", _number(result.entropy_bits_per_pixel, ".4f"), "bits; estimate for ideal coder")
     return table
 
 

@@ -1,6 +1,6 @@
-"""`smalti eval-samples SAMPLES DATA`: measure a generator's images against those that it imitates.
+"""`smalti eval-samples SAMPLES DATA`: measure the samples of a generator against reference images.
 
-People get a table, programs get `--json`: one JSON object and nothing else on stdout.
+The output is a table, or with `--json` one JSON object and nothing else on stdout.
 """
 
 import sys
@@ -21,19 +21,19 @@ EXAMPLES = (
     "smalti eval-samples samples photos --size 64 --json",
 )
 COMMON = ("size", "judges", "json", "out", "force", "device")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 
 @dataclass(frozen=True)
 class EvalSamplesCommand(EvaluateSamplesConfig):
-    """Measure images that a generator drew against those that it imitates: gFID, KID, Inception Score."""
+    """Measure the samples of a generator against reference images: gFID, KID, Inception Score."""
 
     json: bool = False
     """Print one JSON object instead of the table; nothing else goes to stdout."""
     out: Path | None = None
-    """Also write that JSON to this file."""
+    """File to write the JSON object to, in addition to the output."""
     force: bool = False
-    """Let --out replace an existing file."""
+    """Replace an existing file --out."""
 
 
 def run(arguments: list[str]) -> int:
@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
     )
     if command.out is None:
         result = with_progress(lambda on_images: evaluate_samples(command, on_images))
-    else:  # an existing file is refused before the work, not after it
+    else:  # refuses an existing file before the work starts
         with replace_file(command.out, command.force) as path:
             result = with_progress(lambda on_images: evaluate_samples(command, on_images))
             path.write_text(_json(result) + "\n", encoding="utf-8")
@@ -66,7 +66,7 @@ def _json(result: SamplesResult) -> str:
 
 
 def print_table(result: SamplesResult, console: Console) -> None:
-    """The result for people: what was compared, what the networks say, what is missing."""
+    """Print the result: what was compared, the networks' numbers, what is missing."""
     size = "their own size" if result.protocol.size is None else "{} x {}".format(*result.protocol.size)
     console.print(
         f"{result.samples}: {result.samples_count} samples against {result.images} images of {result.data} at {size}\n"

@@ -1,7 +1,7 @@
-"""What `smalti COMMAND --help` prints: what it does, examples, its arguments in order, then its options in groups.
+"""The text of `smalti COMMAND --help`: purpose, examples, the arguments in order, then the options in groups.
 
-The sentences are those of the fields of the command's config. `--help` shows the options that the command calls common,
-`--help-all` shows all.
+The descriptions are the docstrings of the fields of the command's config. `--help` shows the options that the command
+lists as common, `--help-all` shows all.
 """
 
 import inspect
@@ -15,18 +15,18 @@ from typing import Any
 import jsonargparse
 
 COLUMN = 26
-"""Where the sentences begin."""
+"""Column at which the descriptions begin."""
 WIDEST = 100
-"""The longest lines, on a terminal that has room for them."""
+"""Longest line, on a terminal that is wide enough."""
 
 
 def usage(prog: str, positionals: Sequence[str]) -> str:
-    """The first line; `positionals` as `spelled` gives them."""
+    """The usage line; `positionals` as `spelled` returns them."""
     return " ".join([f"usage: {prog}", *positionals, "[--option value ...]"])
 
 
 def spelled(positionals: Sequence[str], types: Mapping[str, Any], first_is_optional: bool) -> list[str]:
-    """Positional arguments as people read them: "[RUN]" may be left out, of "IMAGES..." there may be several."""
+    """Positional arguments as the help prints them: "[RUN]" is optional, "IMAGES..." may be several words."""
     words = [name.upper() + ("..." if typing.get_origin(types[name]) in (tuple, list) else "") for name in positionals]
     return [f"[{word}]" if first_is_optional and word is words[0] else word for word in words]
 
@@ -41,15 +41,15 @@ def help_page(
     examples: Sequence[str],
     common: Sequence[str],
 ) -> str:
-    """The page.
+    """The help page.
 
     Args:
         config_class: its docstring says what the command does.
-        parser: its actions have sentence, default value and group of every option.
+        parser: its actions hold the description, default value and group of every option.
         types: dotted name -> type of every option.
-        positionals: field -> how it is spelled, in order.
+        positionals: field -> its spelling, in order.
         aliases: other spellings -> field.
-        examples: what to try first.
+        examples: example calls, shown first.
         common: the options to show, in this order; empty: all.
     """
     actions = {action.dest: action for group in parser._action_groups for action in group._group_actions}
@@ -73,12 +73,12 @@ def help_page(
 
 
 def _end(positionals: Mapping[str, str], everything: bool) -> Iterator[str]:
-    """Options that every command has."""
-    yield from _entry("--config FILE.yaml", "A recipe: a YAML file with any of these options.")
+    """The options that every command has."""
+    yield from _entry("--config FILE.yaml", "Recipe: a YAML file that may set any of these options.")
     if not everything:
         yield from _entry("--help-all", "Print all options.")
         return
-    yield from _entry("--print_config", "Print the complete configuration as a recipe, and do nothing else.")
+    yield from _entry("--print_config", "Print the complete configuration as a recipe and exit.")
     yield from _entry("--help", "Print the common options.")
     if positionals:
         names = ", ".join(f"--{name}" for name in positionals)
@@ -86,7 +86,7 @@ def _end(positionals: Mapping[str, str], everything: bool) -> Iterator[str]:
 
 
 def _entry(left: str, sentence: str) -> list[str]:
-    """An argument or option and its sentence, which begins on a line of its own if the left side is too long."""
+    """An argument or option and its description, which begins on a new line if the left side is too long."""
     indent = " " * COLUMN
     text = textwrap.wrap(sentence, _width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
     head = f"  {left}"
@@ -100,7 +100,7 @@ def _width() -> int:
 
 
 def _option(name: str, hint: Any, default: Any, aliases: Mapping[str, str]) -> str:
-    """ "-o, --out OUT", "--coding {packed,adaptive}"; a flag that is off by default stands alone."""
+    """ "-o, --out OUT", "--coding {packed,adaptive}"; a flag that is off by default takes no value."""
     names = [*(short for short, field in aliases.items() if field == name), f"--{name}"]
     choices = list(_choices(hint))
     value = name.rpartition(".")[2].upper() if None in choices else f"{{{','.join(map(str, choices))}}}"
@@ -108,7 +108,7 @@ def _option(name: str, hint: Any, default: Any, aliases: Mapping[str, str]) -> s
 
 
 def _choices(hint: Any) -> Iterator[str | None]:
-    """The values that a type allows; None: there are values that cannot be listed."""
+    """The values that a type allows; None stands for values that cannot be listed."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         yield from map(str, inner)
@@ -124,7 +124,7 @@ def _choices(hint: Any) -> Iterator[str | None]:
 
 
 def _sentence(action: Any) -> str:
-    """The field's sentence, and its default value where that says something."""
+    """The description of the field, with its default value unless that is empty or off."""
     text, default = " ".join((action.help or "").split()), action.default
     if default is not None and default is not False and default not in ("", (), [], {}):
         return f"{text} (default: {_plain(default)})"
@@ -132,7 +132,7 @@ def _sentence(action: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A default value as it would be typed."""
+    """A default value as a user would type it."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""`smalti import CHECKPOINT OUT`: a published tokenizer to a folder that every other command takes."""  # noqa: N999
+"""`smalti import CHECKPOINT OUT`: a published checkpoint to a folder that every other command takes."""  # noqa: N999
 
 from smalti.cli.parsing import parse_config
 from smalti.jobs.import_checkpoint import ImportConfig, ImportResult, import_checkpoint
@@ -8,7 +8,7 @@ EXAMPLES = (
     "smalti import model.ckpt emu35 --family emu35-ibq",
 )
 COMMON = ("family", "patch_nums", "metric", "image_range", "force")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 
 def run(arguments: list[str]) -> int:
@@ -36,5 +36,5 @@ def describe(result: ImportResult) -> str:
     """One line about a tokenizer."""
     return (
         f"{result.source['title']} ({result.family}), {result.model} with {result.parameters / 1e6:.2f} million "
-        f"weights, {result.vocab_size} codes, stride {result.stride}"
+        f"parameters, {result.vocab_size} codes, stride {result.stride}"
     )

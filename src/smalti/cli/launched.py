@@ -1,4 +1,4 @@
-"""What the commands that train share: they may be one of several processes of torchrun or accelerate launch."""
+"""Shared by the training commands: they may run as one of several processes of torchrun or accelerate launch."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,13 @@ from smalti.training import launched_rank, leave_processes
 
 
 def in_launch(work: Callable[[bool], int]) -> int:
-    """Do the work of a command in one of the processes, then part from the others; returns the exit code.
+    """Do the work of a command in one of the processes, then leave the process group; returns the exit code.
 
     Args:
-        work: takes whether this process is the first, which alone may print; returns the exit code.
+        work: is told whether this process is the first, which alone may print; returns the exit code.
 
     Raises:
-        ValueError, OSError: those of `work`, in the first process. The others have them too, and one line is enough.
+        ValueError, OSError: those of `work`, in the first process only: one message is enough for all processes.
     """
     first = launched_rank() == 0
     try:

@@ -1,4 +1,4 @@
-"""What the commands that measure images share: a progress bar while they work, and their result as JSON."""
+"""Shared by the commands that measure images: a progress bar, and the result as JSON."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Reportable(Protocol):
-    """A result that knows its plain JSON types."""
+    """A result that can be converted to plain JSON types."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -26,13 +26,13 @@ def to_json(result: Reportable, command: str) -> str:
 
 
 def json_text(content: dict[str, Any], indent: int | None = None) -> str:
-    """Plain JSON types as JSON that can be printed: bytes of a file name that are no Unicode become JSON's escapes."""
+    """Plain JSON types as printable JSON: bytes of a file name that are not valid Unicode become JSON escapes."""
     text = json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def with_progress(work: Callable[[Callable[[int, int], None]], Result]) -> Result:
-    """Do `work`, which tells how many images are done, and of how many; a terminal shows it until the end."""
+    """Run `work` with a progress bar on a terminal; `work` is given a function to call with (images done, total)."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("images", total=None)

@@ -1,7 +1,7 @@
-"""A mistyped file name is answered at once, not after the seconds that importing torch takes.
+"""Refuses a mistyped file name at once, before the seconds that importing torch takes.
 
-Refused here is only what is sure: a word that by its place is a file to read, and is none. Whatever needs the whole
-parser (`parsing.py`) or the tokenizer is left to the command itself, which comes to the same answer later.
+This check covers only the certain case: a word that by its position is a file to read, and does not exist. Cases that
+need the whole parser (`parsing.py`) or the tokenizer are left to the command, which reports the same error later.
 """
 
 import errno
@@ -10,19 +10,19 @@ from math import inf
 from pathlib import Path
 
 WRITTEN = {"encode": 0, "decode": 1, "reconstruct": 1}
-"""Verb -> how many of its last words name what it writes, where no option does."""
+"""Verb -> how many of its last words name the output, if no option does."""
 READ = {"encode": inf, "decode": 2, "reconstruct": 2}
-"""Verb -> how many words at most name what it reads, the tokenizer among them."""
+"""Verb -> how many words at most name the input, including the tokenizer."""
 
 OUT = {"-o", "--out"}
 FLAGS = {"--force"}
 """Options of these verbs that need no value."""
 OTHERS = {"--device", "--max_pixels", "--max-pixels", "--coding", "--codec"}
-"""Further options that leave the words their places, unlike `--images` or a recipe."""
+"""Further options that do not change the meaning of the words, unlike `--images` or a recipe."""
 
 
 def refuse_missing_file(verb: str, arguments: list[str]) -> None:
-    """Refuse the arguments of a verb if a file that they have it read is not there.
+    """Refuse the arguments of a verb if an input file does not exist.
 
     Raises:
         FileNotFoundError: with the name of the file.
@@ -41,7 +41,7 @@ def refuse_missing_file(verb: str, arguments: list[str]) -> None:
 
 
 def _sorted(arguments: list[str]) -> tuple[list[str], set[str]]:
-    """The words among the arguments, and the names of the options; values are left out."""
+    """The words among the arguments, and the names of the options without their values."""
     words: list[str] = []
     options: set[str] = set()
     left = list(arguments)

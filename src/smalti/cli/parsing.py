@@ -1,8 +1,8 @@
-"""From a command line to a frozen dataclass, and every mistake in one line.
+"""Parses a command line into a frozen dataclass; every mistake becomes a message of one line.
 
-jsonargparse does the work: the fields of the dataclass are the options, their docstrings the help, a YAML recipe may
-give any of them. This module adds what a person expects of a command: positional arguments, flags without a value
-(`--force`), options that win over the recipe wherever they stand, and short messages that suggest the nearest name.
+jsonargparse does the work: the fields of the dataclass are the options, their docstrings are the help, and a YAML
+recipe may set any of them. This module adds positional arguments, flags without a value (`--force`), options that
+override the recipe at any position, and short messages that suggest the nearest name.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Config = TypeVar("Config")
 PRINT_CONFIG = "print_config"
 """Flag that prints the complete configuration as a recipe."""
 HELP_ALL = "--help-all"
-"""Flag that prints all options, where `--help` prints the common ones."""
+"""Flag that prints all options; `--help` prints the common ones."""
 
 
 def parse_config(
@@ -47,15 +47,15 @@ def parse_config(
     Args:
         config_class: a frozen dataclass; nested ones become dotted options (`--optimization.lr`), fields of type bool
             become flags, and a field of type dict also takes `--name.key value`.
-        arguments: what stands after the verb.
-        prog: how the command is called, for the usage line: "smalti train".
+        arguments: the words after the verb.
+        prog: name of the command, for the usage line: "smalti train".
         positionals: fields that may be given without their name, in this order. One of them may be a tuple or a list
-            (`tuple[str, ...]`): it takes what the others leave.
+            (`tuple[str, ...]`): it takes the words that the others leave.
         aliases: short options and the fields they mean: {"-o": "out"}.
-        tokenizer: what the first positional is where no word names a tokenizer, see `first_word.py`; "": it is one like
-            the others.
-        defaults: given those options that are text (from the recipes, too), default values by dotted name that take the
-            place of the config's own.
+        tokenizer: value of the first positional if no word names a tokenizer, see `first_word.py`; "": the first
+            positional is not optional.
+        defaults: a function that takes the text options (those of recipes too) and returns default values by dotted
+            name; they replace the config's own.
         examples: calls of the command that `--help` shows.
         common: options that `--help` shows; empty: all, as `--help-all` does.
 
@@ -63,8 +63,8 @@ def parse_config(
         The config, validated by its own `__post_init__`.
 
     Raises:
-        ValueError: an unknown option, a bad value, something missing; one line.
-        SystemExit: with code 0, after `--help`, `--help-all` or `--print_config` printed what was asked.
+        ValueError: an unknown option, a bad value or a missing argument; the message is one line.
+        SystemExit: with code 0, after `--help`, `--help-all` or `--print_config`.
     """
     types = option_types(config_class)
     aliases = {} if aliases is None else aliases
@@ -86,7 +86,7 @@ def parse_config(
 
 
 def option_types(config_class: type, prefix: str = "") -> dict[str, Any]:
-    """Dotted name -> type of every option of a config, nested configs included."""
+    """Dotted name -> type of every option of a config, including nested configs."""
     hints = typing.get_type_hints(config_class)
     types: dict[str, Any] = {}
     for field in dataclasses.fields(config_class):
@@ -115,10 +115,10 @@ def _parsed(
     types: dict[str, Any],
     positionals: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Values by field, of the words given for positionals and the options; nested configs are tables."""
+    """Values by field, from the words given for positionals and from the options; nested configs are tables."""
     named = [f"--{name}={value if isinstance(value, str) else _as_yaml(value)}" for name, value in given.items()]
     typed = _recipes(options) + named + [option for option in options if not option.startswith("--config=")]
-    try:  # recipes first: the command line wins over them, wherever --config stands
+    try:  # recipes first: the command line overrides them, wherever --config stands
         values = parser.parse_args(
             [_clean(option) if _is_path(option, types) else option for option in typed]
         ).as_dict()
@@ -126,17 +126,17 @@ def _parsed(
         raise ValueError(_shorten(str(error.message), types, positionals)) from error
     except RecursionError as error:
         raise ValueError("options: nested too deeply") from error
-    for name, value in given.items():  # lists of words as they were typed, whatever YAML makes of odd characters
+    for name, value in given.items():  # lists of words exactly as typed: YAML may change unusual characters
         if isinstance(value, list) and typing.get_args(types[name])[0] is str:
             values[name] = typing.get_origin(types[name])(value)
-    for option in typed:  # and paths whose bytes are no UTF-8
+    for option in typed:  # and paths whose bytes are not valid UTF-8
         if _is_path(option, types) and option != _clean(option):
             values[option[2:].partition("=")[0]] = Path(option.partition("=")[2])
     return values
 
 
 def _split(arguments: list[str], types: dict[str, Any], aliases: Mapping[str, str]) -> tuple[list[str], list[str], str]:
-    """Sort arguments into options, each as one `--name=value`, bare words, and the word that asks for help, or ""."""
+    """Sort arguments into options (each as one `--name=value`), bare words, and the help flag ("" if there is none)."""
     options: list[str] = []
     words: list[str] = []
     left = list(arguments)
@@ -164,7 +164,7 @@ def _split(arguments: list[str], types: dict[str, Any], aliases: Mapping[str, st
 
 
 def _option_name(spelled: str, types: dict[str, Any], aliases: Mapping[str, str]) -> str:
-    """The field that an option means; hyphens count as underscores. Refuse what does not exist."""
+    """The field that an option means; hyphens count as underscores. Unknown options are refused."""
     if spelled in aliases:
         return aliases[spelled]
     name = spelled[2:].replace("-", "_") if spelled.startswith("--") else ""
@@ -177,7 +177,7 @@ def _option_name(spelled: str, types: dict[str, Any], aliases: Mapping[str, str]
 
 
 def _recipes(options: list[str]) -> list[str]:
-    """The options that name recipes, each looked into as far as its being text."""
+    """The options that name recipes; a recipe that is not text is refused."""
     recipes = [option for option in options if option.startswith("--config=")]
     for option in recipes:
         _check_text(option.partition("=")[2])
@@ -185,7 +185,7 @@ def _recipes(options: list[str]) -> list[str]:
 
 
 def _no_word_for(tokenizer: str, types: dict[str, Any], positionals: tuple[str, ...]) -> dict[str, Any]:
-    """The default value of the first positional, if it is a tokenizer that may be left out."""
+    """The default value of the first positional, if it is an optional tokenizer."""
     if not tokenizer:
         return {}
     return {positionals[0]: (tokenizer,) if _is_sequence(types[positionals[0]]) else tokenizer}
@@ -194,7 +194,7 @@ def _no_word_for(tokenizer: str, types: dict[str, Any], positionals: tuple[str, 
 def _expected(
     words: list[str], options: list[str], types: dict[str, Any], positionals: tuple[str, ...], first_is_optional: bool
 ) -> tuple[str, ...]:
-    """The positionals that the words give: none that an option has given, nor a tokenizer that was left out."""
+    """The positionals that the words stand for: without those given as options, and without an omitted tokenizer."""
     named = {option[2:].partition("=")[0] for option in options}
     left = tuple(name for name in positionals if name not in named)
     if first_is_optional and left[:1] == positionals[:1]:
@@ -204,7 +204,7 @@ def _expected(
 
 
 def _texts(options: list[str]) -> dict[str, str]:
-    """Top-level options that are text, as the parser will find them: first what recipes say, then the command line."""
+    """Top-level options that are text; values of the command line override those of recipes, as in the parser."""
     recipes = [Path(option.partition("=")[2]) for option in _recipes(options)]
     tables = [read_recipe(recipe) for recipe in recipes if recipe.is_file()]
     typed = dict(option[2:].split("=", 1) for option in options if "=" in option)
@@ -225,17 +225,17 @@ def _name_positionals(
             given[name] = left.pop(0)
     if left:
         expected = " ".join(name.upper() for name in positionals) or "none"
-        raise ValueError(f"unexpected argument {left[0]!r}, expected are: {expected}")
+        raise ValueError(f"unexpected argument {left[0]!r}, expected arguments: {expected}")
     return given
 
 
 def _as_yaml(words: list[str]) -> str:
-    """A list in one line; YAML's escapes cover all of Unicode, but not the bytes of a file name that is no UTF-8."""
+    """A list as one line of YAML, whose escapes cover all of Unicode but not bytes that are not valid UTF-8."""
     return write_list([_clean(word) for word in words])
 
 
 def _clean(text: str) -> str:
-    """Text with question marks for what stands in for bytes that are no UTF-8."""
+    """Text with a question mark for every byte that is not valid UTF-8."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -250,7 +250,7 @@ def _is_sequence(hint: Any) -> bool:
 
 
 def _build(config_class: type[Config], values: Any, prefix: str) -> Config:
-    """Construct a config and the configs in it from plain values; the errors of `__post_init__` name the option."""
+    """Construct a config and its nested configs from plain values; the errors of `__post_init__` name the option."""
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.rstrip('.')}: got {values!r}, expected a table of options")
     hints = typing.get_type_hints(config_class)
@@ -264,7 +264,7 @@ def _build(config_class: type[Config], values: Any, prefix: str) -> Config:
 
 
 def _check_text(recipe: str) -> None:
-    """Refuse a recipe that is no UTF-8, by name; whether it is there and is YAML, jsonargparse says."""
+    """Refuse a recipe that is not UTF-8, with its name; jsonargparse checks that it exists and is YAML."""
     try:
         if Path(recipe).is_file():
             Path(recipe).read_text(encoding="utf-8")
@@ -273,7 +273,7 @@ def _check_text(recipe: str) -> None:
 
 
 def _check_numbers(name: str, value: Any) -> None:
-    """Refuse what no option means and YAML can write: NaN, and whole numbers of over 64 bits; in any depth."""
+    """Refuse numbers that YAML allows but no option takes: NaN, and integers of over 64 bits; at any depth."""
     if isinstance(value, Mapping):
         for key, member in value.items():
             _check_numbers(f"{name}.{key}", member)
@@ -287,7 +287,7 @@ def _check_numbers(name: str, value: Any) -> None:
 
 
 def _shorten(message: str, types: dict[str, Any], positionals: tuple[str, ...]) -> str:
-    """One short line from a message of jsonargparse."""
+    """A message of jsonargparse as one short line."""
     if match := re.fullmatch(r"(?:Option|Group) '(.*?)' (?:is not accepted|does not accept option '(.*?)')", message):
         name = ".".join(part for part in match.groups() if part)
         return f"unknown option {name!r} in the recipe{nearest(name, list(types))}"
@@ -302,7 +302,7 @@ def _shorten(message: str, types: dict[str, Any], positionals: tuple[str, ...]) 
 
 
 def _expectation(text: str, hint: Any) -> str:
-    """'got V, expected T' where the text says which value was refused, else the text in one line."""
+    """'got V, expected T' if the text says which value was refused, else the text in one line."""
     if match := re.search(r"(?:Got|Given) value: (.*)", text, re.DOTALL):
         return f"got {' '.join(match[1].split())}, expected {type_name(hint)}"
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""`smalti reconstruct [RUN] IMAGE OUT`: one image through a tokenizer and back, its price and its PSNR in one line."""
+"""`smalti reconstruct [RUN] IMAGE OUT`: encode and decode one image; prints tokens, bits per pixel and PSNR."""
 
 from smalti.cli.encode import price
 from smalti.cli.parsing import parse_config
@@ -10,7 +10,7 @@ EXAMPLES = (
     "smalti reconstruct runs/photos photo.jpg again.png",
 )
 COMMON = ("force", "device")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 
 def run(arguments: list[str]) -> int:

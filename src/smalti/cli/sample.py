@@ -14,7 +14,7 @@ EXAMPLES = (
     "smalti sample prior --class cat -n 4 --guidance 2 --out cats",
 )
 COMMON = ("out", "label", "count", "seed", "tokenizer", "force", "sampling.guidance", "sampling.temperature")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 ALIASES = {
     "-o": "out",
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _take_class(arguments: list[str]) -> tuple[list[str], str | None]:
-    """Take --class out as it was typed: the parser would make a number of "007", and nothing of "#2"."""
+    """Take --class out as it was typed: the parser would read "007" as a number and "#2" as a comment."""
     rest: list[str] = []
     label: str | None = None
     left = list(arguments)

@@ -17,18 +17,18 @@ EXAMPLES = (
     "smalti tokenize runs/photos photos --out tokens --size 256 --crops 4",
 )
 COMMON = ("out", "size", "crops", "mirrored", "workers", "json", "device", "force")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 LISTED = 10
-"""Images with something wrong that the summary for people names."""
+"""Images with problems that the summary lists at most."""
 
 
 @dataclass(frozen=True)
 class TokenizeCommand(TokenizeConfig):
-    """Turn a set of images into a token data set."""
+    """Tokenize a set of images once, into a token data set for training."""
 
     json: bool = False
-    """Print one JSON object instead of a sentence; nothing else goes to stdout."""
+    """Print one JSON object instead of the summary; nothing else goes to stdout."""
 
 
 def run(arguments: list[str]) -> int:
@@ -53,17 +53,18 @@ def run(arguments: list[str]) -> int:
             speed = progress.tasks[0].speed
             progress.update(task, speed="" if speed is None else f"{speed:.0f} images/s")
 
-        with redirect_stdout(sys.stderr):  # where Ray tells of workers that failed
+        with redirect_stdout(sys.stderr):  # Ray prints messages about failed workers to stdout
             result = tokenize(command, show)
     print(json_text(asdict(result)) if command.json else summary(result))
     return 0
 
 
 def summary(result: TokenizeResult) -> str:
-    """What a person needs to know."""
+    """The result in a few lines of text."""
     each = "" if result.tokens is None else f" of {result.tokens} tokens"
     lines = [
-        f"{result.out}: {result.images} images, {result.rows} rows{each}, {result.made} of {result.shards} shards now"
+        f"{result.out}: {result.images} images, {result.rows} rows{each}; "
+        f"{result.made} of {result.shards} shards written by this run"
     ]
     for what, record in (("could not be read", result.unreadable), ("lost their label or caption", result.notes)):
         if record:
@@ -71,5 +72,5 @@ def summary(result: TokenizeResult) -> str:
             lines += [f"  {key}: {reason}" for key, reason in list(record.items())[:LISTED]]
             lines += [f"  and {len(record) - LISTED} more"] * (len(record) > LISTED)
     if result.batch_mismatch:
-        lines.append(f"{result.batch_mismatch:.2e} of the tokens depend on the batch that an image was encoded in")
-    return "\n".join([*lines, f"train on it: smalti train-prior {result.out} --out prior"])
+        lines.append(f"share of tokens that depend on the batch of their image: {result.batch_mismatch:.2e}")
+    return "\n".join([*lines, f"next: smalti train-prior {result.out} --out prior"])

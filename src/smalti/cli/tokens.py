@@ -1,4 +1,4 @@
-"""`smalti tokens verify|info|show DIR …`: questions to a token data set."""
+"""`smalti tokens verify|info|show DIR …`: inspect a token data set."""
 
 import sys
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from smalti.cli.parsing import parse_config
 from smalti.jobs.tokens import ShowTokensConfig, TokensConfig, check_tokens, describe_tokens, show_tokens
 
 WRONG = 1
-"""Exit code of `verify` where something is wrong."""
+"""Exit code of `verify` if there are problems."""
 QUESTIONS = {
-    "verify": "read every byte and name what is missing, altered or miscounted",
-    "info": "what the set holds",
-    "show": "decode one row: smalti tokens show DIR KEY OUT.png",
+    "verify": "read every byte and report missing, altered or miscounted shards",
+    "info": "print number of images, tokens per row, vocabulary size, classes, tokenizer",
+    "show": "decode one row to an image: smalti tokens show DIR KEY OUT.png",
 }
 
 
@@ -24,31 +24,31 @@ EXAMPLES = {
     "info": ("smalti tokens info tokens", "smalti tokens info s3://bucket/tokens"),
     "show": ("smalti tokens show tokens a.jpg a.png", "smalti tokens show tokens a.jpg a.png --view 1"),
 }
-"""What `--help` shows first, by question."""
+"""`--help` shows these examples, by question."""
 
 
 @dataclass(frozen=True)
 class VerifyCommand(TokensConfig):
-    """Read every byte of a token data set, and name what is missing, altered or miscounted."""
+    """Read every byte of a token data set, and report missing, altered or miscounted shards."""
 
 
 @dataclass(frozen=True)
 class InfoCommand(TokensConfig):
-    """Say what a token data set holds."""
+    """Print the contents of a token data set: images, tokens per row, vocabulary size, classes, tokenizer."""
 
 
 def run(arguments: list[str]) -> int:
-    """Answer one question; returns the exit code."""
+    """Run one subcommand; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
-        print("usage: smalti tokens QUESTION DIR [--option value ...]\n\nAnswer a question about a token data set.\n")
-        print("\n".join(["examples:", *(f"  {examples[0]}" for examples in EXAMPLES.values()), "\nquestions:"]))
+        print("usage: smalti tokens SUBCOMMAND DIR [--option value ...]\n\nInspect a token data set.\n")
+        print("\n".join(["examples:", *(f"  {examples[0]}" for examples in EXAMPLES.values()), "\nsubcommands:"]))
         print("\n".join(f"  {name:<8}{line}" for name, line in QUESTIONS.items()))
-        print("\nsmalti tokens QUESTION --help prints the arguments of a question.")
+        print("\nsmalti tokens SUBCOMMAND --help prints the arguments of a subcommand.")
         return 0
     question, *rest = arguments
     if question not in QUESTIONS:
         close = nearest(question, list(QUESTIONS))
-        raise ValueError(f"unknown question {question!r}{close}, expected one of {', '.join(QUESTIONS)}")
+        raise ValueError(f"unknown subcommand {question!r}{close}, expected one of {', '.join(QUESTIONS)}")
     return {"verify": _verify, "info": _info, "show": _show}[question](rest)
 
 
@@ -59,7 +59,7 @@ def _verify(arguments: list[str]) -> int:
     problems = check_tokens(config)
     for problem in problems:
         print(f"smalti tokens verify: {problem}", file=sys.stderr)
-    print(f"{config.tokens}: " + (f"{len(problems)} problems" if problems else "whole"))
+    print(f"{config.tokens}: " + (f"problems found: {len(problems)}" if problems else "no problems found"))
     return WRONG if problems else 0
 
 

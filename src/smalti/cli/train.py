@@ -1,7 +1,7 @@
 """`smalti train DATA --out RUN`, or `smalti train --config RECIPE.yaml` with any field overridden.
 
-Started by torchrun or accelerate launch (`torchrun --nproc_per_node 2 -m smalti.cli train ...`) it is one of several
-processes; then only the first one prints.
+torchrun or accelerate launch start it as several processes (`torchrun --nproc_per_node 2 -m smalti.cli train ...`);
+then only the first one prints.
 """
 
 import shlex
@@ -19,11 +19,11 @@ EXAMPLES = (
     "smalti train embedded --model simple --out runs/simple",
 )
 COMMON = ("out", "model", "init_from", "resume", "force", "input.size", "optimization.steps", "optimization.lr")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 
 def run(arguments: list[str]) -> int:
-    """Train, and say what came of it and what to do next."""
+    """Train, then print the result and the next command; returns the exit code."""
     return in_launch(lambda first: _train(arguments, first))
 
 
@@ -38,7 +38,7 @@ def _train(arguments: list[str], first: bool) -> int:
 
 
 def parse(arguments: list[str]) -> TrainConfig:
-    """The config of a call; what neither options nor recipes say, the model does."""
+    """The config of a call; options that are not set take the defaults of the model."""
     return parse_config(
         TrainConfig,
         arguments,
@@ -52,17 +52,18 @@ def parse(arguments: list[str]) -> TrainConfig:
 
 
 def summary(result: TrainResult, data: str) -> str:
-    """What a person needs to know after a run, and the command that comes next."""
+    """The result of a run, and the next command."""
     run = shlex.quote(result.run)
-    skipped = f", {result.skipped} of them skipped because the loss was not finite" if result.skipped else ""
+    skipped = f" ({result.skipped} skipped because the loss was not finite)" if result.skipped else ""
     if result.interrupted:
         return (
             f"stopped after step {result.step} of {result.steps}{skipped}; {run} can be used as it is\n"
-            f"go on with: smalti train --config {shlex.quote(f'{result.run}/train.yaml')} --resume"
+            f"continue with: smalti train --config {shlex.quote(f'{result.run}/train.yaml')} --resume"
         )
     return (
         f"trained {result.step} steps{skipped}: {run}\n"
-        f"look at:    {shlex.quote(f'{result.run}/samples')}, tensorboard --logdir {run}\n"
-        f"best:       {shlex.quote(result.best)}\n"
-        f"measure it: smalti eval {run} {shlex.quote(data)}"
+        f"samples:         {shlex.quote(f'{result.run}/samples')}\n"
+        f"curves:          tensorboard --logdir {run}\n"
+        f"best checkpoint: {shlex.quote(result.best)}\n"
+        f"evaluate:        smalti eval {run} {shlex.quote(data)}"
     )

@@ -1,4 +1,4 @@
-"""`smalti train-codec TOKENS -o CODEC`: the codec that `smalti encode --coding context` codes with."""
+"""`smalti train-codec TOKENS -o CODEC`: train the codec of `smalti encode --coding context`."""
 
 import sys
 
@@ -10,7 +10,7 @@ EXAMPLES = (
     "smalti train-codec two.tokens --run runs/photos -o codec.safetensors",
 )
 COMMON = ("out", "run", "force", "training.steps")
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 
 def run(arguments: list[str]) -> int:
@@ -26,10 +26,10 @@ def run(arguments: list[str]) -> int:
     )
     steps = config.training.steps
     result = train_codec(
-        config, lambda step, bits: print(f"step {step}/{steps}  {bits:.3f} bits a token", file=sys.stderr, flush=True)
+        config, lambda step, bits: print(f"step {step}/{steps}  {bits:.3f} bits per token", file=sys.stderr, flush=True)
     )
     print(
         f"{result.out}: codec {result.fingerprint[:12]}…, trained on {result.num_tokens} tokens of {result.images} "
-        f"images; {result.bits_per_token:.3f} bits a token"
+        f"images; {result.bits_per_token:.3f} bits per token"
     )
     return 0

@@ -1,4 +1,4 @@
-"""`smalti train-prior TOKENS --out PRIOR`: a prior on a token data set, in one process or several as `smalti train`."""
+"""`smalti train-prior TOKENS --out PRIOR`: train a prior on a token data set, in one process or several."""
 
 import shlex
 import sys
@@ -23,11 +23,11 @@ COMMON = (
     "optimization.batch_size",
     "optimization.lr",
 )
-"""What `--help` shows first, and the options that it shows."""
+"""`--help` shows these examples and options."""
 
 
 def run(arguments: list[str]) -> int:
-    """Train, and say what came of it and what to do next."""
+    """Train, then print the result and the next command; returns the exit code."""
     return in_launch(lambda first: _train(arguments, first))
 
 
@@ -48,14 +48,18 @@ def _train(arguments: list[str], first: bool) -> int:
 
 
 def summary(result: TrainPriorResult) -> str:
-    """What a person needs to know after a run, and the command that comes next."""
+    """The result of a run, and the next command."""
     out = shlex.quote(result.out)
     if result.interrupted:
         return (
             f"stopped after step {result.step} of {result.steps}; {out} can be used as it is\n"
-            f"go on with: smalti train-prior --config {shlex.quote(f'{result.out}/train.yaml')} --resume"
+            f"continue with: smalti train-prior --config {shlex.quote(f'{result.out}/train.yaml')} --resume"
         )
     measured = result.bits_per_token == result.bits_per_token  # NaN where nothing was held out
-    quality = f": {result.bits_per_token:.3f} bits a token, {result.bits_per_pixel:.4f} bits a pixel on held-out images"
-    done = f"trained {result.step} steps: {out}{quality if measured else ''}"
-    return f"{done}\ndraw from it: smalti sample {out} --out samples"
+    per_token, per_pixel = f"{result.bits_per_token:.3f} bits per token", f"{result.bits_per_pixel:.4f} bits per pixel"
+    lines = [
+        f"trained {result.step} steps: {out}",
+        *([f"held-out images: {per_token}, {per_pixel}"] if measured else []),
+        f"sample from it:  smalti sample {out} --out samples",
+    ]
+    return "\n".join(lines)

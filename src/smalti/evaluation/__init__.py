@@ -1,1 +1,1 @@
-"""Judging tokenizers and samples: which networks judge, how images are prepared, what is measured, how it is shown."""
+"""Evaluation of tokenizers and samples: metric networks, preparation of images, measurements, reports."""

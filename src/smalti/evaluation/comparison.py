@@ -1,7 +1,8 @@
-"""Several tokenizers on the same images, side by side: ours, published ones, and image codecs at the same price.
+"""Compares several tokenizers, and image codecs at the same file sizes, on the same images.
 
-All see the same prepared pixels and the same judges; a judge that any of them was trained with is not admitted. Beside
-estimated bits stand real bytes: those of the token file that `smalti encode` writes for each image by itself.
+All are measured on the same prepared pixels by the same metric networks; a network with which one of the tokenizers was
+trained is left out. In addition to estimated bits, the rows have real bytes: the size of the token file that `smalti
+encode` writes for each single image.
 """
 
 from dataclasses import dataclass
@@ -43,24 +44,24 @@ from smalti.tokenizers import Tokenizer, Tokens, to_token_image
 
 @dataclass(frozen=True)
 class TokenizerCosts:
-    """What only a tokenizer has."""
+    """Numbers that only a tokenizer has."""
 
     fingerprint: str
-    """Which weights it had."""
+    """Fingerprint of the tokenizer."""
     parameters: int
-    """Number of weights."""
+    """Number of parameters."""
     tokens_per_image: float
-    """Mean number of tokens of an image."""
+    """Mean number of tokens per image."""
     bits_per_pixel: float
     """Tokens * ceil(log2 K) / pixels."""
     entropy_bits_per_pixel: float
-    """The same with each scale's entropy for ceil(log2 K): an estimate of an ideal coder."""
+    """The same with each scale's entropy in place of ceil(log2 K): an estimate for an ideal coder."""
     usage: CodeUsageResult
-    """Usage, perplexity and entropy, per scale and over all."""
+    """Usage, perplexity and entropy, per scale and over all scales."""
     encode_images_per_second: float
-    """Speed of `encode`, after one batch to warm up."""
+    """Speed of `encode`, after one warm-up batch."""
     decode_images_per_second: float
-    """Speed of `decode`, after one batch to warm up."""
+    """Speed of `decode`, after one warm-up batch."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -72,15 +73,15 @@ class Row:
     """One line of the comparison."""
 
     name: str
-    """The tokenizer as it was named, or which codec at whose bytes."""
+    """The tokenizer as named in the config, or the codec and the tokenizer with the same file sizes."""
     quality: dict[str, float | int | None]
-    """PSNR, SSIM and how many images they are of."""
+    """PSNR, SSIM and their numbers of images."""
     judgments: tuple[Judgment, ...]
-    """What the networks say."""
+    """Results of the metric networks."""
     file_bytes: float
-    """Mean size of the file of one image."""
+    """Mean file size per image."""
     file_bits_per_pixel: float
-    """All bits of all files for each pixel."""
+    """Bits of all files, divided by the number of all pixels."""
     costs: TokenizerCosts | None
     """None for a codec."""
 
@@ -101,29 +102,29 @@ class Comparison:
     """The whole table, and the pictures."""
 
     data: str
-    """The images, as they were named."""
+    """The images, as named in the config."""
     protocol: Protocol
-    """How they were prepared."""
+    """How the images were prepared."""
     images: int
-    """How many were measured."""
+    """Number of measured images."""
     images_sha256: str
     """Hash of the prepared pixels."""
     rows: tuple[Row, ...]
-    """Tokenizers in the order given, then the codecs at their bytes."""
+    """Tokenizers in the order given, then the codecs at their file sizes."""
     curves: dict[Codec, tuple[Row, ...]]
-    """Codec to its rows at rising qualities; empty where no curves were asked for."""
+    """Codec → its rows at rising quality; empty if no curves were requested."""
     left_out: dict[str, str]
-    """What could not be measured, and why."""
+    """Measure → why it could not be taken."""
     warnings: tuple[str, ...]
-    """What a reader of the numbers must know."""
+    """Warnings about the numbers."""
     unreadable: dict[str, str]
-    """Files that did not decode, and why."""
+    """File → why it did not decode."""
     machine: dict[str, Any]
-    """Device, threads and batch size: what the speeds depend on."""
+    """Device, threads and batch size, on which the speeds depend."""
     config: MeasureConfig
-    """The settings; the size is the one that was used."""
+    """The settings, with the size that was used."""
     picture: UInt8[Tensor, "3 height width"]
-    """Originals, below them a row for each line of the table."""
+    """The originals, below them one row per line of the table."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the picture; the keys are stable within one value of `version`."""
@@ -144,7 +145,7 @@ class Comparison:
 
 
 class Coded:
-    """A codec on all images: at the bytes of a tokenizer's files, or at one quality."""
+    """A codec on all images: at the file sizes of a tokenizer, or at one quality."""
 
     def __init__(self, codec: Codec, at: str, judges: Judges) -> None:
         self.codec = codec
@@ -154,7 +155,7 @@ class Coded:
         self._pictures = Pictures(judges)
 
     def update(self, image: UInt8[Tensor, "b c h w"], coded: list[CodedImage], show: int) -> None:
-        """Add a batch (B, C, H, W) and what the codec made of it; the first `show` appear in the picture."""
+        """Add a batch (B, C, H, W) and its coded images; the first `show` of them appear in the picture."""
         decoded = torch.stack([each.image for each in coded]).to(image.device)
         self._pictures.update(to_float(decoded), image)
         self.num_bytes += [each.num_bytes for each in coded]
@@ -188,7 +189,7 @@ class Curves:
                 coded.update(image, [code_at(each, codec, quality) for each in image.cpu()], 0)
 
     def rows(self, originals: Originals, statistics: dict[str, FeatureStatistics]) -> dict[Codec, tuple[Row, ...]]:
-        """Codec to its rows at rising qualities."""
+        """Codec → its rows at rising quality."""
         return {
             codec: tuple(coded.row(originals, statistics) for _, coded in points)
             for codec, points in self._points.items()
@@ -196,7 +197,7 @@ class Curves:
 
 
 class ComparedTokenizer:
-    """One tokenizer in the comparison, and the codecs that compete with it."""
+    """One tokenizer in the comparison, and the codecs at its file sizes."""
 
     def __init__(self, run: str, tokenizer: Tokenizer, judges: Judges, codecs: tuple[Codec, ...]) -> None:
         self.name = run
@@ -211,7 +212,7 @@ class ComparedTokenizer:
         """Add a batch (B, C, H, W) and the names of its images."""
         tokenizer = self._measurement.tokenizer
         if not self._bytes:
-            tokenizer.decode(tokenizer.encode(image))  # first calls plan and allocate; they are not timed
+            tokenizer.decode(tokenizer.encode(image))  # warm-up: the first calls are slower and not timed
         tokens, reconstruction = self._measurement.update(image)
         self.shown += to_uint8(reconstruction[:show])
         num_bytes = [self._file_bytes(key, tokens[i]) for i, key in enumerate(keys)]
@@ -221,7 +222,7 @@ class ComparedTokenizer:
             coded.update(image, files, show)
 
     def _file_bytes(self, key: str, tokens: Tokens) -> int:
-        """Size of the token file of this image by itself, as `smalti encode` names it."""
+        """Size in bytes of a token file with this image alone, under the name that `smalti encode` gives it."""
         token_image = to_token_image(image_names([key])[0], tokens, self._measurement.tokenizer.image_channels)
         file = TokenFile(self._fingerprint, tokens.vocab_size, (token_image,), self._coding)
         return len(file.to_bytes(codec=self._codec))
@@ -250,7 +251,7 @@ class ComparedTokenizer:
 
 
 def merged(compared: list[ComparedTokenizer]) -> list[Coded]:
-    """Rows of a codec whose files are the same are one row: cheap tokens all lead to a codec's smallest file."""
+    """Merge rows of a codec with equal files: several small token files may all lead to the codec's smallest file."""
     merged: dict[tuple[Codec, tuple[int, ...]], Coded] = {}
     for each in compared:
         for coded in each.coded:

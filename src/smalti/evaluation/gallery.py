@@ -1,4 +1,4 @@
-"""Pictures for the eye: a row of originals, below it a labelled row for each of several reconstructions."""
+"""The picture of a comparison: a row of originals, below it one labelled row per set of reconstructions."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from smalti.data import GAP, picture_grid
 from smalti.ops.pixels import to_float
 
 LARGEST = 256
-"""Pixels of a picture's longer side; larger pictures are shrunk for this view only."""
+"""Longest side in pixels; larger pictures are shrunk for this view only."""
 LABEL_HEIGHT, LABEL_SIZE = 22, 14
-"""Of a line of the label above a row, and of the letters in it, in pixels."""
+"""Height in pixels of a line of a row's label, and font size."""
 
 
 def gallery(rows: Sequence[tuple[str, Sequence[UInt8[Tensor, "c _h _w"]]]]) -> UInt8[Tensor, "3 height width"]:
-    """One picture of rows (label, pictures); the k-th pictures of all rows have the same size.
+    """One picture of several rows (label, pictures); the k-th pictures of all rows have the same size.
 
-    Pictures (C, H, W), grey or RGB, may differ in size within a row; each is centred in a cell as large as the largest.
+    Pictures (C, H, W), grey or RGB, may differ in size within a row; all cells have the size of the largest picture.
     """
     shrunk = [(label, [_shrunk(picture) for picture in pictures]) for label, pictures in rows]
     sides = [picture.shape[1:] for picture in shrunk[0][1]]
@@ -33,7 +33,7 @@ def gallery(rows: Sequence[tuple[str, Sequence[UInt8[Tensor, "c _h _w"]]]]) -> U
 
 
 def _shrunk(picture: Tensor) -> UInt8[Tensor, "3 h w"]:
-    """RGB, and no longer than `LARGEST`."""
+    """The picture as RGB, with sides of at most `LARGEST`."""
     picture = picture.cpu().expand(3, -1, -1)
     factor = LARGEST / max(picture.shape[1:])
     if factor >= 1:
@@ -51,7 +51,7 @@ def _centred(picture: Tensor, cell: tuple[int, int]) -> Tensor:
 
 
 def _label(text: str, width: int) -> UInt8[Tensor, "3 height width"]:
-    """A strip with the text, in the font that Pillow carries, over as many lines as the width asks for."""
+    """A strip with the text in Pillow's default font, wrapped at the width."""
     font = ImageFont.load_default(LABEL_SIZE)
     lines = [""]
     for letter in text:

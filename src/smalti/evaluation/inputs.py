@@ -1,4 +1,4 @@
-"""What `evaluate`, `compare`, `evaluate_samples` share before anything is measured: options, size, images."""
+"""Shared by `evaluate`, `compare` and `evaluate_samples`: options, size and preparation of the images."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,29 +16,29 @@ from smalti.training import read_settings
 from smalti.zoo import saved_folder
 
 PIXELS_AT_ONCE = 2**20
-"""Pictures at their own size can be huge: so many pixels of them, or one picture, pass the network at once."""
+"""Largest number of pixels per batch for images at their own size; a single larger image is a batch of its own."""
 
 Size = int | tuple[int, int] | Literal["trained", "native"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingConfig:
-    """How networks judge."""
+    """Options of the metric networks."""
 
     batch_size: int = 16
-    """Images at a time; changes speed and memory, not the result."""
+    """Images per batch; changes speed and memory, not the result."""
     workers: int = 0
     """Processes that read images."""
     device: str = "auto"
-    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
+    """Device to compute on: "cpu", "cuda", ...; "auto": cuda if available."""
     judges: tuple[str, ...] = ("auto",)
-    """Networks that judge."""
+    """Metric networks."""
     weights: Path | None = None
-    """Folder to look for the judges' weights in first; null: only the usual places."""
+    """Folder to search first for the weights of the metric networks; null: only the default folders."""
     download: bool = False
-    """Fetch weights that are nowhere on this machine."""
+    """Download weights that are not on this machine."""
     statistics: Path | None = None
-    """Folder for the feature statistics of the originals: read where they are there, else written; null: nowhere."""
+    """Folder to cache the feature statistics of the originals in; null: no cache."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -51,16 +51,16 @@ class MeasureConfig(JudgingConfig):
     """How to measure tokenizers."""
 
     size: Size = "trained"
-    """Size at which images are judged: a side or [height, width] (resized to cover it, then cropped to the centre),
-    "native" for each image's own, "trained" for the size in RUN/train.yaml, native where there is none."""
+    """Size of the images: a side or [height, width] (resized, then cropped to the centre); "native": each image's own
+    size; "trained": the size in RUN/train.yaml, or native without one."""
     judges: tuple[str, ...] = ("auto",)
-    """Networks that judge: "lpips", "fid_inception", "efficientnet_lite0", "hed_vgg16", files with convolutional
-    features; "auto" is the first three as far as their weights are here, [] is none."""
+    """Metric networks: "lpips", "fid_inception", "efficientnet_lite0", "hed_vgg16", files with convolutional features;
+    "auto": the first three, if their weights are on this machine; []: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.size, str):
-            TransformConfig(size=_pair(self.size))  # refuses sides that no picture has
+            TransformConfig(size=_pair(self.size))  # refuses impossible sides
 
 
 def prepared_images(
@@ -69,7 +69,7 @@ def prepared_images(
     config: "JudgingConfig",
     indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[UInt8[Tensor, "b c h w"], tuple[str, ...]]]:
-    """Batches (B, C, H, W) of one size each, with their keys; at their own size also within a limit of pixels."""
+    """Batches (B, C, H, W) of one size each, with their keys; at their own size, of at most `PIXELS_AT_ONCE`."""
     for batch in ordered_batches(source, TransformConfig(size=size), config.batch_size, config.workers, indices):
         limit = config.batch_size if size else max(1, PIXELS_AT_ONCE // math.prod(batch.image.shape[2:]))
         for start in range(0, len(batch), limit):
@@ -77,10 +77,10 @@ def prepared_images(
 
 
 def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
-    """The size that images are brought to, or None for each its own.
+    """The size to which images are resized; None: each keeps its own.
 
     Raises:
-        ValueError: the recipes of the runs do not say one size, or not the same.
+        ValueError: a run's recipe has no size, or the sizes of the runs differ.
     """
     if not isinstance(size, str):
         return _pair(size)
@@ -89,7 +89,7 @@ def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
     sizes = {run: _trained_size(run) for run in runs if (saved_folder(run) / "train.yaml").is_file()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{run} {size}" for run, size in sizes.items())
-        raise ValueError(f"size: trained at different sizes ({told}); give one, or 'native'")
+        raise ValueError(f"size: got 'trained' for runs of different sizes ({told}), expected one size or 'native'")
     return next(iter(sizes.values()), None)
 
 
@@ -100,7 +100,7 @@ def _trained_size(run: str) -> tuple[int, int] | None:
         size = recipe["input"]["size"]
         return None if size is None else _pair(size)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"size: {run}/train.yaml does not say input.size; give a size or 'native'") from error
+        raise ValueError(f"size: {run}/train.yaml has no input.size, expected a size or 'native'") from error
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -1,10 +1,10 @@
-"""Who judges reconstructions and samples: pretrained networks on this machine, each by its honest name.
+"""Metric networks: pretrained networks that measure reconstructions and samples.
 
-A judge of pairs says how different an image and its reconstruction look (LPIPS); a judge of sets compares all
-reconstructions with all images (FID, KID). What a name promises is kept: LPIPS, rFID, gFID and the Inception Score are
-the official weights, checked by hash, or they are left out; everything else is called after its network.
+A network for pairs measures the perceptual distance of an image and its reconstruction (LPIPS). A network for sets
+compares the features of all reconstructions with those of all images (FID, KID). LPIPS, rFID, gFID and the Inception
+Score use the official weights, checked by hash, or are left out; every other measure is named after its network.
 
-The network that a tokenizer was trained with finds it better than it is and never judges it.
+A network that was used in the training of a tokenizer overrates it, and is therefore never used to measure it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,33 +25,33 @@ PAIR_JUDGES: dict[str, tuple[type[LPIPS] | type[FeatureDistance], type[FeatureNe
     "lpips": (LPIPS, AlexNet),
     "hed_vgg16": (FeatureDistance, HEDVGG16),
 }
-"""Judges of pairs by the name they have on the command line: which distance, on which network."""
+"""Networks for pairs: name on the command line → distance, network."""
 
 SET_JUDGES: dict[str, type[FeatureNetwork]] = {"fid_inception": FIDInception, "efficientnet_lite0": EfficientNetLite0}
-"""Judges of sets by the name they have on the command line. Beside them: convolutional features by path."""
+"""Networks for sets: name on the command line → network. A path to a file of convolutional features is also allowed."""
 
 AUTO = ("lpips", "fid_inception", "efficientnet_lite0")
-"""What "auto" stands for, as far as the weights are here."""
+"""The networks of "auto", if their weights are on this machine."""
 
 SAMPLE_AUTO = tuple(SET_JUDGES)
-"""The same for samples, which are the image of nothing and so can only be judged as a set."""
+"""The same for samples, which have no originals and can only be measured as a set."""
 
 TITLES = {"lpips": "LPIPS", "hed_vgg16": "VGG16 feature distance", "fid_inception": "rFID"}
-"""What is missing where such a judge is left out."""
+"""Name of the measure that is missing if a network is left out."""
 
 SAMPLE_TITLES = {"fid_inception": "gFID and Inception Score"}
 
 
 @dataclass(frozen=True, eq=False)
 class Judges:
-    """The networks that judge, on their device."""
+    """The metric networks, on their device."""
 
     pairs: tuple[PerceptualDistance, ...] = ()
-    """How different two pictures look."""
+    """Networks that measure the perceptual distance of two images."""
     sets: tuple[FeatureExtractor, ...] = ()
-    """Whose features Fréchet distance and KID compare."""
+    """Networks with the features for Fréchet distance and KID."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """What cannot be measured → why."""
+    """Measure → why it cannot be taken."""
 
 
 def open_judges(
@@ -61,20 +61,20 @@ def open_judges(
     weights: Path | None = None,
     download: bool = False,
 ) -> Judges:
-    """Load the judges of some tokenizers.
+    """Load the metric networks for some tokenizers.
 
     Args:
-        names: keys of `PAIR_JUDGES` and `SET_JUDGES`, paths of convolutional features, or "auto": what is at hand.
-        runs: the tokenizers that are judged; a network that one of them was trained with is not admitted. None: samples
-            are judged, by judges of sets alone.
+        names: keys of `PAIR_JUDGES` and `SET_JUDGES`, paths of convolutional features, or "auto": those available.
+        runs: the tokenizers to measure; a network that was used in the training of one of them is refused. Empty:
+            samples are measured, with networks for sets only.
         device: where the networks compute.
-        weights: folder to look for weights in first.
-        download: fetch weights that are nowhere.
+        weights: folder to search first for weights.
+        download: download weights that are not on this machine.
 
     Raises:
-        FileNotFoundError, ConnectionError: a judge that was asked for by name has no weights.
-        ValueError: an unknown name, other weights than the official ones, a network of the training, or a judge of
-            pairs for samples.
+        FileNotFoundError, ConnectionError: no weights of a network that is given by name.
+        ValueError: an unknown name, weights that are not the official ones, a network used in training, or a network
+            for pairs to measure samples.
     """
     pairs: list[PerceptualDistance] = []
     sets: list[FeatureExtractor] = []
@@ -83,11 +83,11 @@ def open_judges(
     auto, titles = (AUTO, TITLES) if runs else (SAMPLE_AUTO, SAMPLE_TITLES)
     for name in dict.fromkeys(chain.from_iterable(auto if each == "auto" else (each,) for each in names)):
         if not runs and name in PAIR_JUDGES:
-            raise ValueError(f"judges: {name} compares an image with its reconstruction, and samples are none")
+            raise ValueError(f"judges: {name} compares images with reconstructions and cannot measure samples")
         try:
             judge = _open(name, trained_with, weights, download)
         except (FileNotFoundError, ImportError, ValueError) as error:
-            if name in names:  # asked for by its own name
+            if name in names:  # given by name, not by "auto"
                 raise
             left_out[titles.get(name, f"KID on {SET_JUDGES[name].name}" if name in SET_JUDGES else name)] = str(error)
             continue
@@ -106,9 +106,7 @@ def _open(
     if name not in PAIR_JUDGES and name not in SET_JUDGES:
         if not Path(name).is_file():
             known = ", ".join(("auto", *PAIR_JUDGES, *SET_JUDGES))
-            raise ValueError(
-                f"judges: got {name!r}, expected {known}, or the path of a file with convolutional features"
-            )
+            raise ValueError(f"judges: got {name!r}, expected {known}, or a path to a file with convolutional features")
         return load_convolutional_features(name)
     network = PAIR_JUDGES[name][1] if name in PAIR_JUDGES else SET_JUDGES[name]
     for run, losses in trained_with.items():
@@ -122,13 +120,13 @@ def _open(
 
 
 def training_weights(run: str) -> Mapping[str, float]:
-    """The table of loss weights in RUN/train.yaml; empty where a tokenizer does not say how it was trained.
+    """The table of loss weights in RUN/train.yaml; empty if the training of the tokenizer is not recorded.
 
     Raises:
-        ValueError: a train.yaml that is none.
+        ValueError: a malformed train.yaml.
     """
     recipe = read_settings(saved_folder(run))
     weights = recipe.get("loss_weights", {}) if recipe else {}
     if not isinstance(weights, dict):
-        raise ValueError(f"{run}/train.yaml: loss_weights is {weights!r}, expected a table")
+        raise ValueError(f"{run}/train.yaml: loss_weights: got {weights!r}, expected a table")
     return weights

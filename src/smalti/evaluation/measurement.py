@@ -1,7 +1,7 @@
-"""What `evaluate`, `compare`, `evaluate_samples` share: pictures pass the judges once, batch by batch, in order.
+"""Shared by `evaluate`, `compare` and `evaluate_samples`: images pass the metric networks once, batch by batch.
 
-`Originals` holds what is known of the images themselves, once for all tokenizers; `Pictures` what is measured on
-reconstructions, whoever made them; `Measurement` adds the tokens of a tokenizer.
+`Originals` has the numbers of the original images, once for all tokenizers. `Pictures` has the numbers of any
+reconstructions. `Measurement` adds the tokens of a tokenizer.
 """
 
 import math
@@ -45,22 +45,22 @@ SMALL_SET = 10_000
 
 @dataclass(frozen=True)
 class Judgment:
-    """What one judge says about the reconstructions of a set of images."""
+    """The result of one metric network on the reconstructions of a set of images."""
 
     name: str
-    """The honest name of the judge: network and weights."""
+    """Name of the network and its weights."""
     weights_sha256: str
-    """Which weights it had."""
+    """Hash of the weights."""
     distance: float | None = None
-    """A judge of pairs: mean distance of reconstruction and image."""
+    """Network for pairs: mean distance of reconstruction and image."""
     frechet_distance: float | None = None
-    """A judge of sets: the Fréchet distance, which is rFID on FID's own network and weights only."""
+    """Network for sets: Fréchet distance; it is rFID only on FID's own network and weights."""
     kernel_distance: KernelDistance | None = None
-    """A judge of sets: KID on that network."""
+    """Network for sets: KID on its features."""
     inception_score: InceptionScore | None = None
-    """Of samples, by FID's own network and weights only."""
+    """Inception Score of samples, only on FID's own network and weights."""
     kind: Kind = "rFID"
-    """What the Fréchet distance is called on FID's own network and weights."""
+    """Name of the Fréchet distance on FID's own network and weights."""
 
     @property
     def is_fid(self) -> bool:
@@ -68,7 +68,7 @@ class Judgment:
         return self.name == FIDInception.name
 
     def numbers(self) -> dict[str, float]:
-        """Title → number, as people read them: a name promises the official network and weights, or says which."""
+        """Title → number; a plain title such as KID means FID's own network and weights, others name the network."""
         at = "" if self.is_fid else f" on {self.name}"
         kid = None if self.kernel_distance is None else self.kernel_distance.mean
         score = None if self.inception_score is None else self.inception_score.mean
@@ -81,7 +81,7 @@ class Judgment:
         return {title: number for title, number in titled.items() if number is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, without what this judge does not say."""
+        """Plain JSON types, without the numbers that this network does not give."""
         numbers = {"distance": self.distance, "frechet_distance": self.frechet_distance}
         kid, score = self.kernel_distance, self.inception_score
         if kid is not None:
@@ -94,27 +94,27 @@ class Judgment:
 
 
 class Originals:
-    """The images that are reconstructed or imitated: their number, pixels and hash, their features for judges of sets.
+    """The original or reference images: their number, pixels, hash and feature statistics.
 
-    With a folder for statistics, features that an earlier evaluation left there are not computed again; that they are
-    of the very same pixels is checked when all images have passed.
+    With a folder for statistics, statistics from an earlier evaluation are not computed again. After the last image the
+    hash of the pixels is compared with theirs.
     """
 
     def __init__(self, judges: Judges, protocol: Protocol, folder: Path | None = None, kind: Kind = "rFID") -> None:
-        """Look for statistics from before.
+        """Look for statistics from an earlier evaluation.
 
         Args:
-            judges: whose judges of sets see the images.
+            judges: the metric networks; those for sets see the images.
             protocol: how the images are prepared.
-            folder: where statistics are kept.
-            kind: what the images are a reference for.
+            folder: folder of the statistics.
+            kind: the measure that the images are a reference for.
 
         Raises:
             FileNotFoundError: no such folder.
-            ValueError: a statistics file for something else, of another network or another protocol, or damaged.
+            ValueError: a statistics file of another kind, network or protocol, or a damaged one.
         """
         if folder is not None and not folder.is_dir():
-            raise FileNotFoundError(f"statistics: there is no folder {folder}")
+            raise FileNotFoundError(f"statistics: no folder {folder}")
         self.protocol, self.kind = protocol, kind
         self.images = self.pixels = 0
         self._hash = PixelHash()
@@ -135,10 +135,10 @@ class Originals:
             accumulator.update(accumulator.network.features(to_float(image)))
 
     def left_out(self, judges: Judges) -> dict[str, str]:
-        """What the number of images does not allow, and why."""
+        """Measures that need more images → why."""
         if self.images > 1:
             return {}
-        return {f"Fréchet distance and KID on {network.name}": "a single image is no set" for network in judges.sets}
+        return {f"Fréchet distance and KID on {network.name}": "they need at least 2 images" for network in judges.sets}
 
     @property
     def sha256(self) -> str:
@@ -146,17 +146,17 @@ class Originals:
         return self._hash.compute()
 
     def statistics(self) -> dict[str, FeatureStatistics]:
-        """Network → statistics of all images; those that are new go to the folder.
+        """Network → statistics of all images; new ones are written to the folder.
 
         Raises:
-            ValueError: the folder's statistics are of other images.
+            ValueError: the statistics in the folder are of other images.
         """
         sha256 = self.sha256
         for name, known in self._known.items():
             if known.images_sha256 != sha256:
                 raise ValueError(
-                    f"statistics: {self._paths[name]} is of other images: their hash is {known.images_sha256[:12]}…, "
-                    f"that of the images here {sha256[:12]}…"
+                    f"statistics: {self._paths[name]} is of other images: got hash {known.images_sha256[:12]}…, "
+                    f"expected {sha256[:12]}…"
                 )
         statistics = {name: known.statistics for name, known in self._known.items()}
         for accumulator in self._features:
@@ -169,7 +169,7 @@ class Originals:
 
 
 class Pictures:
-    """Reconstructions of a set of images, whoever made them: `update` with batches of any size, then the numbers."""
+    """Reconstructions of a set of images, by a tokenizer or a codec: `update` with batches, then results."""
 
     def __init__(self, judges: Judges) -> None:
         self.quality = ImageQuality()
@@ -178,7 +178,7 @@ class Pictures:
         self._sets = [FeatureAccumulator(network) for network in judges.sets]
 
     def update(self, reconstruction: Float[Tensor, "b c h w"], image: UInt8[Tensor, "b c h w"]) -> None:
-        """Add a batch: reconstructions (B, C, H, W) in [-1, 1], which are rounded to uint8 first, and their images.
+        """Add a batch: reconstructions (B, C, H, W) in [-1, 1], which are first rounded to uint8, and their originals.
 
         Raises:
             ValueError: a reconstruction that is not finite.
@@ -192,7 +192,7 @@ class Pictures:
             accumulator.update(accumulator.network.features(rounded))
 
     def judgments(self, originals: dict[str, FeatureStatistics]) -> tuple[Judgment, ...]:
-        """What every judge says, given the statistics of the originals. A single image is no set and has no set's."""
+        """The result of every network, given the statistics of the originals; those for sets need at least 2 images."""
         said = [
             Judgment(judge.name, judge.weights_sha256, distance=math.fsum(distances) / len(distances))
             for judge, distances in zip(self._pairs, self._distances, strict=True)
@@ -205,14 +205,14 @@ class Pictures:
 
 
 def compared(ours: FeatureStatistics, theirs: FeatureStatistics) -> Judgment:
-    """What a judge of sets says about pictures, at least two, whose features were kept, given those of a reference."""
+    """The result of a network for sets, from the statistics (with features) of at least 2 images and of a reference."""
     assert ours.features is not None
     kid = None if theirs.features is None else kernel_distance(theirs.features, ours.features)
     return Judgment(ours.network, ours.weights_sha256, None, frechet_distance(theirs, ours), kid)
 
 
 class Measurement:
-    """One tokenizer on a set of images: pictures, tokens, usage of the codebook, time."""
+    """One tokenizer on a set of images: image quality, tokens, codebook usage, time."""
 
     def __init__(self, tokenizer: Tokenizer, judges: Judges) -> None:
         self.tokenizer = tokenizer
@@ -235,23 +235,23 @@ class Measurement:
         return tokens, reconstruction
 
     def usage(self) -> CodeUsageResult:
-        """Usage of the codebook over all batches, of which there was at least one."""
+        """Usage of the codebook over all batches; needs at least one batch."""
         assert self._usage is not None, "ordered_batches raises where no image can be read"
         return self._usage.compute()
 
 
 def stored_bits(usage: CodeUsageResult) -> int:
-    """Tokens * ceil(log2 K): what the packed tokens take in a token file."""
+    """Tokens * ceil(log2 K): the bits of packed tokens in a token file."""
     return usage.total.tokens * bits_per_index(usage.vocab_size)
 
 
 def entropy_bits(usage: CodeUsageResult) -> float:
-    """What an ideal order-0 coder that knows each scale's frequencies would spend on all tokens."""
+    """The bits of all tokens with an ideal order-0 coder that knows the frequencies of each scale."""
     return math.fsum(scale.tokens * scale.entropy_bits for scale in usage.scales)
 
 
 def warnings_about(images: int, judgments: tuple[Judgment, ...]) -> tuple[str, ...]:
-    """What a reader of the numbers must know, a sentence each."""
+    """Warnings about the numbers, one sentence each."""
     names = [
         each.kind if each.is_fid else f"the Fréchet distance on {each.name}"
         for each in judgments
@@ -261,20 +261,20 @@ def warnings_about(images: int, judgments: tuple[Judgment, ...]) -> tuple[str, .
         return ()
     return (
         f"{images} images: below {SMALL_SET} {' and '.join(names)} is biased upwards by an amount that depends on the "
-        "number of images; compare it at equal numbers only, or look at KID",
+        "number of images; compare it only at equal numbers of images, or use KID",
     )
 
 
 def warnings_about_quality(run: str, quality: Mapping[str, Any]) -> tuple[str, ...]:
-    """Whether a tokenizer does worse than no tokenizer at all."""
+    """A warning if the PSNR is below that of one mean colour per image."""
     found, baseline = quality["psnr"], quality["psnr_mean_color"]
     if found is None or baseline is None or found >= baseline:
         return ()
-    return (f"{run}: PSNR {found:.2f} dB is below the {baseline:.2f} dB of one mean colour an image: train it longer",)
+    return (f"{run}: PSNR {found:.2f} dB is below the {baseline:.2f} dB of one mean colour per image: train it longer",)
 
 
 def usage_to_dict(usage: CodeUsageResult) -> dict[str, Any]:
-    """Usage over all scales and of each, in plain JSON types."""
+    """Usage over all scales and per scale, in plain JSON types."""
     scales = [
         {"scale": k, "largest_grid": list(grid), **asdict(statistics)}
         for k, (grid, statistics) in enumerate(zip(usage.grids, usage.scales, strict=True))
@@ -283,7 +283,7 @@ def usage_to_dict(usage: CodeUsageResult) -> dict[str, Any]:
 
 
 def _now(device: torch.device) -> float:
-    """Seconds, when all that was asked of the device is done."""
+    """Time in seconds, after the device has finished all its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
@@ -295,7 +295,7 @@ def _statistics_path(folder: Path, network: FeatureExtractor) -> Path:
 
 
 def known_statistics(path: Path, kind: Kind, network: FeatureExtractor, protocol: Protocol) -> ReferenceStatistics:
-    """Statistics from before, for this network and this protocol, or an error that says what differs."""
+    """Statistics from an earlier evaluation; refused if they are of another network or protocol."""
     known = read_statistics(path, kind)
     if (known.statistics.network, known.statistics.weights_sha256) != (network.name, network.weights_sha256):
         raise ValueError(f"statistics: {path} is of {known.statistics.network}, expected {network.name}")

@@ -1,4 +1,4 @@
-"""Parts of an HTML page that opens offline anywhere: pictures are PNGs inside the file, curves are SVG, no script."""
+"""Parts of a self-contained HTML page: pictures are embedded PNGs, curves are SVG, no scripts."""
 
 import base64
 import html
@@ -23,7 +23,7 @@ class Curve:
     """One line of a chart."""
 
     label: str
-    """What it is."""
+    """Its name in the legend."""
     x: Sequence[float]
     """Steps."""
     y: Sequence[float]
@@ -36,12 +36,12 @@ def write_page(path: Path, title: str, introduction: str, sections: Sequence[str
     Args:
         path: the file.
         title: heading.
-        introduction: a sentence or two.
-        sections: HTML of each, as `section` gives it.
+        introduction: one or two sentences.
+        sections: HTML of the sections, as `section` returns it.
         force: replace an existing file.
 
     Raises:
-        FileExistsError: there is such a file and `force` is off.
+        FileExistsError: the file exists and `force` is off.
     """
     heading = html.escape(title)
     page = f"""<!DOCTYPE html>
@@ -68,7 +68,7 @@ def table(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def figure(image: Tensor, caption: str, width: int) -> str:
-    """A picture, uint8 (C, H, W), shown so wide, with a caption."""
+    """A picture, uint8 (C, H, W), shown at this width in pixels, with a caption."""
     buffer = io.BytesIO()
     save_image(buffer, image)
     data = base64.b64encode(buffer.getvalue()).decode()
@@ -77,7 +77,7 @@ def figure(image: Tensor, caption: str, width: int) -> str:
 
 
 def chart(title: str, curves: Sequence[Curve]) -> str:
-    """Curves in one SVG: axes from the data, a legend beneath."""
+    """Curves in one SVG: axes fitted to the data, a legend below."""
     xs = [x for curve in curves for x in curve.x]
     ys = [y for curve in curves for y in curve.y]
     if not xs:

@@ -1,4 +1,4 @@
-"""The plot of a comparison with curves: each measure over bits per pixel, codecs as curves, tokenizers as points."""
+"""Rate-distortion plot of a comparison: each measure over bits per pixel, codecs as curves, tokenizers as points."""
 
 from pathlib import Path
 from typing import Any
@@ -7,24 +7,24 @@ from smalti.evaluation.comparison import Comparison, Row
 from smalti.metrics import TITLES
 
 PANEL = (5.0, 4.2)
-"""Width and height of a panel, inches."""
+"""Width and height of a panel in inches."""
 
 
 def require_matplotlib() -> Any:
-    """The library that draws.
+    """The matplotlib module.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: matplotlib is not installed.
     """
     try:
         import matplotlib.figure
     except ImportError as error:
-        raise ValueError("curves: the plot needs matplotlib: pip install 'smalti[plots]'") from error
+        raise ValueError("curves: matplotlib is not installed; run pip install 'smalti[plots]'") from error
     return matplotlib
 
 
 def plot_rate_distortion(comparison: Comparison, path: Path) -> None:
-    """Draw PSNR, SSIM and what each judge says over bits per pixel of real files, one panel each, and save it."""
+    """Plot PSNR, SSIM and the other measures over bits per pixel of real files, one panel each, and save the plot."""
     panels = list(_measures(comparison.rows[0]))
     matplotlib = require_matplotlib()
     figure = matplotlib.figure.Figure((PANEL[0] * len(panels), PANEL[1]), layout="constrained")
@@ -43,7 +43,7 @@ def plot_rate_distortion(comparison: Comparison, path: Path) -> None:
 
 
 def _measures(row: Row) -> dict[str, float]:
-    """Title → number, of one row; an infinite or unknown PSNR is no number."""
+    """Title → number, of one row; NaN for an infinite or unknown PSNR."""
     quality = {"PSNR, dB": row.quality["psnr"], "SSIM": row.quality["ssim"]}
     judged = {title: number for judgment in row.judgments for title, number in judgment.numbers().items()}
     return {title: float("nan") if number is None else float(number) for title, number in (quality | judged).items()}

@@ -1,4 +1,4 @@
-"""One HTML file that shows what a tokenizer does: pictures, scales, tokens, curves, numbers. Its parts: `page.py`."""
+"""An HTML report about a tokenizer: pictures, scales, tokens, curves, numbers. Its parts come from `page.py`."""
 
 import colorsys
 import html
@@ -15,30 +15,30 @@ from smalti.evaluation.page import Curve, chart, figure, section, table, write_p
 
 @dataclass(frozen=True)
 class Picture:
-    """One photograph and what became of it; every image is uint8 (C, H, W)."""
+    """One photograph and its reconstructions; every image is uint8 (C, H, W)."""
 
     name: str
-    """What to call it."""
+    """Name of the photograph."""
     original: UInt8[Tensor, "c h w"]
     """The photograph."""
     files: Mapping[str, UInt8[Tensor, "c h w"]]
-    """What files of about equal size decode to: name and numbers → picture; the token file, JPEG, WebP."""
+    """Images decoded from files of about equal size (token file, JPEG, WebP): name and numbers → picture."""
     progressive: Sequence[UInt8[Tensor, "_ _ _"]]
-    """What is decoded after each scale, coarse to fine."""
+    """The reconstruction after each scale, coarse to fine."""
     maps: Sequence[Int64[Tensor, "_ _"]]
     """The tokens of each scale."""
     caption: str
-    """Numbers of this photograph, in words."""
+    """Text with the numbers of this photograph."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page shows."""
+    """The content of the report."""
 
     title: str
     """Heading of the page."""
     introduction: str
-    """A sentence or two."""
+    """One or two sentences."""
     numbers: Mapping[str, str]
     """Name → value, shown as a table."""
     pictures: Sequence[Picture]
@@ -46,9 +46,9 @@ class Report:
     charts: Mapping[str, Sequence[Curve]]
     """Title → curves."""
     tables: Mapping[str, Sequence[Sequence[str]]]
-    """Title → rows, the first is the head."""
+    """Title → rows; the first row is the header."""
     transcript: str
-    """Text of a terminal."""
+    """Terminal output to show."""
     next_steps: Sequence[str]
     """Commands to try."""
 
@@ -57,15 +57,15 @@ def write_report(path: Path, report: Report, force: bool = False) -> None:
     """Write the page.
 
     Raises:
-        FileExistsError: there is such a file and `force` is off.
+        FileExistsError: the file exists and `force` is off.
     """
     sections = [
         section("Numbers", "数值", table([("", ""), *report.numbers.items()])),
-        section("Photographs it has never seen", "未参与训练的照片", "".join(map(_picture, report.pictures))),
+        section("Held-out photographs", "未参与训练的照片", "".join(map(_picture, report.pictures))),
         section("Learning curves", "学习曲线", "".join(chart(*item) for item in report.charts.items())),
         *(section(title, "", table(rows)) for title, rows in report.tables.items()),
-        section("The two classic demonstrations", "两个经典演示", f"<pre>{html.escape(report.transcript)}</pre>"),
-        section("What next", "下一步", f"<pre>{html.escape(chr(10).join(report.next_steps))}</pre>"),
+        section("Two classic demonstrations", "两个经典演示", f"<pre>{html.escape(report.transcript)}</pre>"),
+        section("Next steps", "下一步", f"<pre>{html.escape(chr(10).join(report.next_steps))}</pre>"),
     ]
     write_page(path, report.title, report.introduction, sections, force)
 
@@ -77,15 +77,17 @@ def _picture(picture: Picture) -> str:
     maps = "".join(figure(token_colours(m), side, 96) for m, side in zip(picture.maps, sides, strict=True))
     return f"""<h3>{html.escape(picture.name)}</h3><p>{html.escape(picture.caption)}</p>
 <div class="row">{figure(picture.original, "original 原图", 256)}{files}</div>
-<p>The picture after each scale, coarse to fine 逐尺度重建</p><div class="row">{steps}</div>
-<p>The tokens of each scale, one colour a code 各尺度的词元图</p><div class="row">{maps}</div>"""
+<p>Reconstruction after each scale, coarse to fine <small>逐尺度的重建，由粗到细</small></p>
+<div class="row">{steps}</div>
+<p>Tokens of each scale, one colour per code <small>各尺度的词元，每个码字一种颜色</small></p>
+<div class="row">{maps}</div>"""
 
 
 def token_colours(indices_hw: Int64[Tensor, "h w"]) -> UInt8[Tensor, "3 h w"]:
-    """A token map (h, w) as a picture (3, h, w): each code has its colour, neighbours in the codebook differ."""
+    """A token map (h, w) as a picture (3, h, w): one colour per code, clearly different for adjacent indices."""
     palette = {}
     for code in indices_hw.unique().tolist():
-        # Steps of the golden ratio spread hues evenly, whichever codes occur.
+        # Steps of the golden ratio spread the hues evenly for any set of codes.
         hue = code * 0.6180339887 % 1
         palette[code] = [round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.4 + 0.25 * (code % 3) / 2, 0.6)]
     rows = [[palette[code] for code in row] for row in indices_hw.tolist()]

@@ -1,1 +1,1 @@
-"""One verb a file: train, evaluate, encode, decode, reconstruct, demonstrate. Config in, result out, no printing."""
+"""One verb per file: train, evaluate, encode, decode, reconstruct, … Config in, result out, no printing."""

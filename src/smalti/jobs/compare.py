@@ -1,4 +1,4 @@
-"""Compare several tokenizers, and image codecs of equal size, on the same images."""
+"""Compare several tokenizers, and image codecs at the same file sizes, on the same images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,18 +27,18 @@ from smalti.zoo import open_tokenizer
 
 @dataclass(frozen=True)
 class CompareConfig(MeasureConfig):
-    """Which tokenizers, on what."""
+    """Which tokenizers to compare, on which images."""
 
     runs: tuple[str, ...]
-    """Tokenizers: names of the box, folders, published checkpoints, or names on the hub."""
+    """Tokenizers: built-in names, folders, published checkpoints, or names on the Hugging Face hub."""
     data: str
     """Images: a folder, one file, or a name such as "embedded:test"."""
     codecs: tuple[Codec, ...] = ("jpeg", "webp", "avif")
-    """Codecs to stand beside the tokenizers, at the bytes of each one's token files; "jxl" is JPEG XL."""
+    """Image codecs to compare with, at the size of each tokenizer's token files; "jxl" is JPEG XL."""
     curves: bool = False
-    """Also code every image at several qualities of each codec: quality over bytes."""
+    """Also code every image at several qualities of each codec, to plot image quality over bits per pixel."""
     pictures: int = 8
-    """Images in the picture grid."""
+    """Number of images in the picture grid."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,22 +51,22 @@ class CompareConfig(MeasureConfig):
 
 
 def compare(config: CompareConfig, on_images: Callable[[int, int], None] | None = None) -> Comparison:
-    """Measure several tokenizers, and codecs at their price, in one pass over the images.
+    """Measure several tokenizers, and codecs at the same file sizes, in one pass over the images.
 
     Args:
-        config: which and on what.
-        on_images: told (images done, images in all) after every batch, for a progress bar.
+        config: which tokenizers, on which images.
+        on_images: called with (images done, images in all) after every batch, for a progress bar.
 
     Raises:
-        FileNotFoundError: no such tokenizer or data, or no weights of a judge that was asked for by name.
-        ValueError: tokenizers that do not see the same pixels, no readable image, or a bad value in a file.
+        FileNotFoundError: no such tokenizer or data, or no weights of a network named in `judges`.
+        ValueError: tokenizers that do not take the same pixels, no readable image, or a bad value in a file.
     """
     device = find_device(config.device)
     size = target_size(config.size, config.runs)
     tokenizers = [open_tokenizer(run).to(device).eval() for run in config.runs]
     channels = {tokenizer.image_channels for tokenizer in tokenizers}
     if len(channels) > 1:
-        raise ValueError("runs: some take RGB images, some grey ones; they cannot be compared on the same pixels")
+        raise ValueError("runs: got tokenizers of RGB images and of grey images, expected one kind")
     source = open_images(config.data, channels=channels.pop())
     judges = open_judges(config.judges, config.runs, device, config.weights, config.download)
     protocol = Protocol.of_size(size, tokenizers[0].image_channels)

@@ -1,4 +1,4 @@
-"""A token file to images: the inverse of `encode.py`."""
+"""Decode a token file into images: the inverse of `encode.py`."""
 
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -28,26 +28,26 @@ from smalti.zoo import BOXED, filled, open_tokenizer, saved_folder
 __all__ = ["FROM_FILE", "DecodeConfig", "DecodedImage", "decode"]
 
 FROM_FILE = "auto"
-"""Instead of a tokenizer's name: the one that the token file names."""
+"""In place of a tokenizer's name: the built-in tokenizer that made the token file."""
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """Turn a token file back into its images, with the model that made it."""
+    """Decode a token file into images, with the tokenizer that made it."""
 
     run: str
-    """The tokenizer that made the tokens: a name of the box, a folder, a published checkpoint, a name on the hub; auto:
-    that of the box whose fingerprint the file bears."""
+    """Tokenizer that made the tokens: a built-in name, a folder, a published checkpoint, or a name on the Hugging Face
+    hub; "auto": the built-in one with the fingerprint in the file."""
     tokens: Path
-    """The token file."""
+    """Token file to read."""
     out: Path
-    """The image to write, of the format that its suffix names; or a folder, which gets one PNG an image."""
+    """Image file to write (the suffix sets the format), or a folder for one PNG file per image."""
     codec: str = ""
-    """The codec of tokens that were coded by context; empty: codec.safetensors in the tokenizer's folder."""
+    """Codec of a file with coding "context"; empty: codec.safetensors in the tokenizer's folder."""
     force: bool = False
     """Replace existing images."""
     device: str = "auto"
-    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
+    """Device to compute on: "cpu", "cuda", ...; "auto": cuda if available."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +55,28 @@ class DecodedImage:
     """An image that was written."""
 
     name: str
-    """Its name in the token file."""
+    """Name of the image in the token file."""
     image_size: tuple[int, int]
     """Height and width in pixels."""
     path: Path
-    """Where it is."""
+    """Path of the image file."""
 
 
 def decode(config: DecodeConfig, on_image: Callable[[DecodedImage], None] | None = None) -> tuple[DecodedImage, ...]:
     """Decode every image of a token file.
 
-    One image goes to `out`, or into `out` if that is an existing folder. Several go into the folder `out`: a new one
-    appears when it is complete; in an existing one, files of other names are left alone.
+    One image is written to `out`, or into `out` if that is an existing folder. Several images are written into the
+    folder `out`. A new folder appears when it is complete; in an existing folder, files of other names are kept.
 
     Args:
-        config: which model, which tokens, where to.
-        on_image: told about each image as soon as it is written.
+        config: which tokenizer, token file and output.
+        on_image: called with each image as soon as it is written.
 
     Raises:
         FileNotFoundError: no such run, codec, token file, or folder to write to.
-        FileExistsError: an image exists and `force` is off; found before anything is written.
+        FileExistsError: an image exists and `force` is off; checked before anything is written.
         TokenFileError: not a token file, truncated, altered, or made with another model.
-        ValueError: several images but `out` is named like one, or a suffix that is no image format.
+        ValueError: several images but `out` has an image suffix, or a suffix that is no image format.
     """
     tokenizer, token_file = _read(config)
     folder, names = _destination(config, token_file)
@@ -101,9 +101,9 @@ def _read(config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
     for name in names:
         with suppress(OtherModelError):
             return _read_with(name, config)
-    box = f"the tokenizers of the box ({', '.join(names) or 'which is empty'})"
+    known = f"the built-in tokenizers ({', '.join(names) or 'this installation has none'})"
     raise TokenFileError(
-        f"{config.tokens}: made by none of {box}, expected its tokenizer: smalti decode RUN {config.tokens}"
+        f"{config.tokens}: made by none of {known}; name its tokenizer: smalti decode RUN {config.tokens}"
     )
 
 
@@ -114,7 +114,7 @@ def _read_with(run: str, config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
 
 
 def _destination(config: DecodeConfig, token_file: TokenFile) -> tuple[Path, tuple[str, ...]]:
-    """A folder, which may not exist yet, and the files to write there; refuses what may not be written."""
+    """The output folder, which may not exist yet, and the file names in it; refuses files that may not be written."""
     images = token_file.images
     if not images:
         raise TokenFileError(f"{config.tokens}: holds no image")
@@ -138,6 +138,6 @@ def _destination(config: DecodeConfig, token_file: TokenFile) -> tuple[Path, tup
 def _decode_image(tokenizer: Tokenizer, image: TokenImage, vocab_size: int) -> UInt8[Tensor, "1 c h w"]:
     if image.channels != tokenizer.image_channels:
         raise TokenFileError(
-            f"malformed: {image.name} has {image.channels} channels, its model makes {tokenizer.image_channels}"
+            f"malformed: {image.name} has {image.channels} channels, expected {tokenizer.image_channels} of its model"
         )
     return tokenizer.decode(to_tokens(image, vocab_size).to(next(tokenizer.parameters()).device))

@@ -1,7 +1,7 @@
-"""The whole way in two minutes: use the box, train a small tokenizer on embedded photographs, measure it, show it.
+"""The whole pipeline in two minutes: use the built-in tokenizer, train a small one, measure it, write a report.
 
-Everything is done by the same jobs that the other commands call; this file only chooses small settings and gathers
-what a person wants to look at.
+The work is done by the jobs that the other commands call. This file chooses small settings and collects the results for
+the report.
 """
 
 import shutil
@@ -39,49 +39,49 @@ TRAINING: dict[str, Any] = {
     "sample_every": 10**9,
     "checkpoint_every": 10**9,
 }
-"""What differs from the defaults of `smalti train`."""
+"""Settings that differ from the defaults of `smalti train`."""
 
 CODECS: dict[str, Codec] = {"JPEG": "jpeg", "WebP": "webp"}
-"""What the token file is compared with."""
+"""Image codecs that the token file is compared with."""
 
 CONTENTS = ("box", "tokenizer", "report.html", "photographs")
-"""What the demonstration leaves in its folder, and what --force replaces."""
+"""Files and folders that the demonstration writes into its folder, and that --force replaces."""
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Train, evaluate and use a small tokenizer, and leave a report."""
+    """Use the built-in tokenizer; train, evaluate and use a small one; write a report."""
 
     out: Path = Path("demo")
-    """Folder to make: the trained tokenizer, the photographs, the report."""
+    """Output folder, for the trained tokenizer, the photographs and the report."""
     optimization: OptimizationConfig = field(
         default_factory=lambda: OptimizationConfig(
             steps=700, batch_size=5, lr=4e-3, warmup_steps=30, ema_decay=0.99, weight_decay=1e-4
         )
     )
-    """How long and how fast to learn; the defaults take about two minutes on two CPU cores."""
+    """Optimization; the defaults take about two minutes on two CPU cores."""
     seed: int = 0
-    """Decides initial weights, order of the images and augmentation."""
+    """Seed of initial weights, order of the images and augmentation."""
     device: str = "auto"
-    """cpu, cuda, …; auto: cuda if there is one."""
+    """Device to compute on: cpu, cuda, ...; auto: cuda if available."""
     force: bool = False
-    """Replace what a former demonstration left in the folder."""
+    """Replace the files of an earlier demonstration in the folder."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What came of the demonstration."""
+    """The result of the demonstration."""
 
     report: Path
-    """The page to open."""
+    """The report, an HTML page."""
     run: Path
-    """The trained tokenizer."""
+    """Run directory of the trained tokenizer."""
     train_set: EvaluationResult
-    """Measured on the photographs it was trained on."""
+    """Evaluation on the training photographs."""
     held_out: EvaluationResult
-    """Measured on the two photographs it has never seen."""
+    """Evaluation on the two held-out photographs."""
     seconds: float
-    """How long everything took."""
+    """Time for everything."""
 
 
 def demo(
@@ -90,12 +90,12 @@ def demo(
     """Run the demonstration.
 
     Args:
-        config: where to, how long.
-        reporter: hears of the training's progress.
-        say: hears one line at a time of what a person should read.
+        config: output folder and training settings.
+        reporter: receives the progress of the training.
+        say: called with each line of text for the user.
 
     Raises:
-        FileExistsError: the folder holds something and `force` is off.
+        FileExistsError: the folder has files of an earlier demonstration and `force` is off.
         ValueError: the embedded photographs are not installed.
     """
     begun = time.monotonic()
@@ -120,8 +120,8 @@ def demo(
     report = Report(
         title="smalti: a multi-scale tokenizer, trained in two minutes",
         introduction=(
-            f"Trained for {config.optimization.steps} steps on crops of the photographs that scikit-image and "
-            "scikit-learn carry; the two below were never trained on."
+            f"Trained for {config.optimization.steps} steps on crops of the photographs in scikit-image and "
+            "scikit-learn. The two photographs below are not in the training set."
         ),
         numbers=_numbers(train_set, held_out, seconds),
         pictures=pictures,
@@ -135,7 +135,7 @@ def demo(
 
 
 def classic_demonstrations() -> list[str]:
-    """A `VectorQuantizer` and a `SimpleVQVAE` on random input, in words (English / Chinese)."""
+    """A `VectorQuantizer` and a `SimpleVQVAE` on random input: shapes and losses, in English and Chinese."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         z = torch.randn(1, 64, 8, 8)
@@ -164,7 +164,7 @@ def next_steps(out: Path) -> list[str]:
     ]
     return [
         *(boxed if filled(DEFAULT) else []),
-        f"smalti eval {out}/tokenizer embedded:test          # the numbers again",
+        f"smalti eval {out}/tokenizer embedded:test          # measure again",
         f"smalti encode {out}/tokenizer PHOTO.jpg -o photo.tokens",
         f"smalti decode {out}/tokenizer photo.tokens -o photo.png",
         f"smalti reconstruct {out}/tokenizer PHOTO.jpg photo.png",
@@ -175,13 +175,13 @@ def next_steps(out: Path) -> list[str]:
 def _clear(out: Path, force: bool) -> None:
     taken = [out / name for name in CONTENTS if (out / name).exists()]
     if taken and not force:
-        raise FileExistsError(f"out: {taken[0]} exists; --force replaces what a former demonstration left")
+        raise FileExistsError(f"out: {taken[0]} exists; --force replaces the files of an earlier demonstration")
     for path in taken:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _use(config: DemoConfig, run: Path, tokenizer: Tokenizer, index: int) -> Picture:
-    """Write one held-out photograph to a token file, decode it back, and look at it scale by scale."""
+    """Encode one held-out photograph into a token file, decode it, and decode its scales one after another."""
     source = open_images("embedded:test", channels=tokenizer.image_channels)
     name = Path(source.key(index)).stem
     folder = config.out / "photographs"
@@ -192,7 +192,7 @@ def _use(config: DemoConfig, run: Path, tokenizer: Tokenizer, index: int) -> Pic
     coded = encode(EncodeConfig(str(run), (str(original),), token_file, coding="learned", device=config.device))
     decode(DecodeConfig(str(run), token_file, decoded, device=config.device))
     reconstruction = torch.tensor(load_image(decoded, tokenizer.image_channels)).permute(2, 0, 1)
-    # The trained size, where the coarsest scale is one token, shows the scales best.
+    # At the trained size the coarsest scale is one token, which shows the scales best.
     small = TRAINING["input"].centered().apply(source.load(index))[None]
     tokens = tokenizer.encode(small)
     height, width = photograph.shape[1:]
@@ -204,16 +204,16 @@ def _use(config: DemoConfig, run: Path, tokenizer: Tokenizer, index: int) -> Pic
         progressive=[image[0] for image in tokenizer.progressive(tokens)],
         maps=[scale[0] for scale in tokens.indices],
         caption=(
-            f"{width}×{height} pixels. The token file has {size:,} bytes, {8 * size / (height * width):.2f} bits a "
-            f"pixel; its {coded.images[0].num_tokens:,} tokens at log2 K bits each would be {coded.log2_bytes:,.0f}. "
-            f"JPEG and WebP at the quality whose file is nearest to it. "
-            f"Below, scale by scale, at {small.shape[3]}×{small.shape[2]}."
+            f"{width}×{height} pixels. The token file has {size:,} bytes, {8 * size / (height * width):.2f} bits per "
+            f"pixel; its {coded.images[0].num_tokens:,} tokens at log2 K bits each would take {coded.log2_bytes:,.0f} "
+            f"bytes. JPEG and WebP are at the quality that gives the nearest file size. "
+            f"Below: scale by scale, at {small.shape[3]}×{small.shape[2]}."
         ),
     )
 
 
 def _same_price(photograph: Tensor, reconstruction: Tensor, num_bytes: int) -> dict[str, Tensor]:
-    """The reconstruction, and what JPEG and WebP make of the photograph with as many bytes, with their numbers."""
+    """The reconstruction, and the photograph as JPEG and WebP of the same size: title with bytes and PSNR → image."""
     files = {"tokens 词元": (reconstruction, num_bytes)}
     for name, codec in CODECS.items():
         coded = code_near(photograph, codec, num_bytes)
@@ -230,13 +230,13 @@ def _numbers(train_set: EvaluationResult, held_out: EvaluationResult, seconds: f
     assert size is not None
     return {
         f"PSNR on the two held-out photographs at {size[1]}×{size[0]}": f"{quality['psnr']:.2f} dB",
-        "… of painting each in its mean colour": f"{quality['psnr_mean_color']:.2f} dB",
+        "the same for one mean colour per image": f"{quality['psnr_mean_color']:.2f} dB",
         "SSIM on the two held-out photographs": f"{quality['ssim']:.3f}",
         "codes used on the training photographs": f"{train_set.usage.total.usage:.1%} of {train_set.usage.vocab_size}",
-        "perplexity of the codebook there": f"{train_set.usage.total.perplexity:.0f}",
-        "tokens an image": f"{held_out.tokens_per_image:.0f}",
-        "bits a pixel": f"{held_out.bits_per_pixel:.3f}",
-        "time for everything": f"{seconds:.0f} s",
+        "codebook perplexity on the training photographs": f"{train_set.usage.total.perplexity:.0f}",
+        "tokens per image": f"{held_out.tokens_per_image:.0f}",
+        "bits per pixel": f"{held_out.bits_per_pixel:.3f}",
+        "total time": f"{seconds:.0f} s",
     }
 
 
@@ -255,5 +255,5 @@ def _charts(log: list[dict[str, Any]], scales: list[str]) -> dict[str, list[Curv
         "Loss": [Curve("total", steps, [line["loss"] for line in log])]
         + [Curve(name, steps, [line["terms"][name] for line in log]) for name in log[0]["terms"]],
         "PSNR of the batch, dB": [Curve("PSNR", steps, [line["psnr"] for line in log])],
-        "Share of the codes that a batch uses": [Curve("all", steps, [line["usage"] for line in log]), *usage],
+        "Codebook usage of the batch": [Curve("all", steps, [line["usage"] for line in log]), *usage],
     }

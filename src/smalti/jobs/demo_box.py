@@ -1,6 +1,7 @@
-"""The first part of the demonstration: what the tokenizer of the box makes of two photographs, in seconds.
+"""The first part of the demonstration: two photographs through the built-in tokenizer, in seconds.
 
-Nothing is trained. The photographs go to token files and back, and stand beside image codecs at as many bytes.
+Nothing is trained. The photographs are encoded to token files and decoded, and compared with image codecs at the same
+number of bytes.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,9 @@ def use_box(folder: Path, device: str, say: Callable[[str], None]) -> None:
     """Encode, decode and compare the held-out photographs.
 
     Args:
-        folder: to make; gets photographs, token files, decoded images and the picture of the comparison.
+        folder: output folder for photographs, token files, decoded images and the picture of the comparison.
         device: where to compute.
-        say: hears one line at a time of what a person should read.
+        say: called with each line of text for the user.
     """
     folder.mkdir(parents=True)
     source = open_images("embedded:test")

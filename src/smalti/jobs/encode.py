@@ -1,4 +1,4 @@
-"""Images to one token file. The way back is `decode.py`; `reconstruct.py` goes both ways without a file between."""
+"""Encode images into one token file. `decode.py` is the inverse; `reconstruct.py` does both without a token file."""
 
 import math
 from collections.abc import Callable
@@ -18,27 +18,28 @@ __all__ = ["EncodeConfig", "EncodeResult", "EncodedImage", "encode"]
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """Turn images, each at its own size, into one token file."""
+    """Encode images, each at its own size, into one token file."""
 
     run: str
-    """The tokenizer: a name of the box, a folder with a saved model, a published checkpoint, or a name on the hub."""
+    """Tokenizer: a built-in name, a folder with a saved model, a published checkpoint, or a name on the Hugging Face
+    hub."""
     images: tuple[str, ...]
     """Image files: PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF."""
     out: Path
-    """The token file to write."""
+    """Token file to write."""
     coding: Coding | Literal["auto"] = "auto"
-    """How tokens are stored: "packed", ceil(log2 K) bits each; "adaptive", by a range coder that learns how often each
-    occurs; "learned", by one that starts from how often each occurred in the tokenizer's training; "context", by one
-    that a codec tells how likely each is among the tokens around it; "auto", by context where the tokenizer comes with
-    a codec and a range coder is installed, else packed."""
+    """How tokens are stored. "packed": ceil(log2 K) bits per token; "adaptive": range coder with frequencies learned
+    from the file; "learned": the same, starting from the frequencies in training; "context": range coder with a codec
+    that predicts each token from its neighbours; "auto": context if the tokenizer has a codec and a range coder is
+    installed, else packed."""
     codec: str = ""
-    """The codec of coding "context", made by smalti train-codec; empty: codec.safetensors in the tokenizer's folder."""
+    """Codec for coding "context", from smalti train-codec; empty: codec.safetensors in the tokenizer's folder."""
     force: bool = False
     """Replace an existing file."""
     max_pixels: int = DEFAULT_MAX_PIXELS
-    """Refuse an image of more pixels."""
+    """Refuse images with more pixels than this."""
     device: str = "auto"
-    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
+    """Device to compute on: "cpu", "cuda", ...; "auto": cuda if available."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -49,37 +50,37 @@ class EncodeConfig:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """What an image became."""
+    """Size of an encoded image."""
 
     name: str
-    """Its name in the token file."""
+    """Name of the image in the token file."""
     image_size: tuple[int, int]
     """Height and width in pixels."""
     num_tokens: int
-    """Tokens of all scales together."""
+    """Number of tokens, over all scales."""
     num_bytes: int
-    """Bytes of its tokens at ceil(log2 K) bits each, without name, grids and the file's header."""
+    """Bytes of the tokens at ceil(log2 K) bits each, without the name, the grids and the file's header."""
 
     @property
     def bits_per_pixel(self) -> float:
-        """Bits of `num_bytes` for each pixel."""
+        """`num_bytes` in bits per pixel."""
         return 8 * self.num_bytes / math.prod(self.image_size)
 
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """What was written."""
+    """The result of an encoding."""
 
     images: tuple[EncodedImage, ...]
-    """One entry an image, in the order given."""
+    """One entry per image, in the order given."""
     file_bytes: int
     """Size of the whole token file."""
     vocab_size: int
-    """K."""
+    """Number of codes, K."""
 
     @property
     def log2_bytes(self) -> float:
-        """Bytes of the tokens alone at log2 K bits each, which is what they cost if all are equally likely."""
+        """Bytes of the tokens alone at log2 K bits each: their cost if all codes are equally likely."""
         return sum(image.num_tokens for image in self.images) * math.log2(self.vocab_size) / 8
 
 
@@ -87,14 +88,14 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
     """Encode images into a token file; if anything fails, no file is written.
 
     Args:
-        config: which model, which images, where to.
-        on_image: told about each image as soon as it is encoded.
+        config: which tokenizer, images and token file.
+        on_image: called with each image as soon as it is encoded.
 
     Raises:
         FileNotFoundError: no such run, codec, image, or folder to write to.
         FileExistsError: the token file exists and `force` is off.
-        ValueError: a file that is not an image, or too large a one; the message names it. A tokenizer that cannot code
-            as asked.
+        ValueError: a file that is not an image, or an image that is too large (the message names the file); a tokenizer
+            that does not support the coding.
     """
     check_replaceable(config.out, config.force)
     tokenizer = open_tokenizer(config.run).to(find_device(config.device))
@@ -102,7 +103,7 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
     coding, codec = chosen_coding(config.run, config.coding, config.codec)
     if coding == "learned" and tables is None:
         raise ValueError(
-            "coding: got 'learned', but this tokenizer keeps no count of its codes; take adaptive or packed"
+            "coding: got 'learned', expected 'adaptive' or 'packed': this tokenizer has no code frequencies of training"
         )
     token_images, encoded = [], []
     for name, path in zip(image_names(config.images), config.images, strict=True):
@@ -113,7 +114,7 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
         encoded.append(EncodedImage(name, tokens.image_size, tokens.num_tokens, size))
         if on_image is not None:
             on_image(encoded[-1])
-    fingerprint = tokens.fingerprint or tokenizer.fingerprint  # those of a GPU bear none
+    fingerprint = tokens.fingerprint or tokenizer.fingerprint  # tokens made on a GPU carry none
     token_file = TokenFile(fingerprint, tokenizer.vocab_size, tuple(token_images), coding)
     write_token_file(config.out, token_file, config.force, tables, codec)
     return EncodeResult(tuple(encoded), config.out.stat().st_size, tokenizer.vocab_size)

@@ -1,9 +1,9 @@
-"""How good is a tokenizer on a set of images: quality of the pictures, price of the tokens, health of the codebook.
+"""Measure a tokenizer on a set of images: image quality, bits per pixel, codebook usage.
 
-Every number is over the whole set and does not depend on the batch size. Images go the way a user's go, through
-`encode` and `decode`, so what is measured is what a token file would give back. How PSNR and SSIM are taken is said in
-`smalti.metrics.image_quality`, what collapse means in `smalti.metrics.code_usage`, who else judges in
-`smalti.evaluation.judges`. Beside the numbers stands all that is needed to get them again.
+Every number is over the whole set and does not depend on the batch size. Images pass through `encode` and `decode`, so
+the measured images are those that a token file would give. `smalti.metrics.image_quality` defines PSNR and SSIM,
+`smalti.metrics.code_usage` defines collapse, `smalti.evaluation.judges` the other networks. The result also holds
+everything that is needed to repeat the measurement.
 """
 
 from collections.abc import Callable
@@ -31,14 +31,15 @@ from smalti.zoo import open_tokenizer
 
 @dataclass(frozen=True)
 class EvaluateConfig(MeasureConfig):
-    """What to measure, on what."""
+    """Which tokenizer to measure, on which images."""
 
     run: str
-    """The tokenizer: a name of the box, a folder with a saved model, a published checkpoint, or a name on the hub."""
+    """Tokenizer: a built-in name, a folder with a saved model, a published checkpoint, or a name on the Hugging Face
+    hub."""
     data: str
     """Images: a folder, one file, or a name such as "embedded:test"."""
     min_usage: float = 0.1
-    """The codebook counts as collapsed if fewer than this share of the codes that the set could have used were used."""
+    """The codebook counts as collapsed if its usage is below this: used codes / codes that the set could have used."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,50 +49,50 @@ class EvaluateConfig(MeasureConfig):
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Every number that an evaluation gives."""
+    """All numbers of an evaluation."""
 
     run: str
-    """The tokenizer, as it was named."""
+    """The tokenizer, as named in the config."""
     fingerprint: str
-    """Which weights it had."""
+    """Fingerprint of the tokenizer."""
     data: str
-    """The images, as they were named."""
+    """The images, as named in the config."""
     protocol: Protocol
     """How the images were prepared."""
     images_sha256: str
-    """Hash of the prepared pixels: which images they were."""
+    """Hash of the prepared pixels; identifies the images."""
     unreadable: dict[str, str]
-    """Files that did not decode, and why; they are in no number."""
+    """File → why it did not decode; these files are not counted in any number."""
     quality: dict[str, float | int | None]
-    """PSNR, SSIM and how many images they are of; see `smalti.metrics.ImageQuality.compute`."""
+    """PSNR, SSIM and their numbers of images; see `smalti.metrics.ImageQuality.compute`."""
     judgments: tuple[Judgment, ...]
-    """What the networks say."""
+    """Results of the metric networks."""
     left_out: dict[str, str]
-    """What could not be measured, and why."""
+    """Measure → why it could not be taken."""
     tokens_per_image: float
-    """Mean number of tokens of an image."""
+    """Mean number of tokens per image."""
     bits_per_pixel: float
-    """Tokens * ceil(log2 K) / pixels, over the set: what a token file spends, without its header."""
+    """Tokens * ceil(log2 K) / pixels, over the set: the size of a token file without its header."""
     entropy_bits_per_pixel: float
-    """The same with each scale's measured entropy for ceil(log2 K): an estimate of what an ideal order-0 coder that
-    knows the frequencies would spend. No such file is written."""
+    """The same with each scale's measured entropy in place of ceil(log2 K): an estimate for an ideal order-0 coder that
+    knows the frequencies. No such file is written."""
     usage: CodeUsageResult
-    """Usage, perplexity and entropy, per scale and over all."""
+    """Usage, perplexity and entropy, per scale and over all scales."""
     collapse: tuple[str, ...]
-    """Why the codebook is called collapsed; empty if it is healthy."""
+    """Reasons why the codebook counts as collapsed; empty if it does not."""
     warnings: tuple[str, ...]
-    """What a reader of the numbers must know."""
+    """Warnings about the numbers."""
     config: EvaluateConfig
-    """The settings; the size is the one that was used."""
+    """The settings, with the size that was used."""
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width that images were brought to; None if each kept its own."""
+        """Height and width to which images were resized; None if each kept its own size."""
         return self.protocol.size
 
     @property
     def rfid(self) -> float | None:
-        """The Fréchet distance on FID's own network and weights, if it was among the judges."""
+        """The Fréchet distance on FID's own network and weights; None if that network was not used."""
         return next((judgment.frechet_distance for judgment in self.judgments if judgment.is_fid), None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,11 +125,11 @@ def evaluate(config: EvaluateConfig, on_images: Callable[[int, int], None] | Non
     """Measure a tokenizer on a set of images.
 
     Args:
-        config: what and on what.
-        on_images: told (images done, images in all) after every batch, for a progress bar.
+        config: which tokenizer, on which images.
+        on_images: called with (images done, images in all) after every batch, for a progress bar.
 
     Raises:
-        FileNotFoundError: no such run or data, or no weights of a judge that was asked for by name.
+        FileNotFoundError: no such run or data, or no weights of a network named in `judges`.
         ValueError: no image could be read, the tokenizer gives values that are not finite, or a bad value in a file.
     """
     device = find_device(config.device)

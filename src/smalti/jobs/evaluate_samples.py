@@ -1,9 +1,9 @@
-"""How good are samples: a folder of images that a generator drew against a set of images that it imitates.
+"""Measure samples: a folder of generated images against a set of reference images.
 
-Whoever drew them, samples and reference are prepared by the one protocol by which reconstructions are measured
-(`evaluate.py`), and the same networks judge them by the same names; only that a Fréchet distance on FID's own network
-and weights is called gFID here, and that the Inception Score stands beside it. Two samples of different generators are
-compared at equal numbers of samples, against the same reference.
+Samples and reference images are prepared by the protocol of reconstructions (`evaluate.py`) and measured by the same
+networks, under the same names. There are two differences: the Fréchet distance on FID's own network and weights is
+called gFID here, and the Inception Score is added. Compare two generators at equal numbers of samples and against the
+same reference.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,62 +32,62 @@ from smalti.ops.device import find_device
 from smalti.ops.pixels import to_float
 
 CHANNELS = 3
-"""Samples and reference are compared in colour; a grey image is three equal channels."""
+"""Samples and reference are compared in colour; a grey image gets three equal channels."""
 
 
 @dataclass(frozen=True)
 class EvaluateSamplesConfig(JudgingConfig):
-    """Which samples to measure, against what."""
+    """Which samples to measure, against which reference."""
 
     samples: str
-    """Images that a generator drew: the folder of smalti sample, or anything else that smalti opens."""
+    """Generated images: the folder of smalti sample, or any other source of images."""
     data: str
-    """The images that it imitates, usually its training set; or a file of their feature statistics (gFID)."""
+    """Reference images, usually the training set of the generator; or a file of their feature statistics (gFID)."""
     size: int | tuple[int, int] | Literal["samples"] = field(default="samples", kw_only=True)
-    """Size at which both are judged: a side or [height, width] (resized to cover it, then cropped to the centre), or
-    "samples" for that of the first sample."""
+    """Size at which both are compared: a side or [height, width] (resized, then cropped to the centre); "samples": size
+    of the first sample."""
     judges: tuple[str, ...] = field(default=("auto",), kw_only=True)
-    """Networks that judge: "fid_inception", "efficientnet_lite0", files with convolutional features; "auto" is the
-    first two as far as their weights are here."""
+    """Networks to compare features with: "fid_inception", "efficientnet_lite0", files with convolutional features;
+    "auto": the first two, if their weights are on this machine."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.size, str):
-            TransformConfig(size=_pair(self.size))  # refuses sides that no picture has
+            TransformConfig(size=_pair(self.size))  # refuses impossible sides
 
 
 @dataclass(frozen=True)
 class SamplesResult:
-    """Every number that the evaluation of samples gives."""
+    """All numbers of an evaluation of samples."""
 
     samples: str
-    """The samples, as they were named."""
+    """The samples, as named in the config."""
     samples_count: int
-    """How many could be read."""
+    """Number of samples that could be read."""
     samples_sha256: str
-    """Hash of their prepared pixels."""
+    """Hash of the prepared pixels of the samples."""
     data: str
-    """The reference, as it was named."""
+    """The reference, as named in the config."""
     images: int
-    """How many images it has."""
+    """Number of reference images."""
     images_sha256: str
-    """Hash of their prepared pixels."""
+    """Hash of the prepared pixels of the reference images."""
     protocol: Protocol
     """How samples and reference were prepared."""
     judgments: tuple[Judgment, ...]
-    """What the networks say."""
+    """Results of the metric networks."""
     left_out: dict[str, str]
-    """What could not be measured, and why."""
+    """Measure → why it could not be taken."""
     unreadable: dict[str, str]
-    """Samples and images that did not decode, and why; they are in no number."""
+    """Sample or image → why it did not decode; these files are not counted in any number."""
     warnings: tuple[str, ...]
-    """What a reader of the numbers must know."""
+    """Warnings about the numbers."""
     config: EvaluateSamplesConfig
-    """The settings; the size is the one that was used."""
+    """The settings, with the size that was used."""
 
     @property
     def gfid(self) -> float | None:
-        """The Fréchet distance on FID's own network and weights, if it was among the judges."""
+        """The Fréchet distance on FID's own network and weights; None if that network was not used."""
         return next((judgment.frechet_distance for judgment in self.judgments if judgment.is_fid), None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class SamplesResult:
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
-    """What is known of the images that are imitated."""
+    """Statistics of the reference images."""
 
     statistics: Mapping[str, FeatureStatistics]
     images: int
@@ -128,18 +128,18 @@ def evaluate_samples(
     """Measure samples.
 
     Args:
-        config: which, against what.
-        on_images: told (images done, images in all), first of the samples, then of the reference.
+        config: which samples, against which reference.
+        on_images: called with (images done, images in all), first for the samples, then for the reference.
 
     Raises:
-        FileNotFoundError: no such samples or data, or no weights of a judge that was asked for by name.
-        ValueError: no image could be read, fewer than two samples or images, or statistics of something else.
+        FileNotFoundError: no such samples or data, or no weights of a network named in `judges`.
+        ValueError: no image could be read, fewer than two samples or images, or statistics that do not fit.
     """
     device = find_device(config.device)
     judges = open_judges(config.judges, [], device, config.weights, config.download)
     if not judges.sets:
         why = "; ".join(f"no {what}: {reason}" for what, reason in judges.left_out.items())
-        raise ValueError(f"judges: got {list(config.judges)}, of which none is here. {why}")
+        raise ValueError(f"judges: got {list(config.judges)}, expected one with weights on this machine; {why}")
     source = open_images(config.samples, channels=CHANNELS)
     protocol = _protocol(config, source)
     accumulators = [FeatureAccumulator(network) for network in judges.sets]
@@ -161,7 +161,7 @@ def evaluate_samples(
         if accumulator.network.name in reference.statistics
     )
     few = count < SPLITS and any(judgment.is_fid for judgment in judgments)
-    left_out = {"Inception Score": f"{count} samples, it needs {SPLITS}"} if few else {}
+    left_out = {"Inception Score": f"got {count} samples, expected at least {SPLITS}"} if few else {}
     return SamplesResult(
         samples=config.samples,
         samples_count=count,
@@ -179,25 +179,25 @@ def evaluate_samples(
 
 
 def _protocol(config: EvaluateSamplesConfig, source: ImageSource) -> Protocol:
-    """How samples and reference are prepared: as the statistics were, or at the size of the first sample."""
+    """How samples and reference are prepared: as the statistics file says, or at the size of the first sample."""
     if _is_statistics(config.data):
         told = read_statistics(config.data, "gFID").protocol
         protocol = Protocol(**{**told, "size": None if told["size"] is None else _pair(told["size"])})
         if protocol != Protocol.of_size(protocol.size, CHANNELS):
-            raise ValueError(f"statistics: {config.data} was taken with {told}, which this smalti does not do")
+            raise ValueError(f"statistics: {config.data} was taken with {told}, which this version does not support")
         if not isinstance(config.size, str) and _pair(config.size) != protocol.size:
-            raise ValueError(f"size: got {config.size}, expected that of {config.data}, {protocol.size}")
+            raise ValueError(f"size: got {config.size}, expected {protocol.size}, the size of {config.data}")
         return protocol
     if not isinstance(config.size, str):
         return Protocol.of_size(_pair(config.size), CHANNELS)
     image, _ = next(prepared_images(source, None, config, _drawn(source)), (None, None))
     if image is None:
-        raise ValueError(f"samples: {config.samples} holds no readable image")
+        raise ValueError(f"samples: no readable image in {config.samples}")
     return Protocol.of_size((image.shape[2], image.shape[3]), CHANNELS)
 
 
 def _drawn(source: ImageSource) -> list[int]:
-    """All images but the picture of all samples that `smalti sample` puts beside them."""
+    """All images except the pictures of all samples that `smalti sample` writes beside them."""
     return [index for index in range(len(source)) if source.key(index) not in (GRID, GROWTH)]
 
 
@@ -208,13 +208,13 @@ def _reference(
     device: torch.device,
     on_images: Callable[[int, int], None] | None,
 ) -> _Reference:
-    """Statistics of the images that are imitated: from their file, or from the images."""
+    """Statistics of the reference images: from their file, or computed from the images."""
     if _is_statistics(config.data):
         known = read_statistics(config.data, "gFID")
         network = known.statistics.network
         others = {each.name: f"{config.data} is of {network}" for each in judges.sets if each.name != network}
         if len(others) == len(judges.sets):
-            raise ValueError(f"statistics: {config.data} is of {network}, judges are {', '.join(others)}")
+            raise ValueError(f"statistics: {config.data} is of {network}, expected one of {', '.join(others)}")
         return _Reference({network: known.statistics}, known.statistics.count, known.images_sha256, {}, others)
     source = open_images(config.data, channels=CHANNELS)
     originals = Originals(judges, protocol, config.statistics, "gFID")
@@ -228,7 +228,7 @@ def _reference(
 
 
 def _judged(accumulator: FeatureAccumulator, reference: FeatureStatistics) -> Judgment:
-    """What one network says; FID's own also gives the Inception Score."""
+    """The result of one network; FID's own network also gives the Inception Score."""
     ours = accumulator.compute()
     judgment = replace(compared(ours, reference), kind="gFID")
     if isinstance(accumulator.network, FIDInception) and ours.count >= SPLITS:

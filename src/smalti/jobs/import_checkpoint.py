@@ -1,4 +1,4 @@
-"""A publisher's checkpoint to a folder of ours: config.json and safetensors, which every other command takes."""
+"""Convert a published checkpoint to a tokenizer folder (config.json, safetensors) that every other command takes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,74 +11,74 @@ from smalti.zoo import read_published
 OPTIONS = (
     "patch_nums", "metric", "image_range", "num_heads", "norm_groups", "phi_ratio", "levels", "bits_per_group",
 )  # fmt: skip
-"""Fields of the config that are handed to the family."""
+"""Fields of the config that are passed to the loader of the family."""
 
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Turn a published checkpoint into a tokenizer folder."""
+    """Convert a published checkpoint to a tokenizer folder that every other command takes."""
 
     checkpoint: str
-    """The publisher's file (.pth .pt .ckpt .bin .safetensors), or a folder with weights and config.json."""
+    """Published checkpoint (.pth .pt .ckpt .bin .safetensors), or a folder with weights and config.json."""
     out: Path
-    """The folder to write."""
+    """Folder to write."""
     family: str | None = None
-    """Whose checkpoint it is; null: recognised by its tensor names."""
+    """Family of the checkpoint, for example llamagen; null: recognised by the tensor names."""
     patch_nums: tuple[int, ...] | None = None
-    """Sides of the scales of a multi-scale tokenizer; null: as published."""
+    """Side lengths of the scales of a multi-scale tokenizer; null: as published."""
     metric: Literal["euclidean", "cosine", "dot"] | None = None
-    """How the nearest code is found; null: as published."""
+    """Distance or similarity for the search of the nearest code; null: as published."""
     image_range: tuple[float, float] | None = None
-    """What the darkest and the brightest pixel were for the publisher's network; null: as published."""
+    """Input values of the published network for the darkest and the brightest pixel; null: as published."""
     num_heads: int | None = None
-    """Attention heads, where tensors do not show them; null: as published."""
+    """Number of attention heads, if the tensors do not show it; null: as published."""
     norm_groups: int | None = None
-    """Groups of group normalisation; null: as published."""
+    """Number of groups in group normalisation; null: as published."""
     phi_ratio: float | None = None
-    """Share of the convolution in VAR's φ; null: as published."""
+    """Weight of the convolution in VAR's φ layers; null: as published."""
     levels: tuple[int, ...] | None = None
-    """Values of each component of a rounded code (Cosmos); null: as the file says or as published."""
+    """Number of values of each dimension of a finite scalar code (Cosmos); null: as in the file or as published."""
     bits_per_group: int | None = None
-    """Bits of each token of WeTok; null: as published."""
+    """Bits per token of WeTok; null: as published."""
     force: bool = False
     """Replace an existing folder."""
 
     def options(self) -> dict[str, Any]:
-        """The options that were given."""
+        """The options that are set."""
         return {name: getattr(self, name) for name in OPTIONS if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What was imported."""
+    """The imported tokenizer."""
 
     family: str
-    """Whose checkpoint it was."""
+    """Family of the checkpoint."""
     why: str
-    """How that was found."""
+    """How the family was recognised."""
     assumed: Mapping[str, Any]
-    """Options that tensors do not tell and nobody gave, with their published values."""
+    """Options that neither the tensors nor the user set, with their published values."""
     source: Mapping[str, Any]
-    """Title, url and licence, as they stand in config.json."""
+    """Title, URL and licence, as in config.json."""
     model: str
     """Class of the tokenizer."""
     vocab_size: int
     """Number of codes."""
     stride: int
-    """Pixels a side of one latent cell."""
+    """Side in pixels of the area that one token covers."""
     parameters: int
-    """Number of weights."""
+    """Number of parameters."""
     ignored: tuple[str, ...]
-    """What the file holds besides: optimizer, loss, discriminator …"""
+    """Other contents of the file: optimizer, loss, discriminator …"""
 
 
 def import_checkpoint(config: ImportConfig) -> ImportResult:
-    """Read, check, write; the folder appears complete or not at all.
+    """Read, check and write; the folder appears complete or not at all.
 
     Raises:
         FileNotFoundError: no such checkpoint.
         FileExistsError: the folder exists and `force` is off.
-        ValueError: a checkpoint that is damaged, does not fit, or would have to run code.
+        ValueError: a checkpoint that is damaged, does not fit, or can only be read by running code.
     """
     check_replaceable(config.out, config.force, folder=True)
     published = read_published(config.checkpoint, config.family, **config.options())

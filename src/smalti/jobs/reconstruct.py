@@ -1,4 +1,4 @@
-"""One image through a tokenizer and back, at its own size: the quickest look at what a tokenizer keeps."""
+"""Encode and decode one image at its own size: the quickest way to see the quality of a tokenizer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,31 +15,32 @@ __all__ = ["ReconstructConfig", "ReconstructResult", "reconstruct"]
 
 @dataclass(frozen=True)
 class ReconstructConfig:
-    """Turn one image into tokens and back, and measure what that changed."""
+    """Encode and decode one image, save the reconstruction and print its PSNR."""
 
     run: str
-    """The tokenizer: a name of the box, a folder with a saved model, a published checkpoint, or a name on the hub."""
+    """Tokenizer: a built-in name, a folder with a saved model, a published checkpoint, or a name on the Hugging Face
+    hub."""
     image: str
     """Image file: PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF."""
     out: Path
-    """The image to write, of the same size and of the format that its suffix names."""
+    """Image file to write, of the same size; the suffix sets the format."""
     force: bool = False
     """Replace an existing file."""
     max_pixels: int = DEFAULT_MAX_PIXELS
-    """Refuse an image of more pixels."""
+    """Refuse an image with more pixels than this."""
     device: str = "auto"
-    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
+    """Device to compute on: "cpu", "cuda", ...; "auto": cuda if available."""
 
 
 @dataclass(frozen=True)
 class ReconstructResult:
-    """What it cost and how close it came."""
+    """Size and quality of a reconstruction."""
 
     encoded: EncodedImage
-    """Size of the image and price of its tokens."""
+    """Size of the image and of its tokens."""
     psnr: float
-    """PSNR of the reconstruction in dB, both images in uint8; infinite if nothing changed. Taken before saving: a JPEG
-    loses a little more."""
+    """PSNR of the reconstruction in dB, both images in uint8; infinite if they are equal. Measured before saving; a
+    JPEG file loses a little more."""
 
 
 def reconstruct(config: ReconstructConfig) -> ReconstructResult:
@@ -48,7 +49,7 @@ def reconstruct(config: ReconstructConfig) -> ReconstructResult:
     Raises:
         FileNotFoundError: no such run, image, or folder to write to.
         FileExistsError: the output exists and `force` is off.
-        ValueError: not an image, too large a one, or an output suffix that is no image format.
+        ValueError: not an image, an image that is too large, or an output suffix that is no image format.
     """
     check_replaceable(config.out, config.force)
     device = find_device(config.device)

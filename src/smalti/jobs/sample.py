@@ -1,12 +1,12 @@
-"""Sample images from a trained prior, or let it change a part of a photograph.
+"""Sample images from a trained prior, or edit part of a photograph with it.
 
 OUT/000.png …      the images
-OUT/grid.png       all of them
-OUT/growth.gif     the images growing scale by scale, or level by level of a residual quantizer
+OUT/grid.png       all images in one picture
+OUT/growth.gif     the images after each scale, or after each level of a residual quantizer
 
-Without a photograph everything is drawn. With one, its tokens are kept where they are asked to be: outside a box (the
-prior paints the inside anew, of any class: the zero-shot editing of VAR, Tian et al. 2024, section 4.4), or at the
-first scales (the prior invents the details).
+Without a photograph all tokens are sampled. With one, some of its tokens are kept: those outside a box (the prior
+samples the inside, of any class: the zero-shot editing of VAR, Tian et al. 2024, section 4.4), or those of the first
+scales (the prior samples the details).
 """
 
 import math
@@ -33,11 +33,11 @@ from smalti.zoo import open_prior, open_tokenizer
 __all__ = ["SampleConfig", "SampleResult", "prior_and_tokenizer", "sample", "to_tokens"]
 
 TOKENIZER = "tokenizer"
-"""Folder in that of a prior: the tokenizer whose tokens it models."""
+"""Subfolder of a prior's folder: the tokenizer whose tokens it models."""
 GRID, GROWTH = "grid.png", "growth.gif"
-"""The picture of all samples, beside them."""
+"""Picture and animation of all samples, in the same folder."""
 GROWING = 16
-"""Images that the animation shows at most."""
+"""Largest number of images in the animation."""
 FRAME_MS = 400
 LAST_FRAME_MS = 2000
 
@@ -47,74 +47,74 @@ class SampleConfig:
     """Sample images from a trained prior."""
 
     prior: str
-    """The prior: a folder, as smalti train-prior makes it, a published checkpoint, or a name on the hub."""
+    """Prior: a folder from smalti train-prior, a published checkpoint, or a name on the Hugging Face hub."""
     out: Path
     """Folder for the images."""
     label: int | str | None = None
-    """Class of the images: its name, or "#2" for number 2, as is 2 where no class is called so; none: an even mixture
-    of all."""
+    """Class of the images: a name, or a number such as 2 or "#2" (if a class is named 2, use "#2"); null: all classes
+    in equal shares."""
     count: int = 16
     """Number of images."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How tokens are drawn."""
+    """Sampling of tokens."""
     seed: int = 0
-    """Decides the drawing; the same seed, batch size and number format give the same images."""
+    """Random seed; the same seed, batch size and number format give the same images."""
     image: str | None = None
-    """A photograph to start from, with --scales or --box."""
+    """Photograph to start from, with --scales or --box."""
     scales: int = 0
-    """Keep so many of the photograph's scales, coarse to fine, and draw the others."""
+    """Number of the photograph's scales to keep, coarse to fine; the others are sampled."""
     box: tuple[float, float, float, float] | None = None
-    """Draw only inside this box of the photograph: top, left, bottom, right in fractions of its sides."""
+    """Sample only inside this box of the photograph: top, left, bottom, right as fractions of its sides."""
     batch_size: int = 16
-    """Images drawn together."""
+    """Images sampled together."""
     precision: Precision = "auto"
-    """Number format of the prior: "fp32", "bf16", "fp16", or "auto" for bf16 where the hardware multiplies it."""
+    """Number format of the prior: "fp32", "bf16", "fp16"; "auto": bf16 if the hardware supports it."""
     report: bool = False
     """Also write OUT/report.html."""
     device: str = "auto"
-    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
+    """Device to compute on: "cpu", "cuda", ...; "auto": cuda if available."""
     force: bool = False
     """Replace an existing folder."""
     tokenizer: str = ""
-    """The tokenizer that the prior was trained on, named as for smalti encode; empty: the one in the prior's folder."""
+    """Tokenizer that the prior was trained on, named as for smalti encode; empty: the one in the prior's folder."""
 
     def __post_init__(self) -> None:
         for name in ("count", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if (self.image is None) != (self.scales == 0 and self.box is None):
-            raise ValueError("image: goes with --scales or --box, which say what to keep of it, and they with it")
+            raise ValueError("image, scales, box: got only part of them, expected image together with scales or box")
         if self.scales < 0 or (self.scales and self.box):
-            raise ValueError(f"scales: got {self.scales}, expected at least 0, and no box at the same time")
+            raise ValueError(f"scales: got {self.scales}, expected at least 0, and 0 together with box")
 
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What was made."""
+    """The sampled images."""
 
     out: Path
-    """The folder."""
+    """Folder of the images."""
     images: int
     """Number of images."""
     image_size: tuple[int, int]
-    """Their height and width."""
+    """Height and width of the images."""
     classes: tuple[str, ...]
-    """Class of each image, by name where there are names; "" without."""
+    """Class of each image: its name, or its number if classes have no names; "" for a prior without classes."""
     label: int | None
-    """Number of the class that was asked for, if one was."""
+    """Number of the requested class; None if none was requested."""
 
 
 def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = None) -> SampleResult:
-    """Draw images and write them.
+    """Sample images and write them.
 
     Args:
-        config: everything.
-        on_images: told (images drawn, images in all) after every batch.
+        config: all settings.
+        on_images: called with (images sampled, images in all) after every batch.
 
     Raises:
         FileNotFoundError: no such prior or photograph.
         FileExistsError: the folder exists and `force` is off.
-        ValueError: no such class; a box or scales that this prior's tokens do not have.
+        ValueError: no such class; a box or scales that do not fit the prior's tokens.
     """
     device = find_device(config.device)
     prior, tokenizer, names = prior_and_tokenizer(config.prior, config.tokenizer)
@@ -161,7 +161,7 @@ def to_tokens(sequence_BL: Int64[Tensor, "b l"], layout: TokenLayout) -> Tokens:
 
 
 def _labels(config: SampleConfig, prior: Prior, names: tuple[str, ...]) -> Int64[Tensor, " n"]:
-    """The class of each image to draw."""
+    """The class of each image to sample."""
     label, count = config.label, prior.num_classes
     if label is None:
         return torch.arange(config.count) % count if count else torch.zeros(config.count, dtype=torch.int64)
@@ -173,7 +173,7 @@ def _labels(config: SampleConfig, prior: Prior, names: tuple[str, ...]) -> Int64
 
 
 def _number_of(label: str, names: tuple[str, ...]) -> int | None:
-    """The class of this name, however its accents are encoded; without one, the number that `label` spells."""
+    """The class with this name, in any Unicode normalization; if there is none, the number that `label` spells."""
     if label in names:
         return names.index(label)
     same = [number for number, name in enumerate(names) if normalize("NFC", name) == normalize("NFC", label)]
@@ -184,7 +184,7 @@ def _number_of(label: str, names: tuple[str, ...]) -> int | None:
 def _kept(
     config: SampleConfig, layout: TokenLayout, tokenizer: Tokenizer, device: torch.device
 ) -> tuple[Int64[Tensor, "1 l"] | None, Bool[Tensor, " l"] | None]:
-    """Tokens of the photograph, and which of them stay."""
+    """Tokens of the photograph, and which of them are kept."""
     if config.image is None:
         return None, None
     if config.scales >= len(layout.grids):
@@ -222,7 +222,7 @@ def _write(
 
 
 def _grid(images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "c height width"]:
-    """Images (N, C, H, W) as one picture, nearly square; missing ones at the end stay white."""
+    """Images (N, C, H, W) as one nearly square picture; empty cells at the end are white."""
     columns = math.ceil(math.sqrt(len(images)))
     missing = -len(images) % columns
     white = torch.full((missing, *images.shape[1:]), 255, dtype=torch.uint8)
@@ -250,12 +250,12 @@ def _write_report(
         ("seed", str(config.seed)),
     ]
     if config.image is not None:
-        kept = f"its first {config.scales} scales" if config.scales else f"all outside {config.box}"
+        kept = f"its first {config.scales} scales" if config.scales else f"everything outside {config.box}"
         settings.append(("photograph", f"{config.image}, kept: {kept}"))
     figures = "".join(figure(image, name, 160) for image, name in zip(images, classes, strict=True))
     sections = [
         section("Settings", "设置", table(settings)),
         section("Images", "图像", f'<div class="row">{figures}</div>'),
-        section("All at once", "总览", figure(grid, "", min(1000, 2 * grid.shape[2]))),
+        section("Overview", "总览", figure(grid, "", min(1000, 2 * grid.shape[2]))),
     ]
-    write_page(path, "smalti: samples", f"{len(images)} images drawn from {config.prior}.", sections)
+    write_page(path, "smalti: samples", f"{len(images)} images sampled from {config.prior}.", sections)

@@ -1,8 +1,8 @@
 """Tokenize a set of images once, to train on the tokens many times.
 
-The set is cut into shards, each a pure function of a plan and its number (`tokensets/shards.py`). A job that was killed
-makes the shards that are missing; a Ray cluster makes them in any order (`tokensets/ray_engine.py`); the result is the
-same.
+The set is split into shards; each is a pure function of a plan and the shard's number (`tokensets/shards.py`). A job
+that was killed makes only the missing shards when it is started again. A Ray cluster makes shards in any order
+(`tokensets/ray_engine.py`). The result is the same.
 """
 
 import hashlib
@@ -31,37 +31,38 @@ __all__ = ["TokenizeConfig", "TokenizeResult", "tokenize"]
 
 @dataclass(frozen=True)
 class TokenizeConfig:
-    """Turn a set of images into a token data set."""
+    """Tokenize a set of images once, into a token data set for training."""
 
     run: str
-    """The tokenizer: a name of the box, a folder with a saved model, a published checkpoint, or a name on the hub."""
+    """Tokenizer: a built-in name, a folder with a saved model, a published checkpoint, or a name on the Hugging Face
+    hub."""
     data: str
-    """Images: a folder, tar shards, Parquet, a hub data set, or a name such as fashion-mnist."""
+    """Images: a folder, tar shards, Parquet, a data set on the hub, or a name such as fashion-mnist."""
     out: str
-    """The token data set to make: a folder, or a URL such as s3://bucket/tokens."""
+    """Token data set to write: a folder, or a URL such as s3://bucket/tokens."""
     size: Size = "trained"
-    """Size of what is tokenized: a side or [height, width] (resized to cover it, then cropped), "native" for each
-    image's own, "trained" for the size in RUN/train.yaml."""
+    """Size of the crops: a side or [height, width] (the image is resized, then cropped); "native": each image's own
+    size; "trained": the size in RUN/train.yaml."""
     crops: int = 1
-    """Crops of each image: the first is the centre, further ones lie anywhere, the same ones in every run."""
+    """Crops per image: the first at the centre, the others at random positions, the same in every run."""
     mirrored: bool = False
-    """Tokenize each crop's mirror image, too."""
+    """Also tokenize the mirror image of each crop."""
     zoom: float = 1.0
-    """Largest random enlargement before the crops after the first."""
+    """Largest random enlargement of the image for the random crops."""
     seed: int = 0
-    """Decides where random crops lie."""
+    """Seed of the random crops."""
     shard_images: int = 1024
-    """Images of one shard."""
+    """Images per shard."""
     batch_size: int = 64
-    """Images encoded together on a GPU; a CPU always takes 16, so that no option changes its tokens."""
+    """Batch size on a GPU. A CPU always uses 16, so that no option changes the tokens."""
     workers: int = 0
     """Processes that read images."""
     engine: Literal["local", "ray"] = "local"
     """Where shards are made: in this process, or on a Ray cluster."""
     ray_workers: int = 2
-    """Most workers on the Ray cluster; each loads the tokenizer once."""
+    """Largest number of workers on the Ray cluster; each loads the tokenizer once."""
     device: str = "auto"
-    """Where to compute: "cpu", "cuda", ..., or "auto" for cuda if there is one."""
+    """Device to compute on: "cpu", "cuda", ...; "auto": cuda if available."""
     force: bool = False
     """Replace a token data set of other images or settings."""
 
@@ -76,38 +77,38 @@ class TokenizeConfig:
 
 @dataclass(frozen=True)
 class TokenizeResult:
-    """What was made."""
+    """The finished token data set."""
 
     out: str
-    """The token data set."""
+    """Folder or URL of the token data set."""
     images: int
-    """Images tokenized, now or by an earlier run."""
+    """Images tokenized, by this run or an earlier one."""
     rows: int
-    """Rows: images times views."""
+    """Number of rows: images times views."""
     tokens: int | None
-    """Tokens of a row; None where images differ in size."""
+    """Tokens per row; None if images differ in size."""
     shards: int
-    """Shards, of which `made` were made now."""
+    """Number of shards."""
     made: int
-    """Shards made by this run; the others were there."""
+    """Shards made by this run; the others existed already."""
     unreadable: dict[str, str]
-    """Images that could not be read."""
+    """Image → why it could not be read."""
     notes: dict[str, str]
-    """What was wrong with labels and captions of images that this process tokenized."""
+    """Image → problem with its label or caption, for the images that this process tokenized."""
     batch_mismatch: float | None
     """See `TokenManifest.batch_mismatch`."""
 
 
 def tokenize(config: TokenizeConfig, on_images: Callable[[int, int], None] | None = None) -> TokenizeResult:
-    """Make a token data set, or finish one.
+    """Make a token data set, or finish an interrupted one.
 
     Args:
-        config: which tokenizer, which images, where to.
-        on_images: told (images done, images in all) again and again, for a progress bar.
+        config: which tokenizer, images and output.
+        on_images: called with (images done, images in all) repeatedly, for a progress bar.
 
     Raises:
         FileNotFoundError: no such run or data.
-        FileExistsError: another token data set, or something else, is in the folder, and `force` is off.
+        FileExistsError: the folder holds another token data set or other files, and `force` is off.
         ValueError: a bad setting, or no image could be read.
     """
     tokenizer, storage = open_tokenizer(config.run), Storage(config.out)
@@ -136,7 +137,7 @@ def tokenize(config: TokenizeConfig, on_images: Callable[[int, int], None] | Non
 
 
 class _Count:
-    """Images done, for a progress bar."""
+    """Counts finished images, for a progress bar."""
 
     def __init__(self, report: Callable[[int, int], None] | None, total: int, done: int):
         self.report, self.total, self.done = report, total, done
@@ -149,7 +150,7 @@ class _Count:
 
 
 def _device(config: TokenizeConfig) -> torch.device:
-    """Where tokens are computed. A cluster may have a GPU where this machine has none, so its word counts there."""
+    """Where tokens are computed. A Ray cluster may have a GPU that this machine lacks: "cuda" is not checked."""
     elsewhere = config.engine == "ray" and config.device == "cuda"
     return torch.device("cuda") if elsewhere else find_device(config.device)
 

@@ -1,4 +1,4 @@
-"""What can be asked of a token data set: is it whole, what is in it, what does one row look like."""
+"""Inspect a token data set: verify it, describe its contents, decode one row."""
 
 from dataclasses import dataclass
 from math import prod
@@ -18,56 +18,54 @@ __all__ = ["ShowTokensConfig", "TokensConfig", "check_tokens", "describe_tokens"
 
 @dataclass(frozen=True)
 class TokensConfig:
-    """Which token data set."""
+    """Which token data set to inspect."""
 
     tokens: str
-    """A token data set: a folder or a URL."""
+    """Token data set: a folder or a URL."""
 
 
 @dataclass(frozen=True)
 class ShowTokensConfig:
-    """Decode one row of a token data set."""
+    """Decode one row of a token data set to an image."""
 
     tokens: str
-    """A token data set: a folder or a URL."""
+    """Token data set: a folder or a URL."""
     key: str
-    """Which image, by its key."""
+    """Key of the image, such as its path in the folder of images."""
     out: Path
-    """The image to write."""
+    """Image file to write."""
     view: int = 0
-    """Which of its views."""
+    """Number of the view (crop or mirror image) of this image."""
     force: bool = False
     """Replace an existing file."""
 
 
 def check_tokens(config: TokensConfig) -> tuple[str, ...]:
-    """Everything that is wrong with a token data set, a line each; empty if it is whole."""
+    """The problems of a token data set, one line each; empty if there are none."""
     return tuple(verify(Storage(config.tokens)))
 
 
 def describe_tokens(config: TokensConfig) -> dict[str, str]:
-    """What a token data set holds, name → value."""
+    """The contents of a token data set, name → value."""
     storage = Storage(config.tokens)
     manifest = read_manifest(storage)
     return {
         "images": f"{manifest.images}, {len(manifest.unreadable)} more could not be read",
         "rows": f"{manifest.rows} in {len(manifest.shards)} shards",
-        "tokens a row": _tokens(manifest),
-        "image size": "each its own"
-        if manifest.image_size is None
-        else " x ".join(map(str, manifest.image_size[::-1])),
-        "vocabulary": str(manifest.vocab_size),
-        "classes": str(len(manifest.class_names)) if manifest.class_names else "none named",
+        "tokens per row": _tokens(manifest),
+        "image size": "varies" if manifest.image_size is None else " x ".join(map(str, manifest.image_size[::-1])),
+        "vocabulary size": str(manifest.vocab_size),
+        "classes": str(len(manifest.class_names)) if manifest.class_names else "no names",
         "tokenizer": manifest.fingerprint[:12] + "…",
         "images from": manifest.source,
     }
 
 
 def show_tokens(config: ShowTokensConfig) -> TokenRow:
-    """Decode one row with the tokenizer in the set, and write the image.
+    """Decode one row with the tokenizer of the set, and write the image.
 
     Raises:
-        FileNotFoundError: no such set, or one without its tokenizer.
+        FileNotFoundError: no such set, or a set without its tokenizer.
         FileExistsError: the image exists and `force` is off.
         ValueError: no such row.
     """
@@ -75,7 +73,7 @@ def show_tokens(config: ShowTokensConfig) -> TokenRow:
     manifest = read_manifest(storage)
     row = _find(storage, manifest, config)
     if storage.local is None:
-        raise ValueError(f"tokens: {config.tokens} is not on this machine; copy its tokenizer/ and use smalti decode")
+        raise ValueError(f"tokens: got {config.tokens}, expected a local folder; copy the set here first")
     tokenizer = open_tokenizer(storage.local / "tokenizer")
     size = manifest.image_size or [round(row.crop[2] - row.crop[0]), round(row.crop[3] - row.crop[1])]
     sequence = torch.from_numpy(row.indices)[None]
@@ -94,6 +92,6 @@ def _find(storage: Storage, manifest: TokenManifest, config: ShowTokensConfig) -
 
 def _tokens(manifest: TokenManifest) -> str:
     if manifest.grids is None:
-        return "differ"
+        return "varies"
     scales = " ".join("x".join(map(str, grid)) for grid in manifest.grids)
     return f"{sum(prod(grid) for grid in manifest.grids)} ({scales})"

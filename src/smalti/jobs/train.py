@@ -1,7 +1,8 @@
-"""Train a tokenizer on images: from a config to a run folder.
+"""Train a tokenizer on images: from a config to a run directory.
 
-The loop is `smalti.training.loop`, and what goes on around it (the run folder, resuming, signals, logs, checkpoints) is
-`smalti.training.session`. Here is what is particular to tokenizers: model, images, losses, sample pictures, quality.
+The loop is `smalti.training.loop`. The code around it (run directory, resuming, signals, logs, checkpoints) is
+`smalti.training.session`. This file has the parts specific to tokenizers: model, images, losses, sample pictures and
+quality.
 """
 
 import hashlib
@@ -47,31 +48,31 @@ from smalti.zoo import DEFAULT, build, open_tokenizer
 __all__ = ["TrainConfig", "TrainResult", "build_model", "plain_settings", "train"]
 
 SAMPLES = 8
-"""Pictures in a sample grid: the first of the data."""
+"""Number of images in a sample grid: the first ones of the data."""
 VALIDATION_BATCHES = 8
-"""How many batches of `SAMPLES` images measure the quality of a checkpoint, at most."""
+"""Largest number of batches of `SAMPLES` images that measure the quality of a checkpoint."""
 BEST_DECIBELS = 100.0
-"""What the PSNR of an exact reconstruction, which is infinite, counts as."""
+"""Value that replaces the infinite PSNR of an exact reconstruction."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended."""
+    """The result of a run."""
 
     run: str
-    """The run folder."""
+    """The run directory."""
     step: int
     """Completed steps."""
     steps: int
-    """Steps that were asked for."""
+    """Requested steps."""
     last: Mapping[str, Any]
-    """The last line of the log, see `smalti.training.tokenizer_line`; empty if there was none."""
+    """The last line of the log, see `smalti.training.tokenizer_line`; empty if the log is empty."""
     unreadable: str
-    """One line that names the files that could not be read; empty if there was none."""
+    """One line with the names of the files that could not be read; empty if all were read."""
     skipped: int = 0
-    """Batches that were skipped because a loss or gradient was not finite."""
+    """Batches skipped because a loss or gradient was not finite."""
     best: str = ""
-    """The checkpoint whose averaged model was best; empty if there is none."""
+    """The checkpoint with the best averaged model; empty if there is no checkpoint."""
 
     @property
     def interrupted(self) -> bool:
@@ -80,18 +81,18 @@ class TrainResult:
 
 
 def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
-    """Train, or go on with training.
+    """Train, or resume training.
 
     Args:
-        config: everything.
-        reporter: hears of the progress; default: nobody. Of several processes only the first one's does.
+        config: all settings of the run.
+        reporter: receives the progress; None: no reports. With several processes, only the first one reports.
 
     Raises:
-        ValueError: a bad setting, no usable image; DataError when the images can no longer be read, NonFiniteLossError
-            when the loss diverges.
-        FileExistsError: the run folder is not empty, and neither `resume` nor `force` is set; or another process trains
-            there.
-        FileNotFoundError: no data; nothing to resume.
+        ValueError: a bad setting, or no usable image; DataError if the images can no longer be read, NonFiniteLossError
+            if the loss diverges.
+        FileExistsError: the run directory is not empty, and neither `resume` nor `force` is set; or another process
+            trains there.
+        FileNotFoundError: no data, or nothing to resume.
         OSError: the disk is full.
     """
     runtime = open_runtime(config.device, config.precision, config.channels_last, config.compile, config.distributed)
@@ -119,7 +120,7 @@ def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
 
 
 def build_model(config: TrainConfig) -> tuple[Tokenizer, str]:
-    """The model before its first step, and in words what it took from `init_from`."""
+    """The model before its first step, and a text that says which weights came from `init_from`."""
     source = open_tokenizer(config.init_from) if config.init_from else None
     if source is not None and config.model == "auto":
         return source, "encoder, quantizer, decoder taken"
@@ -128,7 +129,7 @@ def build_model(config: TrainConfig) -> tuple[Tokenizer, str]:
 
 
 def _is_recorded(config: TrainConfig) -> bool:
-    """Whether the run to resume has the very model arguments; whatever its scales, they stay."""
+    """Whether the run to resume has exactly these model arguments; then its scales are kept."""
     return (read_settings(config.out) or {}).get("model_args") == config.model_args
 
 
@@ -138,13 +139,13 @@ class _TokenizerTask(Task):
     def __init__(self, config: TrainConfig, runtime: Runtime, checkpoint: Path | None, fitted: str):
         """
         Args:
-            config: everything.
+            config: all settings of the run.
             runtime: device, number format, processes.
-            checkpoint: where the model is; None: a new one.
-            fitted: what `fit_scales` has to say; empty: nothing.
+            checkpoint: folder of the saved model; None: a new model.
+            fitted: the message of `fit_scales`; empty: none.
         """
         self.config, self.runtime, self.sample_every = config, runtime, config.sample_every
-        self.piece = piece_size(config.optimization, process_count())  # refuses what cannot be cut
+        self.piece = piece_size(config.optimization, process_count())  # refuses a batch size that cannot be divided
         model, taken = (open_tokenizer(checkpoint), "") if checkpoint else build_model(config)
         self.remarks = [f"weights of {config.init_from}: {taken}"] * bool(taken) + [fitted] * bool(fitted)
         self.source = open_images(config.data, channels=model.image_channels)
@@ -158,22 +159,22 @@ class _TokenizerTask(Task):
         super().__init__(state, TokenizerObjective(model, losses, runtime), gan)
 
     def introduction(self) -> list[str]:
-        """Model, data and device; what was taken from another model; scales that were changed."""
+        """Model, data and device; weights taken from another model; changed scales."""
         model, step, runtime, images = self.state.model, self.state.step, self.runtime, len(self.source)
         weights = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         how = [runtime.device.type, next(name for name, dtype in DTYPES.items() if dtype == runtime.dtype)]
         how += [f"{process_count()} processes"] * (process_count() > 1)
         how += ["channels last"] * runtime.channels_last + ["compiled"] * runtime.compile
-        begin = f"going on after step {step}" if step else "training"
+        begin = f"resuming after step {step}" if step else "training"
         name = self.config.model if self.config.model != "auto" else self.config.init_from or DEFAULT
         return [
-            f"{begin}: {name}, {weights:.1f} M weights, {model.vocab_size} codes, stride {model.stride}; "
+            f"{begin}: {name}, {weights:.1f} M parameters, {model.vocab_size} codes, stride {model.stride}; "
             f"{images} image{'s' * (images != 1)}; {', '.join(how)}",
             *self.remarks,
         ]
 
     def batches(self) -> Iterator[Batch]:
-        """This process's pieces of every batch, from the next step on, for as long as most images can be read."""
+        """This process's part of every batch, from the next step on; refused if most images cannot be read."""
         config = self.config
         start = self.state.step * config.optimization.accumulate
         pixels: Pixels = "pinned" if self.runtime.device.type == "cuda" else "uint8"
@@ -183,7 +184,7 @@ class _TokenizerTask(Task):
             rank=process_rank(), world=process_count(), pixels=pixels,
         ):  # fmt: skip
             if len(self.source.unreadable) > len(self.source) / 2:
-                raise ValueError(f"most images cannot be read: {self.source.unreadable_summary()}")
+                raise ValueError(f"data: most images cannot be read: {self.source.unreadable_summary()}")
             yield piece
 
     def log_line(self, result: StepResult, images_per_second: float) -> dict[str, Any]:
@@ -191,11 +192,11 @@ class _TokenizerTask(Task):
         return tokenizer_line(result, self.state.model.vocab_size, self.state.skipped, images_per_second)
 
     def sample(self) -> Tensor:
-        """Originals over what the averaged model makes of them."""
+        """Originals above the reconstructions of the averaged model."""
         return reconstruction_grid(self.state.averaged.model, self.runtime.place(self.samples))
 
     def quality(self) -> Quality:
-        """Mean PSNR in dB over the validation images, in the first process; at the end, a word if it is useless yet."""
+        """Mean PSNR in dB over the validation images, in the first process; at the end with a note if it is too low."""
         return on_main(self._quality)
 
     @torch.no_grad()
@@ -206,10 +207,10 @@ class _TokenizerTask(Task):
         if self.state.step < steps or found >= baseline:
             return Quality(found)
         note = f"after {steps} steps PSNR is {found:.2f} dB, below the {baseline:.2f} dB of one mean colour per image: "
-        return Quality(found, note=note + "go on with more --optimization.steps")
+        return Quality(found, note=note + "train longer, with more --optimization.steps")
 
     def data_notes(self) -> dict[str, Any]:
-        """The order of an epoch depends on which images there are."""
+        """Number and hash of the images: the order of an epoch depends on them."""
         keys = "\n".join(self.source.key(index) for index in range(len(self.source)))
         return {"images": len(self.source), "images_sha256": hashlib.sha256(keys.encode()).hexdigest()}
 
@@ -221,18 +222,18 @@ class _TokenizerTask(Task):
 
 
 def _mean_psnr(images: list[Tensor], reconstruct: Callable[[Tensor], Tensor]) -> float:
-    """Mean over all images of the PSNR in dB of what becomes of them."""
+    """Mean PSNR in dB of the reconstructions of all images."""
     decibels = [psnr(reconstruct(image), image) for image in images]
     return float(torch.cat(decibels).clamp(max=BEST_DECIBELS).mean())
 
 
 def _losses(config: TrainConfig, device: torch.device) -> LossTable:
-    """The table of weights with the pretrained networks that it names."""
+    """The table of loss weights, with the pretrained networks that it needs."""
     networks = build_network_losses(config.loss_weights, config.pretrained or None, download=config.download)
     return LossTable(config.loss_weights, {name: loss.to(device) for name, loss in networks.items()})
 
 
 @torch.no_grad()
 def _rehearse(model: Tokenizer, losses: LossTable, image: Tensor) -> None:
-    """One image through model and losses: what does not fit together is refused before the run folder is made."""
+    """Pass one image through model and losses, so that errors appear before the run directory is made."""
     losses(image, model(image))

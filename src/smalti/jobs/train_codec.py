@@ -1,4 +1,4 @@
-"""Train the codec of a tokenizer on tokens that it made: what `smalti encode --coding context` codes with."""
+"""Train the codec of a tokenizer on its tokens, for `smalti encode --coding context`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,53 +20,53 @@ from smalti.zoo import open_tokenizer
 __all__ = ["TrainCodecConfig", "TrainCodecResult", "train_codec"]
 
 LAST_STEPS = 0.1
-"""Share of the steps whose mean is reported: a single step tells little."""
+"""Share of the steps over which the reported bits are averaged: a single step varies too much."""
 Images = list[tuple[Grids, Int64[np.ndarray, " _"]]]
 
 
 @dataclass(frozen=True)
 class TrainCodecConfig:
-    """Train a codec on tokens, for smalti encode --coding context."""
+    """Train a codec that predicts each token from its neighbours, for smalti encode --coding context."""
 
     tokens: str
-    """A token data set, as smalti tokenize makes it; a token file; or a folder of token files."""
+    """Token data set from smalti tokenize, a token file, or a folder of token files."""
     out: Path
-    """The codec to write; as codec.safetensors in the folder of the tokenizer it is found without being named."""
+    """Codec file to write. smalti encode finds it by itself as codec.safetensors in the folder of the tokenizer."""
     run: str = ""
-    """The tokenizer, named as for smalti encode; empty: the one in the token data set."""
+    """Tokenizer that made the tokens, named as for smalti encode; empty: the one in the token data set."""
     training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
-    """How long to train, and sizes."""
+    """Training and model size."""
     force: bool = False
     """Replace an existing file."""
 
 
 @dataclass(frozen=True)
 class TrainCodecResult:
-    """What was made."""
+    """The trained codec."""
 
     out: Path
-    """The codec."""
+    """File of the codec."""
     fingerprint: str
-    """Its fingerprint."""
+    """Fingerprint of the codec."""
     images: int
-    """Images that it was trained on."""
+    """Number of training images."""
     num_tokens: int
-    """Their tokens."""
+    """Number of training tokens."""
     bits_per_token: float
-    """What a token cost in the last tenth of the steps."""
+    """Mean bits per token in the last tenth of the steps."""
 
 
 def train_codec(config: TrainCodecConfig, on_step: Callable[[int, float], None] | None = None) -> TrainCodecResult:
     """Train a codec and write it.
 
     Args:
-        config: which tokens, where to.
-        on_step: told the number of every hundredth step and the bits that a token cost in it.
+        config: which tokens and output.
+        on_step: called at every hundredth step with its number and its bits per token.
 
     Raises:
         FileNotFoundError: no such tokens or tokenizer, or no folder to write to.
         FileExistsError: the codec exists and `force` is off.
-        ValueError: tokens of another tokenizer, damaged ones, or a vocabulary that no codec takes.
+        ValueError: tokens of another tokenizer, damaged tokens, or a vocabulary size that codecs do not support.
     """
     check_replaceable(config.out, config.force)
     storage = Storage(config.tokens)
@@ -76,7 +76,7 @@ def train_codec(config: TrainCodecConfig, on_step: Callable[[int, float], None] 
     tokenizer = open_tokenizer(config.run or Path(config.tokens, "tokenizer"))
     images = _rows(storage, tokenizer) if is_set else _file_images(config.tokens, tokenizer)
     if not images:
-        raise ValueError(f"tokens: {config.tokens} holds no image")
+        raise ValueError(f"tokens: no image in {config.tokens}")
     losses: list[Tensor] = []
 
     def keep(step: int, bits: Float[Tensor, ""]) -> None:
@@ -94,7 +94,7 @@ def train_codec(config: TrainCodecConfig, on_step: Callable[[int, float], None] 
 
 
 def codebook_of(tokenizer: Tokenizer) -> Float[Tensor, "k d"]:
-    """One vector for each token: its code, or all its codes where levels, groups or scales have their own tables."""
+    """One vector per token: its code, or its codes of all levels, groups or scales if each has its own codebook."""
     codebook = tokenizer.quantizer.get_codebook().detach().float().cpu()
     return codebook.movedim(-2, 0).flatten(1)
 
@@ -103,13 +103,16 @@ def _rows(storage: Storage, tokenizer: Tokenizer) -> Images:
     """All rows of a token data set."""
     manifest = read_manifest(storage)
     if manifest.fingerprint != tokenizer.fingerprint:
-        raise ValueError(f"run: {tokenizer.fingerprint[:12]}… did not make {storage}, {manifest.fingerprint[:12]}… did")
+        raise ValueError(
+            f"run: got tokenizer {tokenizer.fingerprint[:12]}…, expected {manifest.fingerprint[:12]}…, "
+            f"which made {storage}"
+        )
     rows = (row for shard in manifest.shards for row in read_rows(storage, manifest, shard))
     return [(row.grids, row.indices) for row in rows]
 
 
 def _file_images(tokens: str, tokenizer: Tokenizer) -> Images:
-    """All images of a token file, or of those in a folder."""
+    """All images of a token file, or of all token files in a folder."""
     tables = coding_tables(tokenizer)
     files = [read_token_file(path, tokenizer.fingerprint, tables) for path in _paths(Path(tokens))]
     return [(image.grids, image.indices) for file in files for image in file.images]

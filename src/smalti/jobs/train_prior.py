@@ -1,10 +1,10 @@
-"""Train a prior on a token data set: from tokens to a model that draws new ones.
+"""Train a prior on a token data set: from tokens to a model that generates new tokens.
 
-The loop is `smalti.training.loop`, and what goes on around it (the folder, resuming, signals, logs, checkpoints) is
-`smalti.training.session`. The folder holds the best weights, as `smalti.load_prior` and sample take them, and
-PRIOR/tokenizer, so that samples can be decoded. Here is what is particular to priors: tokens, held-out images, quality.
+The loop is `smalti.training.loop`. The code around it (run directory, resuming, signals, logs, checkpoints) is
+`smalti.training.session`. The run directory holds the best weights, for `smalti.load_prior` and `smalti sample`, and
+PRIOR/tokenizer, to decode the samples. This file has the parts specific to priors: tokens, held-out images, quality.
 
-A part of the images is held out; all views of one image are on the same side. Quality is minus the loss on them.
+Some of the images are held out, with all their views. Quality is the negative loss on them.
 """
 
 import math
@@ -45,45 +45,45 @@ __all__ = ["TrainPriorConfig", "TrainPriorResult", "train_prior"]
 
 TOKENIZER = "tokenizer"
 VALIDATION_ROWS = 2048
-"""Held-out rows that measure a checkpoint, at most."""
+"""Largest number of held-out rows that measure a checkpoint."""
 
 
 @dataclass(frozen=True)
 class TrainPriorConfig:
-    """Train a prior on a token data set."""
+    """Train a prior, a generator of tokens, on a token data set."""
 
     tokens: str
-    """The token data set, as smalti tokenize makes it."""
+    """Token data set from smalti tokenize."""
     out: str
-    """The folder to make."""
+    """Run directory to write."""
     prior: str = "auto"
-    """Which prior, by its name in smalti.zoo; auto: next-scale-small for several scales, next-token-small for one."""
+    """Name of the prior in smalti.zoo; auto: next-scale-small for several scales, next-token-small for one."""
     prior_args: dict[str, Any] = field(default_factory=dict)
-    """Sizes of the prior to change: depth, width, num_heads, class_dropout, ..."""
+    """Constructor arguments of the prior to change: depth, width, num_heads, class_dropout, ..."""
     optimization: OptimizationConfig = field(
         default_factory=lambda: OptimizationConfig(lr=5e-4, batch_size=64, weight_decay=0.05, betas=(0.9, 0.95))
     )
-    """How long and how fast to learn."""
+    """Optimization."""
     validation: float = 0.05
-    """Fraction of the images that is held out, to see when the prior begins to overfit."""
+    """Fraction of the images that is held out, to detect overfitting."""
     gradient_checkpointing: bool = False
-    """Compute each block a second time in the backward pass: a third more time, far less memory."""
+    """Compute each block again in the backward pass: a third more time, far less memory."""
     sharded: bool = False
-    """Cut the weights over the processes of the launch (FSDP), for priors that are too large for one device."""
+    """Shard the weights over the processes of the launch (FSDP), for priors too large for one device."""
     precision: Precision = "auto"
-    """Number format of forward passes; auto: bf16 where the hardware multiplies it."""
+    """Number format of forward passes; auto: bf16 if the hardware supports it."""
     seed: int = 0
-    """Decides initial weights, what is held out and the order of the tokens."""
+    """Seed of initial weights, held-out images and order of the training data."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto: cuda if there is one."""
+    """Device to compute on: cpu, cuda, cuda:1, ...; auto: cuda if available."""
     log_every: int = 10
     """Steps between lines of the log."""
     checkpoint_every: int = 500
-    """Steps between checkpoints, each with the loss on the held-out images."""
+    """Steps between checkpoints; each measures the loss on the held-out images."""
     resume: bool = False
-    """Go on from the last checkpoint in the folder."""
+    """Continue from the last checkpoint in the run directory."""
     force: bool = False
-    """Replace the run that is in the folder."""
+    """Replace an existing run in the run directory."""
 
     def __post_init__(self) -> None:
         check_session(self)
@@ -93,18 +93,18 @@ class TrainPriorConfig:
 
 @dataclass(frozen=True)
 class TrainPriorResult:
-    """How a run ended."""
+    """The result of a run."""
 
     out: str
-    """The folder."""
+    """The run directory."""
     step: int
     """Completed steps."""
     steps: int
-    """Steps that were asked for."""
+    """Requested steps."""
     bits_per_token: float
-    """Loss on the held-out images of what was delivered; NaN where nothing was held out."""
+    """Loss of the delivered weights on the held-out images, in bits per token; NaN if no image was held out."""
     bits_per_pixel: float
-    """The same, over the pixels of an image."""
+    """The same loss in bits per pixel."""
 
     @property
     def interrupted(self) -> bool:
@@ -113,18 +113,18 @@ class TrainPriorResult:
 
 
 def train_prior(config: TrainPriorConfig, reporter: Reporter | None = None) -> TrainPriorResult:
-    """Train, or go on with training.
+    """Train, or resume training.
 
     Args:
-        config: everything.
-        reporter: hears of the progress; default: nobody. Of several processes only the first one's does.
+        config: all settings of the run.
+        reporter: receives the progress; None: no reports. With several processes, only the first one reports.
 
     Raises:
-        FileNotFoundError: no token data set; nothing to resume.
-        FileExistsError: the folder is not empty, and neither `resume` nor `force` is set; or another process trains
-            there.
-        ValueError: a prior that cannot model these tokens; DataError when the tokens can no longer be read,
-            NonFiniteLossError when the loss diverges.
+        FileNotFoundError: no token data set, or nothing to resume.
+        FileExistsError: the run directory is not empty, and neither `resume` nor `force` is set; or another process
+            trains there.
+        ValueError: a prior that cannot model these tokens; DataError if the tokens can no longer be read,
+            NonFiniteLossError if the loss diverges.
     """
     runtime = open_runtime(config.device, config.precision, sharded=config.sharded)
     task, end = run_session(
@@ -143,13 +143,13 @@ class _PriorTask(Task):
     def __init__(self, config: TrainPriorConfig, runtime: Runtime, checkpoint: Path | None):
         """
         Args:
-            config: everything.
+            config: all settings of the run.
             runtime: device, number format, processes.
-            checkpoint: where the prior is; None: a new one.
+            checkpoint: folder of the saved prior; None: a new prior.
         """
         self.config, self.runtime = config, runtime
         self.piece = piece_size(config.optimization, process_count())
-        on_main(lambda: len(TokenDataset(config.tokens)))  # the first process alone unpacks the shards
+        on_main(lambda: len(TokenDataset(config.tokens)))  # only the first process unpacks the shards
         self.dataset = TokenDataset(config.tokens)
         self.training, self.held_out = split_rows(self.dataset, config.validation, config.seed)
         tokenizer = self._tokenizer()
@@ -161,17 +161,18 @@ class _PriorTask(Task):
         super().__init__(start_state(prior, config.optimization, runtime), PriorObjective(prior, runtime))
 
     def introduction(self) -> list[str]:
-        """Prior and tokens."""
+        """One line about prior and tokens."""
         prior, step, rows = self.state.model, self.state.step, len(self.dataset)
         weights = sum(p.numel() for p in prior.parameters() if p.requires_grad) / 1e6
         return [
-            f"{f'going on after step {step}' if step else 'training'}: {type(prior).__name__}, "
-            f"{weights:.1f} M weights, {self.dataset.num_tokens} tokens of {prior.layout.vocab_size}, "
-            f"{prior.num_classes or 'no'} classes; {rows} rows, {len(self.held_out)} of them held out"
+            f"{f'resuming after step {step}' if step else 'training'}: {type(prior).__name__}, "
+            f"{weights:.1f} M parameters, {self.dataset.num_tokens} tokens per row, "
+            f"vocabulary size {prior.layout.vocab_size}, {prior.num_classes or 'no'} classes; "
+            f"{rows} rows, {len(self.held_out)} of them held out"
         ]
 
     def batches(self) -> Iterator[TokenBatch]:
-        """This process's pieces from the next step on; images without a label get that of no class."""
+        """This process's part of every batch, from the next step on; images without a label get that of no class."""
         start = self.state.step * self.config.optimization.accumulate
         batches = self.dataset.batches(
             self.piece, self.config.seed, start, process_rank(), process_count(), rows=self.training
@@ -183,7 +184,7 @@ class _PriorTask(Task):
         return prior_line(result, images_per_second)
 
     def quality(self) -> Quality:
-        """Minus the loss of the averaged prior on held-out rows, in nats per token; None where there are none."""
+        """The negative loss of the averaged prior on the held-out rows, in nats per token; None without such rows."""
         rows = self.held_out[:VALIDATION_ROWS]
         pieces = (rows[i : i + self.piece] for i in range(0, len(rows), self.piece))
         batches = (self._labelled(self.dataset.batch(piece)) for piece in pieces)
@@ -198,7 +199,7 @@ class _PriorTask(Task):
     def _tokenizer(self) -> Tokenizer:
         storage = self.dataset.storage
         if storage.local is None:
-            raise ValueError(f"tokens: {self.config.tokens} is not on this machine; copy it here to train on it")
+            raise ValueError(f"tokens: got {self.config.tokens}, expected a local folder; copy the set here first")
         return open_tokenizer(storage.local / TOKENIZER)
 
     def _labelled(self, batch: TokenBatch) -> TokenBatch:
@@ -207,16 +208,16 @@ class _PriorTask(Task):
 
 
 def layout_of(dataset: TokenDataset) -> TokenLayout:
-    """What a prior needs to know of a token data set."""
+    """The token layout of a token data set."""
     manifest = dataset.manifest
-    assert manifest.grids is not None, "TokenDataset refuses others"
+    assert manifest.grids is not None, "TokenDataset refuses sets of several grids"
     size = manifest.image_size
     assert size is not None, "images of one grid and several sizes"
     return TokenLayout.of(manifest.vocab_size, manifest.grids, size, manifest.fingerprint)
 
 
 def new_prior(config: TrainPriorConfig, dataset: TokenDataset, tokenizer: Tokenizer) -> Prior:
-    """A fresh prior for the tokens of a data set."""
+    """A new prior for the tokens of a data set."""
     name = config.prior
     if name == "auto":
         many = isinstance(tokenizer.quantizer, MultiScaleQuantizer)
@@ -228,7 +229,7 @@ def new_prior(config: TrainPriorConfig, dataset: TokenDataset, tokenizer: Tokeni
 
 
 def split_rows(dataset: TokenDataset, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows held out; all views of an image are on the same side."""
+    """Training rows and held-out rows; all views of an image are in the same part."""
     views = len(dataset) // max(1, dataset.manifest.images)
     images = len(dataset) // views
     count = min(round(fraction * images), images - 1)

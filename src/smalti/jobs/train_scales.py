@@ -1,7 +1,8 @@
-"""The scales of a pyramid follow the size of the images.
+"""Fits the scales of a multi-scale tokenizer to the size of the training images.
 
-A latent of another side than the last of `patch_nums` gets scales in proportion. That is right for encoding an image of
-any size and wrong for training: where the image is four times as large, 1 to 8 become 4 to 32, with no coarse scale.
+If the side of the latent differs from the last of `patch_nums`, the quantizer resizes all scales in proportion. That is
+right for encoding an image of any size, but wrong for training: for an image four times as large, 1 to 8 become 4 to
+32, without a coarse scale.
 """
 
 import math
@@ -17,10 +18,10 @@ from smalti.zoo import DEFAULT, MODELS, build, open_tokenizer
 
 
 def fit_scales(config: TrainConfig) -> tuple[TrainConfig, str]:
-    """The config with scales that end at the side of the latent, and a line that says so; "" where nothing changed.
+    """The config with scales that end at the side of the latent, and a message about the change ("" if there is none).
 
     Raises:
-        ValueError: scales that somebody chose, or that a model brings along, and that end elsewhere.
+        ValueError: scales that do not fit, and that are set in the config or belong to the model in `init_from`.
     """
     if config.input.size is None:
         return config, ""
@@ -28,7 +29,7 @@ def fit_scales(config: TrainConfig) -> tuple[TrainConfig, str]:
     if taken := config.model == "auto" and bool(config.init_from):
         model = open_tokenizer(config.init_from)
     else:
-        with torch.device("meta"):  # only its sizes are of interest
+        with torch.device("meta"):  # only its sizes are needed
             model = build(name, **chosen)
     if not isinstance(model.quantizer, MultiScaleQuantizer):
         return config, ""
@@ -38,15 +39,13 @@ def fit_scales(config: TrainConfig) -> tuple[TrainConfig, str]:
     sides = scales_up_to(min(grid), own)
     size = " x ".join(map(str, config.input.height_width))
     if taken or _named(chosen):
-        raise ValueError(
-            f"patch_nums: got {own}, expected {sides} for images of {size}, or images of another input.size"
-        )
-    line = f"images of {size}: patch_nums are {sides}, not {own}"
+        raise ValueError(f"patch_nums: got {own}, expected {sides} for images of {size}, or another input.size")
+    line = f"patch_nums: changed from {own} to {sides} for images of {size}"
     return replace(config, model_args=_with_scales(chosen, MODELS[name], sides)), line
 
 
 def scales_up_to(side: int, patch_nums: Sequence[int]) -> list[int]:
-    """Scales that end at `side` and grow as those of a pyramid do, beyond its last one as at its end.
+    """Scales that end at `side`: those of `patch_nums`, continued at the growth of its last two if `side` is larger.
 
     >>> scales_up_to(8, (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
     [1, 2, 3, 4, 5, 6, 8]
@@ -61,13 +60,13 @@ def scales_up_to(side: int, patch_nums: Sequence[int]) -> list[int]:
 
 
 def _named(model_args: dict[str, Any]) -> bool:
-    """Whether somebody chose the scales: by patch_nums, or with a quantizer of his own."""
+    """Whether the user set the scales: by patch_nums, or with a quantizer of another type."""
     quantizer = model_args.get("quantizer", {})
     return "patch_nums" in model_args or "patch_nums" in quantizer or "type" in quantizer
 
 
 def _with_scales(model_args: dict[str, Any], row: dict[str, Any], sides: list[int]) -> dict[str, Any]:
-    """The arguments with `patch_nums` where the row has them."""
+    """The arguments with `patch_nums` at the place where the model's row has them."""
     if "patch_nums" in row:
         return {**model_args, "patch_nums": sides}
     return {**model_args, "quantizer": {**model_args.get("quantizer", {}), "patch_nums": sides}}

@@ -1,4 +1,4 @@
-"""The folder of a token data set: made ready for shards, picked up where an earlier run stopped, finished."""
+"""The folder of a token data set: prepared for shards, resumed after an interrupted run, finished."""
 
 import json
 import tempfile
@@ -17,16 +17,16 @@ TOKENIZER = "tokenizer"
 
 
 def finished(storage: Storage, plan: Plan) -> TokenManifest | None:
-    """The manifest of a complete set made by this very plan; None where there is none."""
+    """The manifest of a complete set of this plan; None if there is no such set."""
     if not storage.exists(MANIFEST):
         return None
     manifest = read_manifest(storage)
-    storage.remove("progress")  # a kill right after the manifest leaves it
+    storage.remove("progress")  # left over if the process was killed right after writing the manifest
     return manifest if manifest.transform == plan.identity else None
 
 
 def prepare(storage: Storage, plan: Plan, tokenizer: Tokenizer, force: bool) -> None:
-    """Make the folder ready for shards: empty, or with those of an earlier run of the same plan."""
+    """Prepare the folder for shards: empty, or with the shards of an earlier run of the same plan."""
     begun = json.loads(storage.read(PLAN)) if storage.exists(PLAN) else None
     if begun == plan.identity:
         return
@@ -36,7 +36,7 @@ def prepare(storage: Storage, plan: Plan, tokenizer: Tokenizer, force: bool) -> 
         raise FileExistsError(f"{storage}: holds {what}; choose another name, or --force to replace it")
     strangers = [name for name in names if not name.startswith(("progress/", "tokens-")) and name != MANIFEST]
     if strangers:
-        raise FileExistsError(f"{storage}: holds {strangers[0]}, which is no part of a token data set")
+        raise FileExistsError(f"{storage}: holds {strangers[0]}, which is not part of a token data set")
     for name in names:
         storage.remove(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ def prepare(storage: Storage, plan: Plan, tokenizer: Tokenizer, force: bool) -> 
 
 
 def shard_notes(storage: Storage) -> dict[int, ShardNote]:
-    """Finished shards by their number; one whose file is gone is not finished."""
+    """Finished shards by number; a shard without its file is not finished."""
     notes = {}
     for name in storage.names("progress"):
         if name == PLAN:
@@ -60,7 +60,7 @@ def shard_notes(storage: Storage) -> dict[int, ShardNote]:
 
 
 def finish(storage: Storage, plan: Plan, source: ImageSource) -> TokenManifest:
-    """Write the manifest, and take away what only an unfinished set needs."""
+    """Write the manifest, and remove the files that only an unfinished set needs."""
     notes = [note for _, note in sorted(shard_notes(storage).items())]
     filled = [note for note in notes if note.shard.rows]
     unreadable = {key: reason for note in notes for key, reason in note.unreadable.items()}

@@ -1,9 +1,9 @@
-"""Tokenize on a Ray cluster: the same shards, made by whoever is free.
+"""Tokenize on a Ray cluster: the same shards, made by any free worker.
 
-Ray Data hands out shard numbers to a pool of actors that grows and shrinks with the work; each loads tokenizer and
-images once. An actor that dies is started again, and its shard with it; since a shard is a pure function of plan and
-number, and is written whole or not at all, nothing is lost and nothing is done twice that shows. Workers write to the
-set itself, so its folder must be one that all machines see: a shared file system, or an object store.
+Ray Data distributes shard numbers to a pool of actors that grows and shrinks with the work. Each actor loads tokenizer
+and images once. If an actor dies, it is started again and makes its shard again. A shard is a pure function of plan and
+number, and is written completely or not at all, so the result does not change. Workers write directly to the set, so
+all machines must have access to its folder: a shared file system, or an object store.
 """
 
 import os
@@ -22,29 +22,29 @@ from smalti.zoo import open_tokenizer
 __all__ = ["WorkerPool", "make_on_ray"]
 
 USAGE_REPORTS = "RAY_USAGE_STATS_ENABLED"
-"""A cluster that is started here reports to nobody, unless the user has set this to 1."""
+"""Environment variable of Ray: a cluster started here sends no usage reports, unless the user has set this to 1."""
 
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Who works."""
+    """The workers on the cluster."""
 
     size: int
-    """Most actors."""
+    """Largest number of actors."""
     readers: int
-    """Processes that read images, for each actor; 0: the actor itself."""
+    """Processes that read images, per actor; 0: the actor itself reads them."""
     device: str
-    """Where they compute: "cpu", or "cuda" for a GPU each."""
+    """Device of each actor: "cpu", or "cuda" for one GPU per actor."""
 
 
 def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, pool: WorkerPool) -> Iterator[int]:
-    """Make shards on the Ray cluster at hand (RAY_ADDRESS, else one started here); yields each when it is finished.
+    """Make shards on a Ray cluster (that of RAY_ADDRESS, else one started here); yields each finished shard number.
 
     Args:
-        plan: what to make.
-        numbers: the shards.
-        out: the set, a path or URL.
-        pool: who makes them.
+        plan: the plan of the set.
+        numbers: numbers of the shards to make.
+        out: path or URL of the set.
+        pool: the workers.
 
     Raises:
         ValueError: Ray is not installed.
@@ -54,9 +54,11 @@ def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, pool: WorkerPool) 
         return
     if not ray.is_initialized():
         os.environ.setdefault(USAGE_REPORTS, "0")
-        with chdir(sys.prefix):  # Ray puts the current directory on its workers' path: files of the user's would run
+        with chdir(
+            sys.prefix
+        ):  # Ray adds the current directory to its workers' path, where the user's files could be imported
             ray.init(log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one already
+    ray.data.DataContext.get_current().enable_progress_bars = False  # smalti shows its own
     shards = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
     made = shards.map_batches(
         _Worker,
@@ -71,11 +73,11 @@ def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, pool: WorkerPool) 
 
 
 class _Worker:
-    """An actor: loads everything once, then makes shard after shard."""
+    """An actor: loads tokenizer and images once, then makes one shard after another."""
 
     def __init__(self, plan: Plan, out: str, pool: WorkerPool, folder: str):
         if Path(folder).is_dir():
-            os.chdir(folder)  # relative paths mean here what they mean to the user
+            os.chdir(folder)  # so that relative paths mean the same as for the user
         self.plan, self.storage, self.readers = plan, Storage(out), pool.readers
         self.tokenizer = open_tokenizer(self.plan.run).to(pool.device)
         self.source = open_images(self.plan.data, channels=self.tokenizer.image_channels)
@@ -90,5 +92,5 @@ def _ray() -> Any:
     try:
         import ray.data
     except ImportError as error:
-        raise ValueError("engine: ray is not installed: pip install 'smalti[ray]'") from error
+        raise ValueError("engine: ray is not installed; run pip install 'smalti[ray]'") from error
     return ray

@@ -1,12 +1,12 @@
-"""Shards of a token data set from images: what any process on any machine can do by itself.
+"""Makes the shards of a token data set from images; any process on any machine can make any shard.
 
-A shard is a pure function of the plan (tokenizer, images, crops, shard size) and its number: whoever makes it, in
-whatever process and order, makes the same bytes.
+A shard is a pure function of the plan (tokenizer, images, crops, shard size) and its number. Its bytes do not depend on
+the process that makes it or on the order.
 
-Tokens could depend on the batch in which an image is encoded: arithmetic in other batches rounds differently, and a
-vector between two codes falls to the other side. So on the CPU the network always gets the same `CPU_BATCH` images of a
-shard together, whatever the batch size. On other devices the batch size decides, and the manifest says how many tokens
-change when images are encoded one by one.
+Tokens may depend on the batch in which an image is encoded: other batch sizes round differently, and a vector halfway
+between two codes may get the other one. On the CPU the network therefore always gets the same `CPU_BATCH` images of a
+shard together. On other devices the batch size is an option, and the manifest has the share of tokens that change when
+images are encoded one by one.
 """
 
 import hashlib
@@ -27,56 +27,56 @@ from smalti.tokenizers import Tokenizer
 __all__ = ["CPU_BATCH", "Plan", "ShardNote", "common", "make_shards", "note_name"]
 
 CPU_BATCH = 16
-"""Images that a CPU encodes together, always."""
+"""Number of images that a CPU encodes together."""
 EXACT = ("cpu",)
-"""Devices whose tokens depend on nothing else."""
+"""Devices whose tokens do not depend on the batch."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides the bytes of a shard, and how to get at it."""
+    """Everything that determines the bytes of a shard, and where tokenizer and images are."""
 
     run: str
-    """The tokenizer."""
+    """Name or path of the tokenizer."""
     data: str
-    """The images."""
+    """Name or path of the images."""
     fingerprint: str
-    """Of the tokenizer."""
+    """Fingerprint of the tokenizer."""
     vocab_size: int
-    """Of the tokenizer."""
+    """Vocabulary size of the tokenizer."""
     images_sha256: str
-    """Of the keys of all images."""
+    """Hash of the keys of all images."""
     views: dict[str, Any]
     """Fields of `ViewsConfig`."""
     shard_images: int
-    """Images of a shard."""
+    """Images per shard."""
     device_batch: int
-    """Images that the network gets together."""
+    """Images that the network encodes together."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What an interrupted job must share with the one that goes on: not where things lie."""
+        """The fields that must be equal to resume an interrupted job; names and paths may differ."""
         return {key: value for key, value in asdict(self).items() if key not in ("run", "data")}
 
     def images_of(self, number: int, images: int) -> range:
-        """Numbers of the images in a shard, of so many images in all."""
+        """Numbers of the images in shard `number`, for a set of `images` images."""
         return range(number * self.shard_images, min((number + 1) * self.shard_images, images))
 
 
 @dataclass(frozen=True)
 class ShardNote:
-    """What is known of a finished shard until the manifest is written."""
+    """Information about a finished shard, kept until the manifest is written."""
 
     shard: Shard
-    """Its line in the manifest."""
+    """Entry of the shard in the manifest."""
     unreadable: dict[str, str]
-    """Images of it that could not be read."""
+    """Image of the shard → why it could not be read."""
     grids: list[list[int]] | None
-    """Grids of its rows; None where they differ, or where there is no row."""
+    """Grids of the rows; None if they differ or if there are no rows."""
     image_size: list[int] | None
-    """Size of what was tokenized; None where it differs."""
+    """Size of the tokenized crops; None if sizes differ."""
     batch_mismatch: float | None
-    """Of the set's first batch, see `TokenManifest.batch_mismatch`; None for the other shards, and on a CPU."""
+    """`TokenManifest.batch_mismatch`, from the first batch of the set; None for other shards and on a CPU."""
 
 
 def make_shards(
@@ -88,9 +88,9 @@ def make_shards(
     workers: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> None:
-    """Make shards, one after the other; the images of the next are read while one is encoded.
+    """Make shards, one after another; images for the next batch are read while one is encoded.
 
-    Each is written, then the note that it is finished: a kill in between costs making it again, to the same bytes.
+    Each shard is written before its note. If the process is killed in between, the shard is made again, byte for byte.
     """
     views = ViewsConfig(**plan.views)
     device = next(tokenizer.parameters()).device
@@ -110,7 +110,7 @@ def make_shards(
 
 
 def _pieces(plan: Plan, numbers: Sequence[int], images: int) -> Iterator[tuple[int, range]]:
-    """Images that pass the network together, with the number of their shard."""
+    """Images that are encoded together, with the number of their shard."""
     for number in numbers:
         of_shard = plan.images_of(number, images)
         for start in range(0, len(of_shard), plan.device_batch):
@@ -127,7 +127,7 @@ class _Shard:
 
 
 def _encode(tokenizer: Tokenizer, images: list[ViewedImage], device: torch.device) -> list[TokenRow]:
-    """All views of the images, in one batch for each size that occurs."""
+    """Encode all views of the images, in one batch per size."""
     numbered = [(image, n) for image in images for n in range(len(image.views))]
     by_size: dict[tuple[int, ...], list[int]] = {}
     for place, (image, n) in enumerate(numbered):
@@ -169,5 +169,5 @@ def note_name(number: int) -> str:
 
 
 def common(values: list[Any]) -> Any:
-    """The value that all share, in lists as JSON has them; None where they differ."""
+    """The common value, with lists as in JSON; None if the values differ."""
     return json.loads(json.dumps(values[0])) if values and all(value == values[0] for value in values) else None
