@@ -305,9 +305,9 @@ def test_strangers_are_refused_by_name(whole: Path, tmp_path: Path) -> None:
     known = {"fingerprint": dataset.manifest.fingerprint, "vocab_size": 32, "grids": dataset.manifest.grids}
     dataset.require(**known)
     for change, message in (
-        ({"fingerprint": "ab" * 32}, "made by the tokenizer"),
+        ({"fingerprint": "ab" * 32}, "got tokens of tokenizer"),
         ({"vocab_size": 64}, "vocabulary of 32, expected 64"),
-        ({"grids": [[1, 1]]}, "has scales"),
+        ({"grids": [[1, 1]]}, "got scales"),
     ):
         with pytest.raises(ValueError, match=message):
             dataset.require(**{**known, **change})

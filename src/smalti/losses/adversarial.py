@@ -11,7 +11,7 @@ logits 0) has a loss of 1 (hinge) or log 2. `gradient_penalty.py` and `lecam.py`
 A logit above 0 means "real". Logits have any shape and should be fp32: a mean over many bf16 numbers keeps two digits.
 
 对抗损失：由 logit 计算判别器与生成器的损失。hinge：正确一侧超过 ±1 的 logit 没有损失。non_saturating：交叉熵；生成
-器最大化log D(fake)，判别器判断正确时其梯度也不消失。判别器的损失是其两项的均值；logit 大于 0 表示“真实”。
+器最大化 log D(fake)，判别器判断正确时其梯度也不消失。判别器的损失是其两项的均值；logit 大于 0 表示“真实”。
 """
 
 from abc import ABC, abstractmethod

@@ -9,7 +9,7 @@ are not part of any model, so checkpoints do not contain them and optimizers do 
 
 损失权重表：唯一给损失项加权的地方。所有损失项都有名称且未加权：量化器返回自己的项，本包计算比较重建与图像的项。
 `LossTable` 保存训练配置中的权重，返回总损失以及每一项，因此日志显示实际最小化的损失，且没有任何一项被加权两次。需要
-预训练网络的项由`build_network_losses` 构建一次；这些网络不属于任何模型，不进入检查点，也不被优化器改变。
+预训练网络的项由 `build_network_losses` 构建一次；这些网络不属于任何模型，不进入检查点，也不被优化器改变。
 """
 
 import math
