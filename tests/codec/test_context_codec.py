@@ -167,7 +167,7 @@ def test_altered_fields_behind_a_right_checksum_are_read_or_refused(flat, monkey
 
 
 def test_another_number_of_maps_is_refused(flat):
-    with pytest.raises(ValueError, match="grids: got 2 maps of tokens an image, this codec was trained on 1"):
+    with pytest.raises(ValueError, match="grids: got 2 token maps per image, expected 1"):
         flat.encode([(((1, 1), (2, 2)), np.zeros(5, np.int64))])
 
 
