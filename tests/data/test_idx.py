@@ -97,7 +97,7 @@ def test_files_that_do_not_belong_together(tmp_path):
         IdxImages(folder, "test", class_names=FASHION_MNIST_CLASSES[:9])
     with pytest.raises(ValueError, match="split: got 'valid', expected one of train, test"):
         IdxImages(folder, "valid")
-    with pytest.raises(ValueError, match="channels: 2"):
+    with pytest.raises(ValueError, match="channels: got 2"):
         IdxImages(folder, "test", channels=2)
 
 
