@@ -1,13 +1,13 @@
-"""Checks of plain values, each with one sentence: "name: got X, expected Y".
+"""Checks of plain values. Every error reads "name: got X, expected Y".
 
-A constructor calls them with its arguments by name: `at_least(1, num_embeddings=num_embeddings)`. NaN passes none.
+A constructor passes its arguments by name: `at_least(1, num_embeddings=num_embeddings)`. NaN fails every check.
 """
 
 from collections.abc import Sequence
 
 
 def expect(right: bool, name: str, value: object, expected: str) -> None:
-    """Refuse a value that is not right: `ValueError("name: got value, expected …")`."""
+    """Raise `ValueError("name: got value, expected …")` unless `right` is true."""
     if not right:
         raise ValueError(f"{name}: got {value!r}, expected {expected}")
 
@@ -37,6 +37,6 @@ def below_one(**values: float) -> None:
 
 
 def one_of(allowed: Sequence[str], **values: str) -> None:
-    """Refuse words that are not among the allowed ones."""
+    """Refuse values that are not among the allowed ones."""
     for name, value in values.items():
         expect(value in allowed, name, value, f"one of {', '.join(allowed)}")

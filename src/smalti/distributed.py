@@ -1,11 +1,10 @@
-"""Several training processes that learn as one: sums, means and random rows of the batch that they hold together.
+"""Sums, means and random rows over the joined batch of several training processes.
 
-Each process holds some rows of the joined batch, which is theirs in the order of their ranks. Where `torch.distributed`
-has no process group there is one process, its rows are the batch, and every function here is the plain computation.
+Each process holds some rows; the joined batch is their concatenation in the order of the ranks. Without a process group
+of `torch.distributed` there is one process, whose rows are the batch, and each function is the plain computation.
 
-All processes must call these functions in the same order, and what they get is equal to the last bit. Only what learns
-in train mode calls them, so an evaluation in one process never waits for another.
-多个训练进程像一个进程那样学习:所有进程须以相同顺序调用,得到逐位相同的结果;只有训练模式下的学习才会调用。
+All processes must call these functions in the same order. They get bitwise equal results. The functions are called only
+in train mode, so an evaluation in one process never waits for another.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,12 +28,12 @@ def process_count() -> int:
 
 
 def process_rank() -> int:
-    """Which of them this one is, from 0."""
+    """Rank of this process, from 0."""
     return dist.get_rank() if process_count() > 1 else 0
 
 
 def sum_over_processes(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Elementwise sum over all processes, without gradient; `x` itself where there is one."""
+    """Elementwise sum over all processes, without gradient; `x` itself if there is one process."""
     if process_count() == 1:
         return x
     total = x.detach().clone(memory_format=torch.contiguous_format)
@@ -43,7 +42,7 @@ def sum_over_processes(x: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
 
 
 def sum_numbers(*own: int) -> list[int]:
-    """Sum of each number over all processes, by way of the CPU: nobody waits for a GPU."""
+    """Sum of each number over all processes, exchanged on the CPU, so that no process waits for a GPU."""
     if process_count() == 1:
         return list(own)
     sums = torch.tensor(own, device="cpu")
@@ -52,23 +51,21 @@ def sum_numbers(*own: int) -> list[int]:
 
 
 def host_group() -> Any:
-    """The processes as a group that exchanges what lies on the CPU; None: the default group does."""
+    """Process group that exchanges CPU tensors; None: the default group does."""
     return None if dist.get_backend() == "gloo" else _gloo_beside(dist.group.WORLD)
 
 
 @lru_cache(maxsize=1)
 def _gloo_beside(default: Any) -> Any:
-    """A second group of the same processes, made once for each default group."""
+    """A second group of the same processes, created once per default group."""
     return dist.new_group(backend="gloo")
 
 
 def mean_over_processes(mean_K: Float[Tensor, " k"], count: int) -> Float[Tensor, " k"]:
     """Mean over the joined batch, given the mean over the `count` rows of this process.
 
-    The gradient is that of this process's own mean. When the gradients of all processes are then averaged with weights
-    in proportion to their rows, as the training loop does, the result is the gradient of the joined mean: no second
-    exchange is needed.
-    值为所有进程的均值,梯度只经过本进程的部分;按行数加权平均各进程梯度后即为联合均值的梯度。
+    The gradient is that of this process's own mean. The training loop averages the gradients of all processes, weighted
+    by their number of rows. The result is the gradient of the joined mean, without a second exchange.
     """
     if process_count() == 1:
         return mean_K
@@ -85,16 +82,16 @@ def joined_size(z_ND: Float[Tensor, "n d"]) -> int:
 def sample_vectors(
     z_ND: Float[Tensor, "n d"], count: int, passes: Sequence[int] | None = None
 ) -> Float[Tensor, "count d"]:
-    """`count` random rows of the joined batch, distinct as far as there are enough; the same in all processes.
+    """`count` random rows of the joined batch, distinct if there are enough; the same in all processes.
 
-    Randomness comes from the global generator of torch in the first process: it draws what one process with the joined
-    batch would.
+    Random numbers come from torch's global generator in the first process. They are the ones that a single process with
+    the joined batch would draw.
 
     Args:
         z_ND: the rows of this process.
-        count: how many to draw.
-        passes: how many of the rows each forward pass brought; None: one pass brought all. All processes have the same
-            number of passes, and the joined batch holds pass after pass, in each process after process.
+        count: number of rows to draw.
+        passes: number of rows of each forward pass; None: all rows come from one pass. All processes have the same
+            number of passes. The joined batch is ordered by pass, then by process.
     """
     if count == 0:
         return z_ND[:0]
@@ -114,11 +111,11 @@ def _shared_permutation(size: int, device: torch.device) -> Int64[Tensor, " size
 
 
 def _take(z_ND: Tensor, positions_M: Tensor, passes: Sequence[int]) -> Tensor:
-    """Rows of the joined batch: each process gives those that it has, and zeros for the others."""
+    """Rows of the joined batch: each process contributes its own rows, and zeros for the others."""
     if process_count() == 1:
         return z_ND[positions_M]
     rank, world = process_rank(), process_count()
-    # How many rows each process brought in each pass, pass after pass / 各轮中各进程的行数
+    # Rows of each process in each pass, ordered by pass
     sizes = sum_numbers(*(size if process == rank else 0 for size in passes for process in range(world)))
     rows_MD = z_ND.new_zeros(positions_M.shape[0], z_ND.shape[1])
     for number, part_ND in enumerate(z_ND.detach().split(list(passes))):

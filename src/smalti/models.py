@@ -1,7 +1,7 @@
 """The folder of a saved model: config.json (class name and constructor arguments) and model.safetensors (weights).
 
-The folder may lie on this machine or on the Hugging Face hub; the methods have the names that models of the hub have.
-What kind of model it is, tokenizer or prior, this file does not know.
+The folder may be local or on the Hugging Face hub. The methods have the hub's usual names. This file does not depend on
+the kind of model, tokenizer or prior.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ from smalti.formats.hub import fetch, upload
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The table in a config.json.
+    """Read the table from a config.json.
 
     Raises:
-        ValueError: it is none; the message names the file.
+        ValueError: the file is not a JSON table. The message names the file.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of which UnicodeDecodeError is one
+    except (ValueError, RecursionError) as error:  # ValueError includes UnicodeDecodeError
         raise ValueError(f"{path}: not JSON in UTF-8 ({error})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: got {type(config).__name__}, expected a table")
@@ -48,7 +48,7 @@ library_name: smalti
 tags: [{tag}]
 ---
 
-A {kind} of smalti: `smalti.{load}("{repository}")`.
+A smalti {kind}. Load it with `smalti.{load}("{repository}")`.
 """
 """README.md of a model on the hub."""
 
@@ -57,25 +57,25 @@ class SavedModel(nn.Module, ABC):
     """A model with `save_pretrained`, `from_pretrained`, `push_to_hub` and a fingerprint."""
 
     hub_tag: ClassVar[str] = "saved-model"
-    """What the hub files it under."""
+    """Tag of the model on the hub."""
     loader: ClassVar[str] = ""
-    """The function of smalti that loads it."""
+    """Name of the smalti function that loads it."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Constructor arguments in plain JSON types."""
 
     def training_state(self) -> dict[str, Any]:
-        """What config.json holds beside `config`: it decides how training goes on and makes no other model, so the
-        fingerprint leaves it out. Plain JSON types; a class that returns any takes it in `from_config`."""
+        """Further entries of config.json: state for resuming training that does not change the model's function. The
+        fingerprint ignores it. Plain JSON types; a class that returns any must accept it in `from_config`."""
         return {}
 
     @classmethod
     def from_config(cls: type[Model], config: Mapping[str, Any]) -> Model:
-        """A fresh model from what `config` returned.
+        """A new model from the table that `config` returned.
 
         Raises:
-            ValueError: it describes none.
+            ValueError: the table does not describe a valid model.
         """
         return construct(cls, config)
 
@@ -99,8 +99,8 @@ class SavedModel(nn.Module, ABC):
         try:
             with replace_file(folder / WEIGHTS, force=True) as temporary:
                 save_model(self, str(temporary))
-        except SafetensorError as error:  # its word for a full disk
-            raise OSError(f"{folder}: weights cannot be written ({error})") from error
+        except SafetensorError as error:  # raised when the disk is full
+            raise OSError(f"{folder}: cannot write the weights ({error})") from error
         text = json.dumps({**self._typed_config(), **self.training_state()}, indent=2, sort_keys=True)
         with replace_file(folder / CONFIG, force=True) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
@@ -109,17 +109,17 @@ class SavedModel(nn.Module, ABC):
     def from_pretrained(
         cls: type[Model], model: str | Path, *, map_location: str = "cpu", strict: bool = True, **hub: Any
     ) -> Model:
-        """The model that `save_pretrained` wrote, in eval mode.
+        """Load a model that `save_pretrained` wrote, in eval mode.
 
         Args:
             model: the folder, or a name on the hub ("user/name").
-            map_location: the device that it goes to.
-            strict: whether a missing or surplus weight is an error.
-            hub: of a model on the hub, what `huggingface_hub.hf_hub_download` takes: `revision`, `token`, `cache_dir` …
+            map_location: the device of the model.
+            strict: whether missing or unexpected weights are an error.
+            hub: for a model on the hub, options of `hf_hub_download`: `revision`, `token`, `cache_dir` …
 
         Raises:
-            FileNotFoundError: the folder lacks a file.
-            ValueError: a file that is damaged, or does not fit this class or the other file.
+            FileNotFoundError: a file is missing in the folder.
+            ValueError: a file is damaged, or does not match this class or the other file.
         """
         folder = Path(model)
         here = folder.is_dir()
@@ -145,16 +145,16 @@ class SavedModel(nn.Module, ABC):
         private: bool | None = None,
         token: str | None = None,
     ) -> str:
-        """Upload what `save_pretrained` writes, and a README.md that says how it is loaded.
+        """Upload the files of `save_pretrained` and a README.md with loading instructions.
 
         Args:
-            repository: "user/name"; made where there is none.
-            message: of the commit.
-            private: whether a new one is; None: as the account has it.
-            token: None: that of `hf auth login`.
+            repository: "user/name". Created if it does not exist.
+            message: commit message.
+            private: whether a new repository is private; None: the account's default.
+            token: access token; None: the token of `hf auth login`.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)

@@ -75,5 +75,5 @@ def test_impossible_sizes_are_refused(changes, message):
 
 
 def test_an_image_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="got 1 channels, this discriminator sees 3"):
+    with pytest.raises(ValueError, match="got 1 channels, expected 3"):
         small()(torch.zeros(1, 1, 32, 32))

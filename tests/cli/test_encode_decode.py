@@ -92,7 +92,7 @@ def test_broken_tokens_say_what_is_wrong(run, photos, tmp_path, capsys):
     fingerprint = read_token_file(tokens).fingerprint
     cases = [
         (run, b"GIF89a", "not a smalti token file"),
-        (run, whole[:8] + b"\x07" + whole[9:], "unsupported version 7"),
+        (run, whole[:8] + b"\x07" + whole[9:], "unsupported version: got 7"),
         (run, whole[:-1], f"truncated: expected {len(whole)} bytes, found {len(whole) - 1}"),
         (run, whole[:-6] + b"!" + whole[-5:], "altered: checksum differs"),
         (other_run, whole, f"made with another model: file fingerprint {fingerprint[:12]}"),

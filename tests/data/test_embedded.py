@@ -61,7 +61,7 @@ def test_the_packages_are_not_imported():
 
 
 def test_missing_packages_and_files_name_the_extra(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="split: 'valid', must be one of train, test"):
+    with pytest.raises(ValueError, match="split: got 'valid', expected one of train, test"):
         EmbeddedPhotographs("valid")
     monkeypatch.setattr(embedded, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"scikit-image is not installed; .*pip install 'smalti\[demo\]'"):

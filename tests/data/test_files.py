@@ -67,7 +67,7 @@ def test_folders_that_are_called_as_splits_are_splits(tmp_path):
             assert source.label(i) == (None if name == key else source.class_names.index(name))
         assert source.load(0).shape == (3, 4, 3)
     with pytest.raises(
-        ValueError, match="no files of split 'all' by their names; splits here: test, train, validation"
+        ValueError, match="split: got 'all', expected one that file names contain: test, train, validation"
     ):
         ImageFiles(tmp_path, split="all")
     write(tmp_path / "car" / "6.png")  # now "train" is a class like "car"
@@ -153,10 +153,10 @@ def test_refusals_say_what_is_wrong(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(
         ValueError,
-        match=r"no image in this folder or below it \(PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG XL\)",
+        match=r"no image in this folder or its sub-folders \(PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG XL\)",
     ):
         ImageFiles(tmp_path)
-    with pytest.raises(ValueError, match=r"a\.txt: not named as an image \(\.avif"):
+    with pytest.raises(ValueError, match=r"a\.txt: not an image file, expected one of the suffixes \.avif"):
         ImageFiles(tmp_path / "a.txt")
     write(tmp_path / "a.png")
     with pytest.raises(ValueError, match="channels: 4"):

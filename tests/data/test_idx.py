@@ -59,9 +59,9 @@ def test_one_split_alone_is_enough(tmp_path):
         (b"\x89PNG\r\n", "begins with 89504e47"),
         (idx_bytes(LABELS["train"]), "begins with 00000801"),
         (idx_bytes(IMAGES["train"])[:10], "ends inside its header"),
-        (idx_bytes(IMAGES["train"])[:-1], r"119 values after the header, which promises \(6, 5, 4\)"),
-        (idx_bytes(IMAGES["train"]) + b"x", r"121 values after the header, which promises \(6, 5, 4\)"),
-        (struct.pack(">4I", 0x803, 2**31, 2**31, 2**31), "0 values after the header"),
+        (idx_bytes(IMAGES["train"])[:-1], r"got 119 values, expected the shape \(6, 5, 4\)"),
+        (idx_bytes(IMAGES["train"]) + b"x", r"got 121 values, expected the shape \(6, 5, 4\)"),
+        (struct.pack(">4I", 0x803, 2**31, 2**31, 2**31), "got 0 values"),
     ],
 )
 @pytest.mark.parametrize("gz", [True, False])
@@ -87,7 +87,7 @@ def test_damaged_gzip_is_refused(tmp_path):
 def test_files_that_do_not_belong_together(tmp_path):
     folder = write_folder(tmp_path, gz=False)
     (folder / "train-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS["t10k"]))
-    with pytest.raises(ValueError, match="6 images but 3 labels in split train"):
+    with pytest.raises(ValueError, match="got 6 images but 3 labels in split train"):
         IdxImages(folder)
     for part, empty in (("images", np.zeros((0, 5, 4), np.uint8)), ("labels", np.zeros(0, np.uint8))):
         (folder / f"train-{part}-idx{empty.ndim}-ubyte").write_bytes(idx_bytes(empty))
@@ -95,9 +95,9 @@ def test_files_that_do_not_belong_together(tmp_path):
         IdxImages(folder)
     with pytest.raises(ValueError, match=r"label 9, expected 0\.\.\.8"):
         IdxImages(folder, "test", class_names=FASHION_MNIST_CLASSES[:9])
-    with pytest.raises(ValueError, match="split: 'valid', must be one of train, test"):
+    with pytest.raises(ValueError, match="split: got 'valid', expected one of train, test"):
         IdxImages(folder, "valid")
-    with pytest.raises(ValueError, match="channels: 2"):
+    with pytest.raises(ValueError, match="channels: got 2"):
         IdxImages(folder, "test", channels=2)
 
 

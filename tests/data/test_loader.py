@@ -318,11 +318,11 @@ def test_a_folder_as_people_have_it(tmp_path, channels):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size: 0, must be at least 1"),
-        ({"seed": -1}, "seed: -1, must be at least 0"),
-        ({"start_batch": -1}, "start_batch: -1, must be at least 0"),
-        ({"workers": -1}, "workers: -1, must be at least 0"),
-        ({"cache_bytes": -1}, "cache_bytes: -1, must be at least 0"),
+        ({"batch_size": 0}, "batch_size: got 0, expected at least 1"),
+        ({"seed": -1}, "seed: got -1, expected at least 0"),
+        ({"start_batch": -1}, "start_batch: got -1, expected at least 0"),
+        ({"workers": -1}, "workers: got -1, expected at least 0"),
+        ({"cache_bytes": -1}, "cache_bytes: got -1, expected at least 0"),
     ],
 )
 def test_bad_arguments_are_refused_before_the_first_batch(photos, arguments, message):
@@ -335,6 +335,6 @@ def test_bad_arguments_are_refused_before_the_first_batch(photos, arguments, mes
 
 def test_training_without_a_size_wants_equal_images(photos):
     stream = training_batches(ImageFiles(photos), TransformConfig(), 3, 0)
-    with pytest.raises(ValueError, match="size: none, but images differ in height and width"):
+    with pytest.raises(ValueError, match="size: got none for images that differ in size"):
         next(stream)
     assert len(next(training_batches(ImageFiles(photos), TransformConfig(), 1, 0))) == 1

@@ -138,9 +138,9 @@ def test_every_process_has_a_batch_for_every_number_even_where_its_files_are_bad
 @pytest.mark.parametrize(
     ("rank", "world", "message"),
     [
-        (2, 2, "rank: 2, must be below world = 2"),
-        (-1, 2, "rank: -1, must be at least 0"),
-        (0, 0, "world: 0, must be at least 1"),
+        (2, 2, "rank: got 2, expected less than world = 2"),
+        (-1, 2, "rank: got -1, expected at least 0"),
+        (0, 0, "world: got 0, expected at least 1"),
     ],
 )
 def test_a_rank_that_is_none_is_refused(rank, world, message):

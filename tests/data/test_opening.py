@@ -57,7 +57,7 @@ def test_idx_folders_have_splits(tmp_path):
     counts = {end: len(open_images(f"{tmp_path / 'digits'}{end}")) for end in ("", ":train", ":test")}
     assert counts == {"": 5, ":train": 5, ":test": 2}
     assert isinstance(open_images(tmp_path / "digits"), IdxImages)
-    with pytest.raises(ValueError, match="no split 'valid', there are train and test"):
+    with pytest.raises(ValueError, match="split: got 'valid', expected one of train, test"):
         open_images(f"{tmp_path / 'digits'}:valid")
 
 
@@ -86,9 +86,9 @@ def test_a_folder_may_be_called_like_a_name_or_contain_a_colon(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("embedded:valid", "embedded:valid: no split 'valid', there are train and test"),
-        ("fashion-mnist:all", "fashion-mnist:all: no split 'all'"),
-        ("photos:test", "photos: no files of split 'test' by their names; splits here: none"),
+        ("embedded:valid", "embedded:valid: split: got 'valid', expected one of train, test"),
+        ("fashion-mnist:all", "fashion-mnist:all: split: got 'all'"),
+        ("photos:test", "photos: split: got 'test', expected one that file names contain: none"),
         ("photos/x.png:test", "photos/x.png:test: files that are named themselves have no split, only folders have"),
     ],
 )
@@ -128,5 +128,5 @@ def test_nothing_there(tmp_path):
 def test_bad_channels_are_refused_at_once(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     write_idx(Path("fashion"), "train", 1)
-    with pytest.raises(ValueError, match=r"channels: 2, must be 1 .* or 3"):
+    with pytest.raises(ValueError, match=r"channels: got 2, expected 1 .* or 3"):
         open_images(data, channels=2)

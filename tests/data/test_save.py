@@ -61,11 +61,11 @@ def test_nothing_is_overwritten_without_force_and_nothing_is_left_half_done(tmp_
 @pytest.mark.parametrize(
     ("name", "image", "message"),
     [
-        ("a.gif", RGB, r"a\.gif: suffix '\.gif', must be one of \.bmp"),
-        ("a", RGB, "suffix '', must be one of"),
-        ("a.png", RGB[:, :, :2], r"image: uint8 \(9, 13, 2\), expected a uint8 array \(H, W, C\)"),
-        ("a.png", torch.from_numpy(RGB), r"image: torch.uint8 \(9, 13, 3\), expected a uint8 tensor \(C, H, W\)"),
-        ("a.png", RGB[:0], "image: uint8"),
+        ("a.gif", RGB, r"a\.gif: got suffix '\.gif', expected one of \.bmp"),
+        ("a", RGB, "got suffix '', expected one of"),
+        ("a.png", RGB[:, :, :2], r"image: got uint8 \(9, 13, 2\), expected a uint8 array \(H, W, C\)"),
+        ("a.png", torch.from_numpy(RGB), r"image: got torch.uint8 \(9, 13, 3\), expected a uint8 tensor \(C, H, W\)"),
+        ("a.png", RGB[:0], "image: got uint8"),
     ],
 )
 def test_refusals(tmp_path, name, image, message):
@@ -75,5 +75,5 @@ def test_refusals(tmp_path, name, image, message):
 
 
 def test_an_unknown_format_is_refused():
-    with pytest.raises(ValueError, match="format: 'gif', must be one of bmp"):
+    with pytest.raises(ValueError, match="format: got 'gif', expected one of bmp"):
         save_image(io.BytesIO(), RGB, format="gif")

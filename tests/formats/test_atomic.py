@@ -138,7 +138,7 @@ def test_only_files_are_replaced_by_files_and_folders_by_folders(tmp_path):
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     for name, folder in (("folder", False), ("pipe", False), ("file", True), ("pipe", True)):
-        with pytest.raises(FileExistsError, match=f"is no {'folder' if folder else 'regular file'}"):
+        with pytest.raises(FileExistsError, match=f"is not a {'folder' if folder else 'regular file'}"):
             check_replaceable(tmp_path / name, force=True, folder=folder)
     with pytest.raises(FileExistsError, match="regular file"):
         check_replaceable("/dev/null", force=True)

@@ -61,7 +61,7 @@ def test_a_strided_array_is_packed_by_value():
 
 @pytest.mark.parametrize(("index", "vocab_size"), [(-1, 4), (4, 4), (1, 1), (2**62, 3)])
 def test_an_index_outside_the_vocabulary_is_refused(index, vocab_size):
-    with pytest.raises(ValueError, match=f"indices: got {index}, allowed are 0 to {vocab_size - 1}"):
+    with pytest.raises(ValueError, match=f"indices: got {index}, expected 0 to {vocab_size - 1}"):
         pack(np.array([0, index, 0]), vocab_size)
 
 
@@ -79,5 +79,5 @@ def test_only_what_pack_writes_is_read():
         unpack(packed + b"\0", 3, 5)
     with pytest.raises(ValueError, match="not zero"):
         unpack(packed[:1] + bytes([packed[1] | 1]), 3, 5)
-    with pytest.raises(ValueError, match="got 7, allowed are 0 to 4"):
+    with pytest.raises(ValueError, match="got 7, expected 0 to 4"):
         unpack(bytes([packed[0] | 0xE0]) + packed[1:], 3, 5)

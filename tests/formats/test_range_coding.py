@@ -131,13 +131,13 @@ def test_other_models_and_missing_tables_are_named() -> None:
     data = file.to_bytes(tables)
     with pytest.raises(TokenFileError, match="made with another model"):
         TokenFile.from_bytes(data, "ab" * 32, tables)
-    with pytest.raises(TokenFileError, match="give the model's tables"):
+    with pytest.raises(TokenFileError, match="the model's counts"):
         TokenFile.from_bytes(data, FINGERPRINT)
-    with pytest.raises(ValueError, match="give the model's tables"):
+    with pytest.raises(ValueError, match="the model's counts"):
         file.to_bytes()
-    with pytest.raises(TokenFileError, match="got 1, these tokens have 2 streams"):
+    with pytest.raises(TokenFileError, match="got 1, expected 2, one per stream"):
         TokenFile.from_bytes(data, FINGERPRINT, tables[:1])
-    with pytest.raises(ValueError, match="can only be packed"):
+    with pytest.raises(ValueError, match="expected 'packed' above"):
         TokenFile(FINGERPRINT, 2**21, (), "adaptive")
     beyond = TokenFile(FINGERPRINT, 40, (replace(file.images[0], indices=np.full(21, 40)),), "adaptive")
     with pytest.raises(ValueError, match="expected 0 to 39"):
@@ -146,5 +146,5 @@ def test_other_models_and_missing_tables_are_named() -> None:
 
 def test_a_short_file_cannot_claim_many_tokens() -> None:
     grids = ((2**13, 2**12),)
-    with pytest.raises(ValueError, match="33554432 indices, at most 16777216"):
+    with pytest.raises(ValueError, match="33554432 indices, expected at most 16777216"):
         TokenFile(FINGERPRINT, 4, (TokenImage("a", (1, 1), 3, grids, np.zeros(2**25, np.int64)),), "adaptive")

@@ -62,9 +62,9 @@ def test_indices_take_the_smallest_type(vocab_size: int, name: str) -> None:
 
 
 def test_tokens_outside_the_vocabulary_are_refused() -> None:
-    with pytest.raises(ValueError, match="go beyond 0 to 9"):
+    with pytest.raises(ValueError, match="outside the vocabulary, expected 0 to 9"):
         write_shard([row(0, 300)], 10)
-    with pytest.raises(ValueError, match="have 7 tokens"):
+    with pytest.raises(ValueError, match=r"expected \(7,\) for the grids"):
         TokenRow("a", (1, 1), (0, 0, 1, 1), GRIDS, np.zeros(3, np.int64))
 
 
@@ -139,18 +139,18 @@ def rewrite(folder: Path, rows: list[TokenRow]) -> None:
 
 
 HARM: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a flipped byte": (lambda d: flip(d / shard_name(0), 700), "tokens-00000.parquet: was altered"),
-    "a missing shard": (lambda d: (d / shard_name(1)).unlink(), "tokens-00001.parquet: is missing"),
-    "a truncated shard": (lambda d: (d / shard_name(1)).write_bytes(b"PAR1"), "tokens-00001.parquet: was altered"),
-    "a stray shard": (lambda d: (d / "x.parquet").write_bytes(b""), "x.parquet: is not in the manifest"),
-    "too few rows": (lambda d: rewrite(d, [row(0), row(1)]), "has 2 rows, the manifest counts 6"),
+    "a flipped byte": (lambda d: flip(d / shard_name(0), 700), "tokens-00000.parquet: altered"),
+    "a missing shard": (lambda d: (d / shard_name(1)).unlink(), "tokens-00001.parquet: missing"),
+    "a truncated shard": (lambda d: (d / shard_name(1)).write_bytes(b"PAR1"), "tokens-00001.parquet: altered"),
+    "a stray shard": (lambda d: (d / "x.parquet").write_bytes(b""), "x.parquet: not in the manifest"),
+    "too few rows": (lambda d: rewrite(d, [row(0), row(1)]), "got 2 rows, expected 6 by the manifest"),
     "a token too large": (
         lambda d: rewrite(d, [row(i, 2**16, view) for i in range(3) for view in range(2)]),
-        "do not fit the manifest",
+        "contradict the manifest",
     ),
     "other scales": (
         lambda d: rewrite(d, [row(i, 300, view, ((1, 2),)) for i in range(3) for view in range(2)]),
-        "do not fit the manifest",
+        "contradict the manifest",
     ),
 }
 
@@ -184,10 +184,10 @@ def test_a_manifest_that_was_touched_is_refused(whole: Storage) -> None:
         with pytest.raises(ValueError, match=message):
             read_manifest(whole)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="holds no manifest"):
+    with pytest.raises(FileNotFoundError, match="not a token data set"):
         read_manifest(whole)
     whole.write("progress/plan.json", b"{}")
-    with pytest.raises(FileNotFoundError, match="is incomplete"):
+    with pytest.raises(FileNotFoundError, match="incomplete"):
         read_manifest(whole)
 
 

@@ -161,7 +161,7 @@ def test_a_collapsed_codebook_is_found(run, photos, tmp_path):
         "scale 0 (2x2)",
         "scale 1 (4x4)",
         "scale 2 (8x8)",
-        "1 of 20 possible codes were used, under 10%",
+        "1 of 20 possible codes were used, less than 10%",
     ]
     assert result.to_dict()["collapsed"] is True
     assert result.entropy_bits_per_pixel == 0

@@ -101,7 +101,7 @@ def test_vanished_images_end_the_run_with_its_last_step_saved(photos, tmp_path):
     """Four images are in memory when the folder goes: the run must not train on these alone."""
     config = replace(config_for(photos, tmp_path / "run", steps=50), checkpoint_every=1000)
     reporter = At(2, lambda: shutil.rmtree(photos))
-    with pytest.raises(DataError, match="photos: was there, and is gone") as error:
+    with pytest.raises(DataError, match="photos: disappeared while in use") as error:
         train(config, reporter)
     assert "\n" not in str(error.value)
     last = [heard for heard in reporter.heard if isinstance(heard, int)][-1]
@@ -113,7 +113,7 @@ def test_vanished_images_end_the_run_with_its_last_step_saved(photos, tmp_path):
 
 def test_vanished_images_are_noticed_with_workers_too(photos, tmp_path):
     config = replace(config_for(photos, tmp_path / "run", steps=50), checkpoint_every=1000, workers=1)
-    with pytest.raises(DataError, match="photos: was there, and is gone"):
+    with pytest.raises(DataError, match="photos: disappeared while in use"):
         train(config, At(1, lambda: shutil.rmtree(photos)))
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 1
 

@@ -305,9 +305,9 @@ def test_strangers_are_refused_by_name(whole: Path, tmp_path: Path) -> None:
     known = {"fingerprint": dataset.manifest.fingerprint, "vocab_size": 32, "grids": dataset.manifest.grids}
     dataset.require(**known)
     for change, message in (
-        ({"fingerprint": "ab" * 32}, "made by the tokenizer"),
+        ({"fingerprint": "ab" * 32}, "got tokens of tokenizer"),
         ({"vocab_size": 64}, "vocabulary of 32, expected 64"),
-        ({"grids": [[1, 1]]}, "has scales"),
+        ({"grids": [[1, 1]]}, "got scales"),
     ):
         with pytest.raises(ValueError, match=message):
             dataset.require(**{**known, **change})
@@ -319,7 +319,7 @@ def test_a_damaged_shard_is_not_unpacked(whole: Path, tmp_path: Path) -> None:
     data = bytearray((out / "tokens-00001.parquet").read_bytes())
     data[300] ^= 1
     (out / "tokens-00001.parquet").write_bytes(bytes(data))
-    with pytest.raises(ValueError, match=r"tokens-00001.parquet: was altered"):
+    with pytest.raises(ValueError, match=r"tokens-00001.parquet: altered"):
         TokenDataset(out)
     assert not list((out / ".arrays").glob("*.npy"))
 
@@ -363,7 +363,7 @@ def test_the_command_and_its_questions(
 
     (out / "tokens-00002.parquet").unlink()
     assert main(["tokens", "verify", str(out)]) == 1
-    assert "tokens-00002.parquet: is missing" in capsys.readouterr().err
+    assert "tokens-00002.parquet: missing" in capsys.readouterr().err
     assert main(["tokens", "verfy", str(out)]) == 2
     assert "did you mean 'verify'" in capsys.readouterr().err
 

@@ -357,7 +357,7 @@ def test_a_missing_network_is_refused_before_anything_is_written(photos, tmp_pat
     config = config_for(
         photos, tmp_path / "run", loss_weights={"efficientnet_lite0": 1.0}, pretrained=str(tmp_path / "mine")
     )
-    with pytest.raises(FileNotFoundError, match=f"{'ab' * 32}; looked at {tmp_path}/mine/missing.pth"):
+    with pytest.raises(FileNotFoundError, match=f"{'ab' * 32}; searched {tmp_path}/mine/missing.pth"):
         train(config)
     assert not (tmp_path / "run").exists()
 

@@ -123,7 +123,7 @@ def test_a_term_that_is_added_counts_in_value_and_gradient():
 
 def test_nothing_to_minimise_is_refused():
     image, output = make_output(terms={}, weights={})
-    with pytest.raises(ValueError, match="nothing to minimise"):
+    with pytest.raises(ValueError, match="at least one weight other than 0"):
         LossTable({"l1": 0.0})(image, output)
 
 

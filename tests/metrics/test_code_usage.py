@@ -91,7 +91,7 @@ def test_collapse_is_too_few_of_the_codes_that_could_be_used():
     usage = CodeUsage(1000)
     usage.update(torch.arange(20).reshape(1, 4, 5) % 4)  # 20 tokens can use 20 codes; they used 4
     assert usage.compute().collapse(min_usage=0.2) == ()
-    assert usage.compute().collapse(min_usage=0.21) == ("4 of 20 possible codes were used, under 21%",)
+    assert usage.compute().collapse(min_usage=0.21) == ("4 of 20 possible codes were used, less than 21%",)
     usage.update(torch.arange(4000).reshape(1, 40, 100) % 4)
-    assert usage.compute().collapse(min_usage=0.01) == ("4 of 1000 possible codes were used, under 1%",)
+    assert usage.compute().collapse(min_usage=0.01) == ("4 of 1000 possible codes were used, less than 1%",)
     assert usage.compute().collapse(min_usage=0.0) == ()

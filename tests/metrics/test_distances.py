@@ -118,7 +118,7 @@ def test_batches_do_not_matter():
 
 @pytest.mark.parametrize(
     ("other", "complaint"),
-    [(Named("other"), "network noise against other"), (Named(weights_sha256="1" * 64), "weights_sha256")],
+    [(Named("other"), "network noise and other"), (Named(weights_sha256="1" * 64), "weights_sha256")],
 )
 def test_features_of_different_networks_are_never_compared(other, complaint):
     features = correlated(10, 4)
@@ -132,9 +132,9 @@ def test_too_few_and_broken_features_are_refused():
         frechet_distance(statistics(features[:1]), statistics(features))
     with pytest.raises(ValueError, match="1 and 10 images"):
         kernel_distance(features[:1], features)
-    with pytest.raises(ValueError, match="4 features against 3"):
+    with pytest.raises(ValueError, match="got 4 and 3 features"):
         frechet_distance(statistics(features), statistics(features[:, :3]))
-    with pytest.raises(ValueError, match="noise gave NaN"):
+    with pytest.raises(ValueError, match="got NaN or infinity from noise"):
         statistics(features.log())
     with pytest.raises(ValueError, match="no image"):
         FeatureAccumulator(Named()).compute()

@@ -61,5 +61,5 @@ def test_what_is_no_file_or_no_safetensors_is_refused(tmp_path):
     (tmp_path / "text").write_text("text")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         load_convolutional_features(tmp_path / "text")
-    with pytest.raises(ValueError, match="number 0 has no bias"):
+    with pytest.raises(ValueError, match="number 0 without a bias"):
         save_convolutional_features(tmp_path / "net", [nn.Conv2d(3, 4, 3, bias=False)])

@@ -143,5 +143,5 @@ def test_nothing_measured_is_none_not_nan():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused(bad):
-    with pytest.raises(ValueError, match="reconstruction: got NaN or infinite"):
+    with pytest.raises(ValueError, match="reconstruction: got NaN or infinity"):
         ImageQuality().update(torch.full((1, 3, 4, 4), bad), torch.zeros(1, 3, 4, 4))

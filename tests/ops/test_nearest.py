@@ -173,9 +173,9 @@ def test_numbers_that_are_not_finite_are_refused_when_asked(bad: float) -> None:
     z, codebook = torch.randn(5, 3), torch.randn(4, 3)
     spoiled_z, spoiled_codebook = z.clone(), codebook.clone()
     spoiled_z[2, 1], spoiled_codebook[3, 0] = bad, bad
-    with pytest.raises(ValueError, match="z_ND: holds NaN"):
+    with pytest.raises(ValueError, match="z_ND: got NaN"):
         nearest_code(spoiled_z, codebook, check_finite=True)
-    with pytest.raises(ValueError, match="codebook_KD: holds NaN"):
+    with pytest.raises(ValueError, match="codebook_KD: got NaN"):
         nearest_code(z, spoiled_codebook, check_finite=True)
     assert torch.equal(nearest_code(z, codebook, check_finite=True), nearest_code(z, codebook))
     assert nearest_code(spoiled_z, codebook)[2] == 0  # not asked: no crash

@@ -292,7 +292,7 @@ def test_next_scale_refuses_what_it_cannot_model() -> None:
         NextScaleTransformer(TokenLayout.of(12, PYRAMID.grids, (24, 16)), 3, quantizer)
     with pytest.raises(ValueError, match=r"codes of shape \(\) a position, the layout \(2,\)"):
         NextScaleTransformer(DEEP_PYRAMID, 3, quantizer)
-    with pytest.raises(ValueError, match="do not divide"):
+    with pytest.raises(ValueError, match="expected a divisor"):
         NextScaleConfig(width=10, num_heads=4)
 
 

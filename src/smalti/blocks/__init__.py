@@ -1,4 +1,4 @@
-"""Encoders, decoders and their blocks; a discriminator; fixed networks that judge. They know nothing of codes."""
+"""Encoders, decoders and their blocks; a discriminator; fixed feature networks. They do not depend on codes."""
 
 from smalti.blocks.alexnet import AlexNet
 from smalti.blocks.convolutional import Activation, ConvDecoder, ConvEncoder, Norm, ResidualBlock

@@ -29,14 +29,14 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 def make_activation(name: str) -> nn.Module:
     """The activation layer of that name."""
     if name not in _ACTIVATIONS:
-        raise ValueError(f"activation: got {name!r}, expected one of {get_args(Activation)}")
+        raise ValueError(f"activation: got {name!r}, expected one of {', '.join(get_args(Activation))}")
     return _ACTIVATIONS[name]()
 
 
 def make_norm(name: str, channels: int) -> nn.Module:
     """The normalisation layer of that name; groups have 16 channels or as many as divide evenly."""
     if name not in get_args(Norm):
-        raise ValueError(f"norm: got {name!r}, expected one of {get_args(Norm)}")
+        raise ValueError(f"norm: got {name!r}, expected one of {', '.join(get_args(Norm))}")
     if name == "group":
         return GroupNorm(channels, max(1, channels // 16) if channels % 16 == 0 else 1, eps=1e-5)
     return nn.BatchNorm2d(channels) if name == "batch" else nn.Identity()

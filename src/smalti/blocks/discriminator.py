@@ -1,11 +1,10 @@
-"""PatchGAN: a network that says of every patch of an image whether it looks real.
+"""PatchGAN: a network that classifies every patch of an image as real or fake.
 
 Source: Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks" (arXiv 1611.07004),
 section 3.2 and appendix 6.1.2. Strided convolutions halve the size `num_layers` times, two more at stride 1 widen the
 view: with three layers each logit sees 70 x 70 pixels. Judging patches instead of whole images asks for texture, which
 is what a pixel loss leaves out, and needs few weights.
 
-PatchGAN 对每个图块给出一个真假分数(logit),而不是对整张图给一个分数:它管的正是像素损失管不到的纹理。
 
 Legend: B images, C channels, H x W pixels, h x w patches.
 """
@@ -82,6 +81,6 @@ class PatchDiscriminator(nn.Module):
             ValueError: images with another number of channels.
         """
         if image.shape[1] != self.image_channels:
-            raise ValueError(f"image: got {image.shape[1]} channels, this discriminator sees {self.image_channels}")
+            raise ValueError(f"image: got {image.shape[1]} channels, expected {self.image_channels}")
         below, right = (max(0, self.least_side - side) for side in image.shape[2:])
         return self.layers(F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image)

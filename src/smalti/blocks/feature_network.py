@@ -1,4 +1,4 @@
-"""Fixed, pretrained networks that say what is in a picture: the judges of perceptual losses and of FID and KID.
+"""Fixed, pretrained networks that compute features of images, for perceptual losses, FID and KID.
 
 They are never trained, so they differ from all other blocks: no gradient reaches their weights, they are always in eval
 mode, they compute in fp32 whatever autocast says, and their weights belong to no model's checkpoint. They are found on
@@ -12,7 +12,7 @@ One network answers in two ways:
 A network that a tokenizer was trained against must not judge it: see `smalti.losses.refuse_training_network`.
 
 Legend: B images, C channels, H x W pixels, F features.
-图例:B 张图像,C 通道,H×W 像素,F 个特征。
+
 """
 
 from abc import ABC, abstractmethod
@@ -109,7 +109,7 @@ class FeatureNetwork(nn.Module, ABC):
         return self._see(self._resized(_color(image)))[-1].mean(dim=(2, 3))
 
     def train(self, mode: bool = True) -> "FeatureNetwork":
-        """Stay in eval mode: batch statistics would make a judge depend on its neighbours."""
+        """Stay in eval mode: with batch statistics, features would depend on the other images of the batch."""
         return super().train(False)
 
     def _resized(self, image_BCHW: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class FeatureNetwork(nn.Module, ABC):
     def _see(self, x_BCHW: Tensor) -> tuple[Tensor, ...]:
         seen = []
         # Half precision moves features by a percent, more than two good reconstructions differ.
-        # 半精度会使特征偏移约百分之一,超过两个好的重建之间的差别
+
         with torch.autocast(x_BCHW.device.type, enabled=False):
             x_BCHW = (x_BCHW - self._mean) / self._std
             for stage in self.stages:

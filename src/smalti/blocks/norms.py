@@ -27,7 +27,7 @@ class GroupNorm(nn.GroupNorm):
 
     def __init__(self, channels: int, groups: int = 32, affine: bool = True, eps: float = EPS, *, exact: bool = False):
         if groups < 1 or channels % groups:
-            raise ValueError(f"norm_groups: {groups} groups do not divide {channels} channels")
+            raise ValueError(f"norm_groups: got {groups}, expected a divisor of {channels} channels")
         super().__init__(groups, channels, eps=eps, affine=affine)
         self.exact = exact
 

@@ -21,7 +21,7 @@ def downsample_kind(name: str) -> DownsampleKind:
     for kind in get_args(DownsampleKind):
         if name == kind:
             return kind
-    raise ValueError(f"resample: got {name!r}, an encoder takes one of {', '.join(get_args(DownsampleKind))}")
+    raise ValueError(f"resample: got {name!r}, expected one of {', '.join(get_args(DownsampleKind))} in an encoder")
 
 
 def upsample_kind(name: str) -> UpsampleKind:
@@ -29,7 +29,7 @@ def upsample_kind(name: str) -> UpsampleKind:
     for kind in get_args(UpsampleKind):
         if name == kind:
             return kind
-    raise ValueError(f"resample: got {name!r}, a decoder takes one of {', '.join(get_args(UpsampleKind))}")
+    raise ValueError(f"resample: got {name!r}, expected one of {', '.join(get_args(UpsampleKind))} in a decoder")
 
 
 class Downsample(nn.Module):

@@ -96,7 +96,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, style: BlockStyle, latent_channels: int | None = None):
         super().__init__()
         if channels % style.num_heads:
-            raise ValueError(f"num_heads: {style.num_heads} heads do not divide {channels} channels")
+            raise ValueError(f"num_heads: got {style.num_heads}, expected a divisor of {channels} channels")
         self.num_heads = style.num_heads
         self.norm = style.make_norm(channels, latent_channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1)

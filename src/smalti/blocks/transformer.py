@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 MOST_BLOCKS = 1000
-"""More blocks in a row are a slip of the hand; building them would take for ever."""
+"""Maximum number of blocks; more are a typing error and would take too long to build."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def check_sizes(width: int, num_heads: int, mlp_ratio: float = 1.0, **blocks: in
         if not 1 <= value <= MOST_BLOCKS:
             raise ValueError(f"{name}: got {value}, expected 1 to {MOST_BLOCKS}")
     if width % num_heads:
-        raise ValueError(f"num_heads: {num_heads} heads do not divide a width of {width}")
+        raise ValueError(f"num_heads: got {num_heads}, expected a divisor of the width {width}")
     if not 0 < mlp_ratio < math.inf:
         raise ValueError(f"mlp_ratio: got {mlp_ratio}, expected a number above 0")
 

@@ -1,4 +1,4 @@
-"""Context models over tokens, in whole numbers: they say how likely a token is, given those around it."""
+"""Context models over tokens, in integer arithmetic: they predict a token's probability from its neighbours."""
 
 from smalti.codec.choice import chosen_coding, coding_tables
 from smalti.codec.context_codec import ContextCodec

@@ -1,4 +1,4 @@
-"""What coding of a tokenizer's tokens needs: which coding, which codec, which counts to start from."""
+"""Selects the coding, the codec and the initial token counts for a tokenizer's token files."""
 
 from importlib.util import find_spec
 from typing import Literal
@@ -20,9 +20,9 @@ def chosen_coding(run: str, coding: Coding | Literal["auto"], codec: str = "") -
 
     Args:
         run: the tokenizer's name.
-        coding: what was asked for; "auto" is context where the tokenizer comes with a codec and a range coder is
-            installed, else packed.
-        codec: a codec that does not lie in the tokenizer's folder.
+        coding: the requested coding. "auto" is context if the tokenizer has a codec and a range coder is installed,
+            else packed.
+        codec: path of a codec outside the tokenizer's folder.
 
     Raises:
         FileNotFoundError, ValueError: no codec where one is needed, or a damaged one.
@@ -35,6 +35,6 @@ def chosen_coding(run: str, coding: Coding | Literal["auto"], codec: str = "") -
 
 
 def coding_tables(tokenizer: Tokenizer) -> list[Int64[np.ndarray, " k"]] | None:
-    """What a range coder starts from: see `Quantizer.code_counts`."""
+    """Initial counts of the range coder: see `Quantizer.code_counts`."""
     counts = tokenizer.quantizer.code_counts()
     return None if counts is None else [count.numpy() for count in counts]

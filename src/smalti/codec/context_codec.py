@@ -1,7 +1,7 @@
 """The context coder of token files: tokens of images to bytes and back, with a `ContextModel`.
 
-Encoding and decoding are one walk over layers and waves: a wave's neighbours are known on both sides, the model weighs
-what its tokens may be, and the range coder writes what they are, or reads it.
+Encoding and decoding use the same loop over layers and waves: the neighbours of a wave are known on both sides, the
+model computes weights for its tokens, and the range coder writes or reads the tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ Code = Callable[[np.ndarray, np.ndarray], np.ndarray]
 @final
 @dataclass(frozen=True, eq=False)
 class ContextCodec(TokenCodec):
-    """A model with the name of the tokenizer that it was trained for."""
+    """A context model with the fingerprint of the tokenizer that it was trained for."""
 
     model: ContextModel
     """What it computes with."""
@@ -68,7 +68,7 @@ class ContextCodec(TokenCodec):
             decoded.append(self.model.members.ravel()[self._walk(image_grids, ranks, coder.code)].astype(np.int64))
         coder.finish()
         if any(indices.size and indices.min() < 0 for indices in decoded):
-            raise ValueError("entropy-coded tokens: a symbol that is no code")
+            raise ValueError("entropy-coded tokens: got a symbol that is not a code")
         return decoded
 
     def _walk(self, grids: Grids, ranks_L: Int64[np.ndarray, " l"], code: Code) -> Int64[np.ndarray, " l"]:
@@ -76,11 +76,11 @@ class ContextCodec(TokenCodec):
         expected = len(self.model.first_bias)
         if num_layers(grids) != expected:
             raise ValueError(
-                f"grids: got {num_layers(grids)} maps of tokens an image, this codec was trained on {expected}"
+                f"grids: got {num_layers(grids)} token maps per image, expected {expected} as in the codec's training"
             )
         layers = layers_of(grids)
         M = self.model.members.shape[1]
-        # One more at the end, for what is outside the image / 末尾多一个,表示图像之外
+        # One more entry at the end, for positions outside the image
         ranks = np.append(ranks_L, self.model.members.size)
         for number, layer in enumerate(layers):
             for y_N, x_N in layer.waves():

@@ -1,16 +1,16 @@
-"""A small network of whole numbers that says how likely each token is, given the tokens around it.
+"""A small integer network that predicts the probability of each token from its neighbours.
 
     tokens around  ->  embeddings  ->  two hidden layers  ->  logits of the groups
                                                           ->  a query, whose products with the members of a group
                                                               (plus how frequent each is) are the members' logits
                                                           ->  a bonus for each neighbour: that its token comes again
 
-The tie of the members' logits to an embedding of the codes lets similar codes share what was learned; the bonus, after
-pointer networks (Merity et al. 2016, arXiv 1609.07843), says in one number what an embedding says badly: once more the
-same.
+Members' logits use an embedding of the codes, so similar codes share what was learned. The bonus, after pointer
+networks (Merity et al. 2016, arXiv 1609.07843), models the repetition of a neighbour's token, which an embedding models
+badly.
 
-All parameters are integers, and so is every intermediate value; matrix products run in float64, where whole numbers
-below 2**53 are exact in any order of summation. So the result does not depend on machine, threads or batch.
+All parameters and intermediate values are integers. Matrix products run in float64, where integers below 2**53 are
+exact in any order of summation. So the result does not depend on machine, threads or batch.
 
 Units: embeddings 2**-5, activations and queries 2**-8, weights 2**-10, logits 2**-5 bit.
 
@@ -37,7 +37,7 @@ LARGEST = 2**15 - 1
 
 
 class Prediction(NamedTuple):
-    """What the network says of N tokens before their groups are known."""
+    """The network's output for N tokens before their groups are known."""
 
     ranks_NC: Int64[np.ndarray, "n c"]
     """Ranks of the neighbours."""
@@ -51,10 +51,10 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ContextModel:
-    """The parameters, and what they compute.
+    """The parameters and the forward pass.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes that do not match.
     """
 
     members: Int[np.ndarray, "g m"]
@@ -96,7 +96,7 @@ class ContextModel:
         for field in fields(self):
             shape = getattr(self, field.name).shape
             if shape != expected[field.name]:
-                raise ValueError(f"codec: {field.name} has shape {shape}, expected {expected[field.name]}")
+                raise ValueError(f"codec: {field.name}: got shape {shape}, expected {expected[field.name]}")
 
     @cached_property
     def _weights(self) -> dict[str, np.ndarray]:
@@ -110,7 +110,7 @@ class ContextModel:
         return (a.astype(np.float64) @ self._weights[name]).astype(np.int64)
 
     def predict(self, ranks_NC: Int64[np.ndarray, "n c"], layer: int) -> Prediction:
-        """Look at the neighbours of N tokens of a layer."""
+        """Predict N tokens of a layer from their neighbours."""
         embedded = self.embedding[ranks_NC].reshape(len(ranks_NC), -1)
         hidden = _activation(self._product(embedded, "first") + self.first_bias[layer], EMBEDDING_BITS + WEIGHT_BITS)
         hidden = _activation(self._product(hidden, "second") + self.second_bias, ACTIVATION_BITS + WEIGHT_BITS)

@@ -1,7 +1,7 @@
-"""Codes in groups of equal size, similar ones together, so that a token is told in two steps: its group, and which.
+"""Groups of equal size with similar codes, so that a token is coded in two steps: its group, then its member.
 
-A step then chooses among about sqrt(K) symbols, where one step would choose among K. The codes are halved again and
-again, each time at the median along the direction in which they vary most, as a k-d tree of principal axes does.
+Each step chooses among about sqrt(K) symbols instead of K. The codes are split repeatedly into halves, at the median
+along the direction of largest variance, like a k-d tree of principal axes.
 
 Legend: K codes, D components, G groups, M members of a group.
 """
@@ -18,7 +18,7 @@ def num_groups(vocab_size: int) -> int:
 
 
 def balanced_groups(codes_KD: Float[np.ndarray, "k d"]) -> Int64[np.ndarray, "g m"]:
-    """Numbers of the codes in each group; -1 fills groups that are one short."""
+    """Indices of the codes in each group; -1 pads groups with one code less."""
     parts = [np.arange(len(codes_KD))]
     while len(parts) < num_groups(len(codes_KD)):
         parts = [half for part in parts for half in _halves(part, codes_KD)]

@@ -1,11 +1,8 @@
-"""Where tokens stand, in which order they are coded, and which others each of them may look at.
+"""Positions of tokens, their coding order, and the neighbours that form the context of each.
 
-The tokens of an image lie in layers: one for each scale, and where Q codes make one position, one for each of those.
-Layers are coded one after the other. Within a layer all tokens with the same x + 2y form a wave, which is coded at
-once: everything that a token looks at in its own layer belongs to an earlier wave. So the context is that of raster
-order, above and left, and yet there are only w + 2h - 2 steps.
-
-层按顺序编码;层内 x + 2y 相同的词元组成一个波,一次编码完,它们只看更早的波。
+The tokens of an image form layers: one per scale, and with Q codes per position, one per code number. Layers are coded
+in order. Within a layer, all tokens with equal x + 2y form a wave and are coded at once, because their context in this
+layer belongs to earlier waves. The context is as in raster order, above and left, but it takes only w + 2h - 2 steps.
 
 Legend: N tokens of a wave, C neighbours, h x w the grid of a layer.
 """
@@ -23,7 +20,7 @@ __all__ = ["Layer", "layers_of", "neighbours", "num_layers", "num_neighbours"]
 WITHIN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-2, -1), (-2, 1), (-2, 2))
 """Neighbours in the same layer as (dy, dx), all with dx + 2 dy < 0."""
 RADII = (1, 1, 0)
-"""How far around the same place a token looks in the layer before its own, in the one before that, and so on."""
+"""Context radius around the same position in the previous layer, the one before it, and so on."""
 
 
 class Layer(NamedTuple):
@@ -49,7 +46,7 @@ class Layer(NamedTuple):
 
 
 def num_layers(grids: Sequence[tuple[int, ...]]) -> int:
-    """Layers of an image with these grids, counted without making them: a damaged file may speak of any number."""
+    """Number of layers for these grids, without creating them: a damaged file may declare any number."""
     return sum(prod(grid[2:]) for grid in grids)
 
 

@@ -1,6 +1,6 @@
-"""Powers of two as whole numbers, found by whole arithmetic alone: the exponential function of the coder.
+"""Powers of two in integer arithmetic: the exponential function of the coder.
 
-A library's exp2 may differ in the last digit from machine to machine, and one such digit would garble all that follows.
+A library's exp2 may differ in the last digit between machines, and one wrong digit would corrupt all later tokens.
 """
 
 from functools import cache

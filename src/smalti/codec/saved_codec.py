@@ -1,7 +1,7 @@
-"""The codec's file: the tensors of a `ContextModel` as safetensors, and beside them which tokenizer it is for.
+"""The codec's file: the tensors of a `ContextModel` as safetensors, with the fingerprint of its tokenizer.
 
-Its fingerprint, the SHA-256 of all that, stands in it too: a damaged file is refused, and a token file names the codec
-that it was coded with.
+The file also contains the codec's own fingerprint, a SHA-256 of its content. A damaged file is refused, and a token
+file names the codec that it was coded with.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def make_codec(model: ContextModel, tokenizer: str, grids: Grids) -> ContextCode
 
 
 def write_codec(path: str | Path, codec: ContextCodec, force: bool = False) -> None:
-    """Write a codec; `path` is either complete afterwards or as it was before.
+    """Write a codec atomically.
 
     Raises:
         FileExistsError: `path` exists and `force` is off.
@@ -50,7 +50,7 @@ def write_codec(path: str | Path, codec: ContextCodec, force: bool = False) -> N
     with replace_file(path, force) as temporary:
         try:
             save_file(_tensors(codec.model), temporary, words)
-        except SafetensorError as error:  # its word for a full disk
+        except SafetensorError as error:  # raised when the disk is full
             raise OSError(f"{path}: cannot be written ({error})") from error
 
 
@@ -63,7 +63,7 @@ def read_codec(path: str | Path) -> ContextCodec:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"codec: {path} is no file; smalti train-codec makes one")
+        raise FileNotFoundError(f"codec: {path} is not a file; smalti train-codec makes one")
     try:
         with safe_open(path, "numpy") as opened:
             words = opened.metadata() or {}
@@ -73,12 +73,10 @@ def read_codec(path: str | Path) -> ContextCodec:
     if (words.get("format"), words.get("version")) != (FORMAT, VERSION):
         raise ValueError(f"codec: {path} is not a codec of version {VERSION}")
     if set(tensors) != {field.name for field in fields(ContextModel)}:
-        raise ValueError(
-            f"codec: {path} holds the tensors {', '.join(sorted(tensors))}, which are not those of a codec"
-        )
+        raise ValueError(f"codec: {path}: got the tensors {', '.join(sorted(tensors))}, expected those of a codec")
     tokenizer, grids = words.get("tokenizer", ""), words.get("grids", "")
     if words.get("fingerprint") != _fingerprint(tensors, tokenizer, grids):
-        raise ValueError(f"codec: {path} was altered, its fingerprint differs")
+        raise ValueError(f"codec: {path} was altered (fingerprint differs)")
     return make_codec(ContextModel(**tensors), tokenizer, tuple(tuple(grid) for grid in json.loads(grids)))
 
 

@@ -1,9 +1,8 @@
-"""Training of a context model, in floats, and its rounding to whole numbers.
+"""Training of a context model in floats, and its rounding to integers.
 
-The network is `context_model.py` with the same names, and predicts tokens drawn at random from images, each from its
-neighbours. How frequent each code is in each layer is counted, not learned. The codes of the tokenizer, turned to their
-principal axes, are what the embeddings start from: there are far fewer tokens than pairs of tokens, and what is learned
-of one code shall hold for those like it.
+The network is that of `context_model.py`, with the same names. It predicts randomly drawn tokens from their neighbours.
+The frequency of each code per layer is counted, not learned. The embeddings start from the principal components of the
+tokenizer's codes, so that similar codes share what is learned: there are far fewer tokens than pairs of tokens.
 
 Legend: as in `context_model.py`; L tokens of an image, B images, K codes, D components of a code.
 """
@@ -34,12 +33,12 @@ LARGEST_COMPONENT = 127 / 2**EMBEDDING_BITS
 
 @dataclass(frozen=True)
 class CodecTrainingConfig:
-    """How a context model is made."""
+    """Settings for training a context model."""
 
     steps: int = 1500
     """Optimization steps."""
     batch_size: int = 2048
-    """Tokens a step."""
+    """Tokens per step."""
     lr: float = 3e-3
     """Learning rate after the warm-up; it falls to 0 on a cosine."""
     embedding_dim: int = 16
@@ -47,7 +46,7 @@ class CodecTrainingConfig:
     hidden_dim: int = 96
     """Width of the two hidden layers."""
     seed: int = 0
-    """Decides initial weights and which tokens are drawn."""
+    """Random seed of initial weights and drawn tokens."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "embedding_dim", "hidden_dim"):
@@ -148,7 +147,7 @@ def train_context_model(
         images: grids and indices of each, all with the same number of layers.
         codes_KD: the codebook.
         config: sizes and steps.
-        on_step: told the number of each step and its bits a token.
+        on_step: called with the number of each step and its bits per token.
 
     Raises:
         ValueError: too few or too many codes, no images, or images with different numbers of layers.
@@ -200,7 +199,7 @@ def _sorted_by_grids(images: Iterable[tuple[Grids, np.ndarray]], members_GM: Ten
         by_grids.setdefault(grids, []).append(indices)
     numbers = {num_layers(grids) for grids in by_grids}
     if len(numbers) != 1:
-        raise ValueError(f"tokens: got images with {sorted(numbers)} maps of tokens, expected one number of them")
+        raise ValueError(f"tokens: got images with {sorted(numbers)} token maps, expected the same number for all")
     sets = []
     for grids, several in by_grids.items():
         length = sum(map(prod, grids))

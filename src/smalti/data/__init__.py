@@ -1,6 +1,6 @@
 """Images in and out: folders, tar shards, Parquet, hub data sets and embedded photographs as sources; batches.
 
-`open_images` gives an `ImageSource`, `training_batches` and `ordered_batches` turn it into `Batch`es in -1...1.
+`open_images` returns an `ImageSource`; `training_batches` and `ordered_batches` turn it into `Batch`es in -1...1.
 """
 
 from smalti.data.decode import DEFAULT_MAX_PIXELS, load_image

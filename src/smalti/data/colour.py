@@ -1,6 +1,6 @@
-"""From a decoded picture of any kind of pixel to grey or sRGB, 8 bits a channel, in one stated way.
+"""Converts decoded pictures of any pixel format to grey or sRGB, 8 bits per channel, by fixed rules.
 
-kind                                    becomes
+pixel format                            becomes
 grey, 1-bit                             0...255; expanded to three equal channels, or kept for channels=1
 palette, RGB, YCbCr, CIELAB             RGB
 CMYK                                    RGB by (255 - ink)(255 - black) / 255
@@ -34,13 +34,13 @@ TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 258, 262, 0
 PROFILE_KINDS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 """Mode of an image -> the colour space of a profile that can belong to it."""
 AS_SRGB = 2
-"""A profile is sRGB if it moves no channel of any colour further: files of sRGB differ by this much, in rounding."""
+"""A profile counts as sRGB if it changes no channel by more than this: sRGB profiles differ by rounding."""
 
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 
 def grey_or_rgb(image: Image.Image, name: str, channels: int) -> Image.Image:
-    """Any Pillow mode to L or RGB; `name` is what an error calls the picture."""
+    """Convert any Pillow mode to L or RGB; `name` identifies the picture in errors."""
     profile = image.info.get("icc_profile")
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(_deep_grey(image, name))
@@ -73,7 +73,7 @@ def _deep_grey(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= full_scale):  # also catches NaN
         kind = "floating-point" if image.mode == "F" else "32-bit integer"
-        raise UnreadableImageError(name, f"{kind} values {low}...{high}, expected 0...{full_scale:g}")
+        raise UnreadableImageError(name, f"{kind} values: got {low}...{high}, expected 0...{full_scale:g}")
     grey = np.rint(values.astype(np.float32) * np.float32(255.0 / full_scale)).astype(np.uint8)
     return 255 - grey if tags.get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO else grey
 
@@ -82,11 +82,11 @@ def _deep_grey(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
 
 
 def key_out(image: PngImageFile, file: BufferedIOBase) -> Image.Image:
-    """Decode a PNG with a colour key (tRNS), and put alpha 0 where its colour is.
+    """Decode a PNG with a colour key (tRNS), and set alpha to 0 for pixels of that colour.
 
     Args:
         image: opened from `file`, not yet decoded.
-        file: read again where Pillow keeps 8 of 16 bits, as the key has all of them.
+        file: read again if Pillow keeps only 8 of 16 bits, because the key has 16.
     """
     key, raw = np.asarray(image.info.pop("transparency")), str(image.tile[0].args)
     image.load()
@@ -105,7 +105,7 @@ def key_out(image: PngImageFile, file: BufferedIOBase) -> Image.Image:
 
 
 def _with_hole(image: Image.Image, hole: Bool[np.ndarray, "h w"]) -> Image.Image:
-    """The image with alpha 0 in the hole; 16-bit grey, which has no alpha, with white there."""
+    """The image with alpha 0 in the hole. 16-bit grey has no alpha: the hole becomes white."""
     if image.mode.startswith("I"):
         return Image.fromarray(np.where(hole, 65535, np.asarray(image)).astype(np.uint16))
     kept = image.convert("RGBA" if image.mode == "RGB" else "LA")
@@ -117,7 +117,7 @@ def _with_hole(image: Image.Image, hole: Bool[np.ndarray, "h w"]) -> Image.Image
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """An image of mode L, RGB or CMYK in the colours of sRGB; in its own where the profile does not help."""
+    """Convert an image of mode L, RGB or CMYK to sRGB; unchanged if the profile is unusable."""
     transform = None if profile is None else _transform(profile, image.mode)
     if transform is None:
         return image
@@ -128,7 +128,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a profile to sRGB, for images of a mode; None if the profile is sRGB, damaged, or of another kind."""
+    """Transform from a profile to sRGB; None if the profile is sRGB, damaged, or for another colour space."""
     try:
         opened = ImageCms.getOpenProfile(BytesIO(profile))
         if opened.profile.xcolor_space.strip() != PROFILE_KINDS[mode]:
@@ -142,7 +142,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether all greys, or colours in steps of 15, stay where they are."""
+    """Whether all greys, or colours in steps of 15, stay unchanged."""
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     colours = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
     probe = Image.fromarray(colours if mode == "RGB" else np.arange(256, dtype=np.uint8)[None])

@@ -1,7 +1,7 @@
-"""Which columns of a table hold image, label and caption: by their types, or by the names that the user gives.
+"""Finds the image, label and caption columns of a table: by their types, or by names that the user gives.
 
-Tables come as Parquet files and as `datasets.Dataset`s; both have an Arrow schema, in whose metadata the `datasets`
-library keeps what Arrow cannot say: that a struct is an image and that an integer is a class with a name.
+Tables are Parquet files or `datasets.Dataset`s. Both have an Arrow schema. In its metadata, the `datasets` library
+stores what Arrow has no type for: that a struct is an image, and the class names of an integer column.
 """
 
 import json
@@ -21,20 +21,19 @@ __all__ = ["Columns", "choose_columns"]
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls")
 CAPTION_NAMES = ("caption", "text", "txt", "prompt")
-"""Names by which a column is recognised, in this order, where its type leaves a choice."""
+"""Usual column names, in order of preference, for columns whose type is ambiguous."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that matter here.
+    """The columns of a table that are used.
 
     Attributes:
         image: bytes of a picture file, or a struct with them in the field "bytes" or else the file's name in "path".
-        label: numbers, or names of classes: strings and Booleans, also dictionary-encoded; None if there is no such
-            column.
-        caption: strings, or None if there is no such column.
-        class_names: the names behind the labels, where the table has them.
-        by_name: the label column holds names; `class_names` are then those that occur, sorted, see `with_names`.
+        label: numbers, or class names (strings or Booleans, also dictionary-encoded); None if there is no such column.
+        caption: strings; None if there is no such column.
+        class_names: names of the classes, if the table has them.
+        by_name: whether the label column holds names. `class_names` are then the sorted names, see `with_names`.
     """
 
     image: str
@@ -44,7 +43,7 @@ class Columns:
     by_name: bool = False
 
     def with_names(self, values: Iterable[Any]) -> "Columns":
-        """With the class names that these values of the label column give, as the sub-folders of a folder would."""
+        """A copy whose class names are the sorted distinct values of the label column, like sub-folders."""
         return replace(self, class_names=tuple(sorted({_name(value) for value in values} - {""})))
 
     @property
@@ -62,25 +61,25 @@ class Columns:
         return int(value) if value is not None and value >= 0 and value == int(value) else None
 
     def encoded(self, row: dict[str, Any]) -> Encoded:
-        """One row of the table. A negative number or an empty name stands for no label."""
+        """One row of the table. A negative number or an empty name means no label."""
         known: dict[str, Any] = {
             "label": None if self.label is None else self._label(row[self.label]),
             "caption": None if self.caption is None else row[self.caption],
         }
         cell = row[self.image]
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-        if data is None and path:  # the picture lies in a file of its own
+        if data is None and path:  # the picture is in a separate file
             try:
                 data = Path(path).read_bytes()
             except OSError as error:
                 return Encoded(problem=f"{path}: cannot be opened ({error.strerror})", **known)
         if data is None:
-            return Encoded(problem="there is no picture in this row", **known)
+            return Encoded(problem="no picture in this row", **known)
         return Encoded(data, **known)
 
 
 def _name(value: Any) -> str:
-    """A class by its name: a string as it is, a Boolean as "false" or "true", nothing as ""."""
+    """Name of a class: a string unchanged, a Boolean as "false" or "true", null as ""."""
     return "" if value is None else value if isinstance(value, str) else str(value).lower()
 
 
@@ -90,14 +89,14 @@ def choose_columns(
     """Find the columns for image, label and caption.
 
     Args:
-        schema: of the table.
-        where: what an error calls the table.
+        schema: schema of the table.
+        where: name of the table in errors.
         image: name of the image column; None: the only column of that type, or the one with a usual name.
-        label: name of the label column; None: the same, and none if there is none.
-        caption: name of the caption column; None: the one with a usual name, if there is one.
+        label: name of the label column; None: chosen likewise, or no label.
+        caption: name of the caption column; None: the one with a usual name, or no caption.
 
     Raises:
-        ValueError: no such column, one of another type, or several that could be it.
+        ValueError: no such column, wrong type, or several candidates.
     """
     from pyarrow import types
 
@@ -118,19 +117,21 @@ def choose_columns(
     classes = [name for name in numbers if features.get(name, {}).get("_type") == "ClassLabel"]
     image = image or _only(images) or _usual(images, IMAGE_NAMES)
     if image is None:
-        found = f"several columns could be it: {', '.join(images)}" if images else "no column holds picture files"
-        raise ValueError(f"{where}: image column: {found}; name it (columns are {', '.join(schema.names)})")
+        found = f"several candidates: {', '.join(images)}" if images else "no column holds picture files"
+        raise ValueError(f"{where}: image column: {found}; name one of {', '.join(schema.names)} as image=COLUMN")
     label = label or _only(classes) or _usual(labels, LABEL_NAMES)
     caption = caption or _usual(texts, CAPTION_NAMES)
     for role, name, allowed in (("image", image, images), ("label", label, labels), ("caption", caption, texts)):
         if name is not None and name not in allowed:
-            raise ValueError(f"{where}: {role}: {name!r}, must be one of {', '.join(allowed) or 'no column here'}")
+            raise ValueError(
+                f"{where}: {role}: got {name!r}, expected one of {', '.join(allowed) or '(no such column)'}"
+            )
     class_names = features.get(label, {}).get("names") or () if label else ()
     return Columns(image, label, caption, tuple(class_names), label in named)
 
 
 def _features(schema: "pyarrow.Schema") -> dict[str, dict[str, Any]]:
-    """Column -> what the `datasets` library says about it; empty where the table did not come from there."""
+    """Column -> its feature description by the `datasets` library; empty if the table has none."""
     stored = (schema.metadata or {}).get(b"huggingface")
     features = json.loads(stored).get("info", {}).get("features", {}) if stored else {}
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}

@@ -1,11 +1,11 @@
-"""From the bytes of a picture file to pixels, uint8 (H, W, C), upright; what colours become says `colour.py`.
+"""Decodes picture files to upright pixels, uint8 (H, W, C). Colour conversion is in `colour.py`.
 
-The kind of file is told by its first bytes, not by its name, and only the kinds of `FORMATS` are ever handed to a
-decoder. Of several frames or pages the first is taken. The EXIF orientation is applied; a damaged EXIF block counts as
-none. Pillow's own decoders do the work; they are constructed directly because `Image.open` refuses or warns above a
-limit that is a global of the process, where smalti has the argument `max_pixels`. HEIC and JPEG XL need a plugin.
+The format is detected by the first bytes, not by the file name, and only `FORMATS` are passed to a decoder. Of several
+frames or pages, the first is taken. The EXIF orientation is applied; a damaged EXIF block is ignored. Pillow's decoders
+are constructed directly, because `Image.open` refuses or warns above a process-wide limit; smalti has the argument
+`max_pixels` instead. HEIC and JPEG XL need a plugin.
 
-Whatever happens while one file becomes an array is that file's fault: it ends as `UnreadableImageError`.
+Any error while decoding a file becomes an `UnreadableImageError`.
 """
 
 import struct
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 DEFAULT_MAX_PIXELS = 100_000_000
-"""Largest width x height decoded unless the caller raises it: 300 MB as RGB."""
+"""Default limit of width x height: 300 MB as RGB."""
 
 IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jxl", ".png", ".tif", ".tiff", ".webp",
@@ -54,8 +54,8 @@ DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error,
     RuntimeError, AttributeError, AssertionError, MemoryError,
 )  # fmt: skip
-"""What Pillow's decoders and conversions raise on bytes that are not what their header says, and on kinds of pixels
-that they cannot convert (DecompressionBombError is separate)."""
+"""Exceptions of Pillow's decoders and conversions for damaged data and unsupported pixel formats
+(DecompressionBombError is separate)."""
 
 DECODERS = {
     "PNG": PngImageFile, "JPEG": JpegImageFile, "WebP": WebPImageFile, "BMP": BmpImageFile, "TIFF": TiffImageFile,
@@ -75,29 +75,29 @@ UPRIGHT = {
 """EXIF orientation -> the operation that undoes it."""
 
 READ_AT_ONCE = 2**18
-"""Bytes a read of a picture file: most files come at once."""
+"""Bytes per read of a picture file: most files need one read."""
 
 ONE_AT_A_TIME = Lock()
-"""Held while Pillow's global limit is lifted, so that threads put it back in order."""
+"""Held while Pillow's global limit is lifted, so that threads restore it correctly."""
 
 HEAD = 64
-"""Bytes that tell the kind of a file."""
+"""Number of bytes needed to detect the format."""
 BMFF_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"hevx": "HEIC"}
-"""What a file of the ISO base media format says that it can be read as."""
+"""Brands of ISO base media files and their formats."""
 
 
 def load_image(
     path: str | Path, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> UInt8[np.ndarray, "h w {channels}"]:
-    """Read one picture file as uint8 (H, W, channels), upright, in the way the table in `colour.py` states.
+    """Read one picture file as uint8 (H, W, channels), upright, converted by the rules in `colour.py`.
 
     Args:
-        path: a file of one of `FORMATS`, whatever its name.
+        path: a file of one of `FORMATS`, with any name.
         channels: 3 for RGB, 1 for grey.
-        max_pixels: refuse a picture of more pixels than this before decoding it.
+        max_pixels: refuse a picture with more pixels before decoding it.
 
     Raises:
-        UnreadableImageError: not a picture of these kinds, damaged, of an undeclared value range, or over `max_pixels`.
+        UnreadableImageError: another format, damaged, unknown value range, or more than `max_pixels`.
         OSError: the file cannot be opened (FileNotFoundError if it does not exist).
         ValueError: `channels` is neither 1 nor 3, or `max_pixels` is below 1.
     """
@@ -107,10 +107,10 @@ def load_image(
 def load_picture(
     path: str | Path, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS, enough: int | None = None
 ) -> Image.Image:
-    """`load_image` as Pillow's image of mode RGB or L.
+    """`load_image`, as a Pillow image of mode RGB or L.
 
-    A JPEG decoder can leave out detail on the way, which is up to ten times faster: with `enough`, sides may come out
-    2, 4 or 8 times shorter, but not below `enough` pixels.
+    With `enough`, JPEG files may be decoded 2, 4 or 8 times smaller, which is up to ten times faster. No side becomes
+    shorter than `enough` pixels.
     """
     check_decoding(channels, max_pixels)
     with BufferedReader(Path(path).open("rb", buffering=0), READ_AT_ONCE) as file:
@@ -120,7 +120,7 @@ def load_picture(
 def decode_picture(
     data: bytes, name: str, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS, enough: int | None = None
 ) -> Image.Image:
-    """`load_picture` for the bytes of a picture file, which errors call `name`."""
+    """`load_picture` for the bytes of a picture file; `name` identifies it in errors."""
     check_decoding(channels, max_pixels)
     return _read(BytesIO(data), name, channels, max_pixels, enough)
 
@@ -128,15 +128,15 @@ def decode_picture(
 def check_decoding(channels: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
     """ValueError unless `channels` is 1 (grey) or 3 (RGB) and `max_pixels` at least 1."""
     if channels not in (1, 3):
-        raise ValueError(f"channels: {channels}, must be 1 (grey) or 3 (RGB)")
+        raise ValueError(f"channels: got {channels}, expected 1 (grey) or 3 (RGB)")
     if max_pixels < 1:
-        raise ValueError(f"max_pixels: {max_pixels}, must be at least 1")
+        raise ValueError(f"max_pixels: got {max_pixels}, expected at least 1")
 
 
 def _read(file: BufferedIOBase, name: str, channels: int, max_pixels: int, enough: int | None) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Pillow warns about damaged metadata of pictures that it still decodes; nobody can act on it.
+            # Pillow warns about damaged metadata of pictures that it still decodes; users cannot act on it.
             warnings.simplefilter("ignore")
             with _pillow_allows(max_pixels):
                 image = _decode(file, name, max_pixels, enough)
@@ -144,14 +144,14 @@ def _read(file: BufferedIOBase, name: str, channels: int, max_pixels: int, enoug
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadableImageError(name, f"refused by Pillow itself: {error}") from error
+        raise UnreadableImageError(name, f"refused by Pillow: {error}") from error
     except DAMAGE as error:
         raise UnreadableImageError(name, f"cannot be decoded ({_one_line(error)})") from error
 
 
 @contextmanager
 def _pillow_allows(pixels: int) -> Iterator[None]:
-    """Pillow's TIFF and WebP decoders apply its global limit by themselves: if it is lower, lift it for one picture."""
+    """Raise Pillow's global limit for one picture if it is lower: its TIFF and WebP decoders apply it themselves."""
     if Image.MAX_IMAGE_PIXELS is None or pixels <= 2 * Image.MAX_IMAGE_PIXELS:
         yield
         return
@@ -179,11 +179,11 @@ def _decode(file: BufferedIOBase, name: str, max_pixels: int, enough: int | None
     if isinstance(image, PngImageFile) and image.mode != "P" and "transparency" in image.info:
         return _upright(key_out(image, file))
     image.load()
-    return image if kind in ("HEIC", "JPEG XL") else _upright(image)  # their decoders turn by what the codec says
+    return image if kind in ("HEIC", "JPEG XL") else _upright(image)  # their decoders apply the orientation
 
 
 def _kind(head: bytes, name: str) -> str:
-    """Which of `FORMATS` a file is that begins with `head`."""
+    """The format, one of `FORMATS`, of a file that begins with `head`."""
     if not head:
         raise UnreadableImageError(name, "the file is empty")
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -205,11 +205,11 @@ def _kind(head: bytes, name: str) -> str:
         for start in range(0, len(brands), 4):
             if brands[start : start + 4] in BMFF_BRANDS:
                 return BMFF_BRANDS[brands[start : start + 4]]
-    raise UnreadableImageError(name, f"its content is none of {FORMATS}")
+    raise UnreadableImageError(name, f"content is none of {FORMATS}")
 
 
 def _decoder(kind: str, name: str) -> Callable[..., ImageFile]:
-    """What reads a kind of file: one of Pillow's own decoders, or that of a plugin."""
+    """The decoder of a format: one of Pillow's own, or that of a plugin."""
     try:
         if kind == "HEIC":
             from pillow_heif import HeifImageFile
@@ -228,7 +228,7 @@ def _decoder(kind: str, name: str) -> Callable[..., ImageFile]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation. (TIFF files have been turned by Pillow's decoder already, and no longer say so.)"""
+    """Apply the EXIF orientation. (Pillow's decoder has already turned TIFF files and removed their tag.)"""
     try:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except DAMAGE:
@@ -238,6 +238,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _one_line(error: BaseException) -> str:
-    """The decoder's own words, shortened to fit into one line."""
+    """The decoder's message, shortened to one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 120 else f"{text[:117]}..."

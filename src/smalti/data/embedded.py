@@ -1,8 +1,8 @@
 """The photographs inside the wheels of scikit-image and scikit-learn, which `smalti[demo]` installs.
 
-They make a demonstration possible without any download. The split is fixed: two photographs are never trained on, in
-no smalti recipe, so that numbers on "embedded:test" can be compared between versions. Of the pictures in those wheels
-only photographs are taken; left out are drawings, text pages, synthetic and phase images, and flat texture samples.
+They allow a demonstration without any download. The split is fixed: no smalti recipe trains on the two test
+photographs, so numbers on "embedded:test" are comparable between versions. Only photographs are taken from the wheels;
+drawings, text pages, synthetic and phase images, and flat texture samples are left out.
 """
 
 from importlib.util import find_spec
@@ -41,14 +41,14 @@ DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
 class EmbeddedPhotographs(ImageSource):
-    """One split of the embedded photographs, each decoded once and then kept. No labels.
+    """One split of the embedded photographs. Each is decoded once and kept in memory. No labels.
 
     Args:
         split: "train" (12 photographs) or "test" (2).
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        MissingPackageError: scikit-image or scikit-learn is not installed, or came without one of the files.
+        MissingPackageError: scikit-image or scikit-learn is not installed, or lacks one of the files.
         ValueError: no such split.
     """
 
@@ -56,7 +56,7 @@ class EmbeddedPhotographs(ImageSource):
         super().__init__()
         check_decoding(channels)
         if split not in EMBEDDED_SPLITS:
-            raise ValueError(f"split: {split!r}, must be one of {', '.join(EMBEDDED_SPLITS)}")
+            raise ValueError(f"split: got {split!r}, expected one of {', '.join(EMBEDDED_SPLITS)}")
         self.channels = channels
         self._keys = EMBEDDED_SPLITS[split]
         self._paths = [_installed_file(key) for key in self._keys]
@@ -75,7 +75,7 @@ class EmbeddedPhotographs(ImageSource):
 
 
 def _installed_file(key: str) -> Path:
-    """Where a package's file lies on this machine, found without importing the package."""
+    """Path of a package's file, found without importing the package."""
     package, _, inside = key.partition("/")
     install = "install it with: pip install 'smalti[demo]'"
     spec = find_spec(package)

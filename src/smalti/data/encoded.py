@@ -1,8 +1,8 @@
-"""`EncodedSource`: the sources that keep picture files inside other files: tar shards, Parquet, hub data sets.
+"""`EncodedSource`: base of sources whose picture files are inside other files: tar shards, Parquet, hub data sets.
 
-One look-up (`fetch`) brings the bytes of the picture file together with label and caption; decoding comes later, maybe
-in another process. Where images lie in blocks, only the main process fetches, each block once, and hands the bytes to
-whichever worker decodes them (`receive`).
+`fetch` returns the bytes of a picture file with label and caption; decoding follows later, possibly in another process.
+If images are stored in blocks, only the main process fetches, each block once, and passes the bytes to the worker that
+decodes them (`receive`).
 """
 
 from abc import abstractmethod
@@ -19,14 +19,14 @@ __all__ = ["Encoded", "EncodedSource"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture file as bytes, with what is known about it.
+    """A picture file as bytes, with label and caption.
 
     Attributes:
         data: the file's bytes.
         label: index into `class_names`, or None.
         caption: text, or None.
-        problem: why the picture cannot be used; "" if there is nothing to say against it.
-        note: what is wrong with its label or caption, which is then None; "" if nothing is.
+        problem: why the picture cannot be used; "" if it can.
+        note: why the label or caption cannot be used (it is then None); "" if it can.
     """
 
     data: bytes = b""
@@ -53,14 +53,14 @@ class EncodedSource(ImageSource):
 
     @abstractmethod
     def fetch(self, index: int) -> Encoded:
-        """The bytes of image `index` and what is known about it.
+        """The bytes of image `index`, with label and caption.
 
         Raises:
             SourceVanishedError: the file that holds it is gone.
         """
 
     def receive(self, index: int, encoded: Encoded) -> None:
-        """Take what `fetch(index)` gave in another process; the next look at image `index` uses it."""
+        """Store the result of `fetch(index)` from another process; the next access to image `index` uses it."""
         self._at_hand = (index, encoded)
 
     def label(self, index: int) -> int | None:
@@ -78,7 +78,7 @@ class EncodedSource(ImageSource):
         return decode_picture(encoded.data, key, self.channels, self.max_pixels, enough)
 
     def _fetched(self, index: int) -> Encoded:
-        """Pixels, label and caption are asked for one after the other: the last image fetched stays at hand."""
+        """Fetch an image and keep it, because pixels, label and caption are read one after the other."""
         if self._at_hand is None or self._at_hand[0] != index:
             self._at_hand = (index, self.fetch(index))
         return self._at_hand[1]

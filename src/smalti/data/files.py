@@ -1,8 +1,8 @@
 """Picture files as a source: a folder searched recursively, or one single file.
 
-In the manner of torchvision's `ImageFolder`, the sub-folders of the root are classes; unlike it, they may be absent or
-nested, one without an image is no class, those of ImageNet's layout (train/, val/, test/) are splits, and a file that
-cannot be read is reported instead of ending the job.
+As in torchvision's `ImageFolder`, the sub-folders of the root are classes. Differences: they may be absent or nested; a
+sub-folder without an image is not a class; those of ImageNet's layout (train/, val/, test/) are splits; an unreadable
+file is reported and does not end the job.
 """
 
 import os
@@ -20,21 +20,21 @@ __all__ = ["ImageFiles"]
 class ImageFiles(ImageSource):
     """All picture files (`FORMATS`) under a folder, sorted by relative path; or one file.
 
-    Files are found by their suffix in any case, and names that begin with a dot are left out, folders included. Links
-    to folders are followed, except back into a folder that the search came through. The class of an image is the
-    position of the root's sub-folder it lies in among all those with an image, sorted by name; an image beside them has
-    none. Where all sub-folders with an image are called as splits (`splits.py`), the root is the one of them that is
-    asked for, and the classes are those of all of them together.
+    Files are found by their suffix, upper or lower case. Files and folders whose names begin with a dot are skipped.
+    Links to folders are followed, except to a parent folder. The class of an image is the index of its sub-folder of
+    the root, among the sub-folders with an image, sorted by name. An image directly in the root has no class. If all
+    sub-folders with an image are named like splits (`splits.py`), the requested one is the root, and the classes are
+    those of all splits together.
 
     Args:
         path: a folder, or one image file.
         channels: 3 for RGB, 1 for grey.
         max_pixels: pictures of more pixels are reported as unreadable.
-        split: "train", "test" or "validation" of a folder with splits; "" is "train" there.
+        split: "train", "test" or "validation", for a folder with splits; "" means "train".
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: there is a folder without an image, or a file that is not named as one; no such split.
+        FileNotFoundError: `path` does not exist.
+        ValueError: a folder without an image, a file without an image's suffix, or no such split.
     """
 
     def __init__(self, path: str | Path, channels: int = 3, max_pixels: int = DEFAULT_MAX_PIXELS, split: str = ""):
@@ -48,12 +48,14 @@ class ImageFiles(ImageSource):
         if self.root.is_dir():
             found = _search(self.root)
             if not found:
-                raise ValueError(f"{self.root}: no image in this folder or below it ({FORMATS})")
+                raise ValueError(f"{self.root}: no image in this folder or its sub-folders ({FORMATS})")
             found, self.class_names = _split_and_classes(str(path), found, split)
         elif _is_image_name(self.root.name):
             found = [(_printable(self.root.name), self.root)]
         else:
-            raise ValueError(f"{self.root}: not named as an image ({', '.join(IMAGE_SUFFIXES)})")
+            raise ValueError(
+                f"{self.root}: not an image file, expected one of the suffixes {', '.join(IMAGE_SUFFIXES)}"
+            )
         self._labels = {name: label for label, name in enumerate(self.class_names)}
         self._keys = [key for key, _ in found]
         self._paths = [str(path) for _, path in found]
@@ -75,14 +77,14 @@ class ImageFiles(ImageSource):
             raise UnreadableImageError(self.key(index), error.reason) from error
         except OSError as error:  # removed or locked since the search
             if not self.root.exists():
-                raise SourceVanishedError(f"{self.root}: was there, and is gone") from error
+                raise SourceVanishedError(f"{self.root}: disappeared while in use") from error
             raise UnreadableImageError(self.key(index), f"cannot be opened ({error.strerror})") from error
 
 
 def _split_and_classes(
     data: str, found: list[tuple[str, Path]], split: str
 ) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
-    """Those (key, path) that belong to a split, with keys relative to its folder, and the names of all classes."""
+    """The (key, path) of a split, with keys relative to its folder, and the names of all classes."""
     of_splits: dict[str, list[tuple[str, Path]]] = {}
     for key, path in found:
         top, slash, below = key.partition("/")
@@ -101,7 +103,7 @@ def _search(root: Path) -> list[tuple[str, Path]]:
     while pending:
         prefix, folder, came_through = pending.pop()
         here = os.path.realpath(folder)
-        if here in came_through:  # a link that leads back
+        if here in came_through:  # a link to a parent folder
             continue
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -116,7 +118,7 @@ def _search(root: Path) -> list[tuple[str, Path]]:
 
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:
-    """A broken link is kept, to be reported as unreadable; a pipe or device of an image's name is not."""
+    """Broken links are kept and reported as unreadable; pipes and devices named like images are skipped."""
     return entry.is_symlink() and not os.path.lexists(os.path.realpath(entry.path))
 
 

@@ -1,8 +1,8 @@
 """Data sets of the Hugging Face hub, Arrow files and folders of `save_to_disk` as sources, through `datasets`.
 
-`HubImages` has the whole set on disk, in Arrow files mapped into memory: any row at any time. `HubStream` keeps nothing
-and downloads while it reads, from the beginning to the end: its shuffled epochs are those of `order.py` for blocks in
-sequence, and going back to an earlier image, or resuming in the middle, reads (without decoding) from the beginning.
+`HubImages` has the whole set on disk, in memory-mapped Arrow files with random access. `HubStream` stores nothing and
+downloads while reading, in order. Its shuffled epochs are those of `order.py` for blocks in sequence. Returning to an
+earlier image, or resuming in the middle, reads from the beginning again, without decoding.
 """
 
 from collections.abc import Iterator
@@ -66,10 +66,10 @@ class HubImages(EncodedSource):
 
 
 class HubStream(EncodedSource):
-    """A `datasets.IterableDataset`: nothing is kept on disk. Keys are split/row.
+    """A `datasets.IterableDataset`: nothing is stored on disk. Keys are split/row.
 
-    The number of images is what the data set says of itself; one that says nothing is read through once to count.
-    Labels are numbers: a column of names is left out, for which classes there are shows only at the end of the stream.
+    The number of images is taken from the data set's metadata; without it, the stream is read once to count. Labels
+    must be numbers: the classes of a column of names are known only at the end of the stream.
 
     Args:
         dataset: with a column of images.
@@ -96,7 +96,7 @@ class HubStream(EncodedSource):
         self.columns = _columns(dataset, name, columns)
         if self.columns.by_name and columns and "label" in columns:
             raise ValueError(
-                f"{name}: label: {self.columns.label!r} holds names, which a stream would have to know first"
+                f"{name}: label: got {self.columns.label!r} with class names, expected numbers in a streamed data set"
             )
         if self.columns.by_name:
             self.columns = replace(self.columns, label=None, by_name=False)
@@ -145,18 +145,18 @@ def open_hub(
     """A data set by its name on the hub (owner/name), or a folder that the `datasets` library understands.
 
     Args:
-        name: what `datasets.load_dataset` takes.
+        name: name or folder for `datasets.load_dataset`.
         split: "train", "test", ...
-        config: which part of the data set, where it has parts.
-        streaming: read while downloading instead of keeping the whole set on disk.
+        config: configuration of the data set, if it has several.
+        streaming: read while downloading, instead of storing the whole set on disk.
         channels: 3 for RGB, 1 for grey.
         max_pixels: pictures of more pixels are reported as unreadable.
         columns: names of the columns for "image", "label" and "caption".
 
     Raises:
         MissingPackageError: `datasets` is not installed.
-        OSError: no such data set, or no way to reach it.
-        ValueError: no such split or part, or columns are not found.
+        OSError: no such data set, or the hub cannot be reached.
+        ValueError: no such split or configuration, or columns are not found.
     """
     datasets = _package(name)
     try:
@@ -176,11 +176,11 @@ def open_arrow(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     columns: dict[str, str] | None = None,
 ) -> HubImages:
-    """Arrow files, or one folder that `save_to_disk` wrote, mapped into memory.
+    """Memory-map Arrow files, or one folder that `save_to_disk` wrote.
 
     Args:
         paths: the files, or the one folder.
-        split: of a folder with several, which; "" is "train" there.
+        split: for a folder with several splits; "" means "train".
         channels: 3 for RGB, 1 for grey.
         max_pixels: pictures of more pixels are reported as unreadable.
         columns: names of the columns for "image", "label" and "caption".
@@ -200,13 +200,13 @@ def open_arrow(
     if isinstance(dataset, datasets.DatasetDict):
         wanted = split or "train"
         if wanted not in dataset:
-            raise ValueError(f"{paths[0]}: no split {wanted!r}, there are {' and '.join(dataset)}")
+            raise ValueError(f"{paths[0]}: split: got {wanted!r}, expected one of {', '.join(dataset)}")
         dataset = dataset[wanted]
     return HubImages(dataset, paths[0], channels, max_pixels, columns)
 
 
 def _package(name: str) -> Any:
-    """The `datasets` library, or an error that says how to get it."""
+    """Import the `datasets` library, or raise an error with the install command."""
     try:
         import datasets
     except ImportError as error:
@@ -220,7 +220,7 @@ def _columns(dataset: Any, name: str, columns: dict[str, str] | None) -> Columns
 
 
 def _encoded(dataset: Any, columns: Columns) -> Any:
-    """The same rows with the picture files as bytes, and without the columns that nobody reads."""
+    """The same rows, with picture files as bytes and without unused columns."""
     from datasets import Image
 
     dataset = dataset.select_columns(columns.names)
@@ -230,7 +230,7 @@ def _encoded(dataset: Any, columns: Columns) -> Any:
 
 
 def _stated_length(dataset: Any) -> int | None:
-    """How many rows a stream says that it has; 0 or None if it does not say."""
+    """Number of rows in a stream's metadata; 0 or None if unknown."""
     splits = dataset.info.splits or {}
     split = splits.get(str(dataset.split))
     return None if split is None else split.num_examples

@@ -1,7 +1,7 @@
 """MNIST's own file format, IDX (LeCun et al. 1998), as a source: four files with the images and labels of two splits.
 
 Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747) is distributed this way, and Debian packages it. An IDX file is a
-big-endian header (two zero bytes, the type, 8 for uint8, the number of axes, one uint32 an axis), then the values.
+big-endian header (two zero bytes, the type, 8 for uint8, the number of axes, one uint32 per axis), then the values.
 """
 
 import gzip
@@ -20,7 +20,7 @@ from smalti.data.source import ImageSource
 __all__ = ["FASHION_MNIST_CLASSES", "FASHION_MNIST_FOLDER", "IdxImages", "is_idx_folder", "read_idx"]
 
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts its four files."""
+"""Folder of the four files of Debian's package dataset-fashion-mnist."""
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -39,28 +39,30 @@ class IdxImages(ImageSource):
         folder: where the files are.
         split: "train" (train-*) or "test" (t10k-*).
         channels: 1 for grey as stored, 3 for three equal channels.
-        class_names: the names behind the labels, where known.
+        class_names: names of the classes, if known.
 
     Raises:
         FileNotFoundError: a file of this split is missing.
-        ValueError: a file is damaged, of another kind, or the two do not belong together.
+        ValueError: a file is damaged or has another format, or the two files do not match.
     """
 
     def __init__(self, folder: str | Path, split: str = "train", channels: int = 3, class_names: tuple[str, ...] = ()):
         super().__init__()
         check_decoding(channels)
         if split not in SPLIT_PREFIXES:
-            raise ValueError(f"split: {split!r}, must be one of {', '.join(SPLIT_PREFIXES)}")
+            raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLIT_PREFIXES)}")
         self.split = split
         self.channels = channels
         self._images = read_idx(_find(Path(folder), split, "images-idx3"), axes=3)
         self._labels = read_idx(_find(Path(folder), split, "labels-idx1"), axes=1)
         if len(self._images) != len(self._labels):
-            raise ValueError(f"{folder}: {len(self._images)} images but {len(self._labels)} labels in split {split}")
+            raise ValueError(
+                f"{folder}: got {len(self._images)} images but {len(self._labels)} labels in split {split}"
+            )
         if self._images.size == 0:
             raise ValueError(f"{folder}: no image in split {split}, the shape is {self._images.shape}")
         if class_names and self._labels.max() >= len(class_names):
-            raise ValueError(f"{folder}: label {self._labels.max()}, expected 0...{len(class_names) - 1}")
+            raise ValueError(f"{folder}: got label {self._labels.max()}, expected 0...{len(class_names) - 1}")
         self.class_names = class_names
 
     def __len__(self) -> int:
@@ -87,7 +89,7 @@ def read_idx(path: str | Path, axes: int) -> UInt8[np.ndarray, "..."]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another magic number, or fewer or more bytes than its header says.
+        ValueError: wrong magic number, or another length than its header states.
     """
     path = Path(path)
     try:
@@ -107,7 +109,7 @@ def _parse_idx(file: BufferedIOBase, path: Path, axes: int) -> UInt8[np.ndarray,
     shape = tuple(int(size) for size in np.frombuffer(header, ">u4"))
     values = file.read()
     if len(values) != math.prod(shape):
-        raise ValueError(f"{path}: {len(values)} values after the header, which promises {shape}")
+        raise ValueError(f"{path}: got {len(values)} values, expected the shape {shape} of its header")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -120,7 +122,7 @@ def _find(folder: Path, split: str, part: str) -> Path:
 
 
 def _candidates(folder: Path, split: str, part: str) -> list[Path]:
-    """The names this file goes by: with a dash as published, with a dot as in some copies, each plain or gzipped."""
+    """Possible names of this file: with a dash as published, or with a dot as in some copies; plain or gzipped."""
     name, kind = part.split("-")
     stems = [f"{SPLIT_PREFIXES[split]}-{name}{joint}{kind}-ubyte" for joint in "-."]
     return [folder / (stem + end) for stem in stems for end in ("", ".gz")]

@@ -1,12 +1,12 @@
 """Batches of images: an endless, shuffled, augmented stream for training, and one ordered pass for everything else.
 
-What a batch contains depends on the seed and on its number alone. Every epoch is a permutation drawn from (seed,
-epoch), every augmentation is drawn from (seed, epoch, index of the image), and the epochs are joined into one stream
-that is cut into batches. So the number of worker processes changes nothing, and a run resumes exactly by the number of
-its next batch. Training processes ("ranks") cut each batch of the same stream into equal blocks, so there is no
-remainder: all have the same number of batches, and over an epoch each image is seen once. PyTorch's usual way is
-different: a random state walks through the epoch, one in each worker, a sampler pads or drops images at the end of an
-epoch, and none of this holds.
+The content of a batch depends only on the seed and on its number. Every epoch is a permutation drawn from (seed,
+epoch), every augmentation is drawn from (seed, epoch, index of the image), and the epochs form one stream that is cut
+into batches. Therefore the number of workers has no effect on the content, and a run resumes exactly from the number of
+its next batch. Training processes ("ranks") split each batch of the same stream into equal blocks. There is no
+remainder: all have the same number of batches, and each image is seen once per epoch. PyTorch's usual loading
+guarantees none of this: each worker has a random state that advances through the epoch, and a sampler pads or drops
+images at its end.
 """
 
 import os
@@ -34,32 +34,32 @@ from smalti.ops.pixels import to_float
 __all__ = ["DEFAULT_CACHE_BYTES", "Batch", "ordered_batches", "training_batches"]
 
 DEFAULT_CACHE_BYTES = 2**28
-"""Decoded images that each process of a training stream keeps in memory."""
+"""Bytes of decoded images that each process of a training stream keeps in memory."""
 
 SAFE_PATH = "PYTHONSAFEPATH"
-"""Environment variable of Python: a new process leaves the current directory out of its path."""
+"""Python's environment variable that keeps the current directory out of a new process's import path."""
 
 
 MOST_WORKERS = 1024
-"""More processes that read are a slip of the hand, and would bring the machine down."""
+"""Upper limit of reading processes: more is a typing error and would overload the machine."""
 
 
 Pixels = Literal["float", "uint8", "pinned"]
-"""How training images arrive: in -1...1; as they are stored; or so in pinned memory, which a GPU fetches by itself."""
+"""Form of training images: float in -1...1; uint8 as stored; or uint8 in pinned memory, for asynchronous GPU copies."""
 
 
 GPU_WORKERS = 4
-"""Processes that read images for a GPU where nobody says how many."""
+"""Default number of reading processes for a GPU."""
 
 
 def check_workers(workers: int) -> None:
-    """Refuse a number of processes that read images, below 0 or beyond `MOST_WORKERS`."""
+    """Refuse a number of reading processes below 0 or above `MOST_WORKERS`."""
     if not 0 <= workers <= MOST_WORKERS:
         raise ValueError(f"workers: got {workers}, expected 0 to {MOST_WORKERS}")
 
 
 def choose_workers(workers: int | Literal["auto"], device: torch.device) -> int:
-    """How many processes read images; "auto": for a GPU `GPU_WORKERS`, but one CPU stays free; for a CPU none."""
+    """Number of reading processes. "auto": `GPU_WORKERS` for a GPU, leaving one CPU core free; 0 for a CPU."""
     if workers != "auto":
         return workers
     if device.type != "cuda":
@@ -70,14 +70,13 @@ def choose_workers(workers: int | Literal["auto"], device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one size, with what is known about them.
+    """Images of one size, with keys, labels and captions.
 
     Attributes:
-        image: (B, C, H, W) in -1...1, or uint8 where it was asked for. B is the batch size, less the files that could
-            not be read.
+        image: (B, C, H, W) in -1...1, or uint8 if requested. B is the batch size minus the unreadable files.
         keys: `ImageSource.key` of each image.
         labels: `ImageSource.label` of each image.
-        unreadable: keys of the files skipped since the batch before; the reasons are in `ImageSource.unreadable`.
+        unreadable: keys of the files skipped since the previous batch; the reasons are in `ImageSource.unreadable`.
         captions: `ImageSource.caption` of each image.
     """
 
@@ -93,16 +92,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is told to read next: a position, and the bytes where only the main process can fetch them."""
+    """Request to a worker: a position, and the bytes if only the main process can fetch them."""
 
     position: Position
-    """Which image, in which epoch."""
+    """Image and epoch."""
     encoded: Encoded | None = None
-    """Its bytes; None where a worker can read them itself."""
+    """Encoded bytes; None if the worker can read them itself."""
 
 
 class _ReadImage(NamedTuple):
-    """One image, and what is known about it."""
+    """One image with key, label and caption."""
 
     image: UInt8[np.ndarray, "c h w"]
     key: str
@@ -112,8 +111,8 @@ class _ReadImage(NamedTuple):
 
 @dataclass
 class _Run:
-    """Successive images of one size as a worker sends them: uint8, a quarter of the bytes, as one numpy array, which
-    arrives in one piece and needs no shared memory. Pinned, they are a tensor."""
+    """Successive images of one size, as sent by a worker: one uint8 numpy array (a quarter of the bytes of float),
+    which needs no shared memory. In pinned memory it is a tensor."""
 
     images: UInt8[np.ndarray | Tensor, "n c h w"]
     keys: tuple[str, ...]
@@ -123,7 +122,7 @@ class _Run:
 
 @dataclass
 class _ReadBatch:
-    """The images of a batch that could be read, why the others could not, and what was wrong with labels."""
+    """The readable images of a batch, the reasons for the unreadable ones, and notes about labels."""
 
     runs: list[_Run] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
@@ -131,7 +130,7 @@ class _ReadBatch:
     vanished: str = ""
 
     def pin_memory(self) -> "_ReadBatch":
-        """The same in pinned memory; `DataLoader` calls this, in a thread of its own where there are workers."""
+        """The batch in pinned memory. `DataLoader` calls this, in a separate thread if there are workers."""
         runs = [replace(run, images=torch.as_tensor(run.images).pin_memory()) for run in self.runs]
         return replace(self, runs=runs)
 
@@ -150,33 +149,33 @@ def training_batches(
 ) -> Iterator[Batch]:
     """The endless training stream from batch number `start_batch` on, or one process's part of it.
 
-    With `world` processes, batch n of rank r is rows r * batch_size ... (r + 1) * batch_size - 1 of batch n that one
-    process with world * batch_size would get: joined in the order of the ranks, the parts are that batch.
+    With `world` processes, a single process with world * batch_size would get the concatenation of all ranks' batches:
+    batch n of rank r is its rows r * batch_size ... (r + 1) * batch_size - 1.
 
-    A file that cannot be read makes its batch smaller. If that would leave nothing, the next readable image in the
-    order of the source takes the place, so that there is a batch for every number in every process.
+    An unreadable file makes its batch smaller. If the batch would be empty, the next readable image in the order of the
+    source is used, so that every process has a batch for every number.
 
     Args:
         source: the images.
-        transform: should have a size, unless all images of the source share one.
-        batch_size: images in a batch of this process; may exceed the source, which then repeats within a batch.
+        transform: needs a size, unless all images of the source have the same size.
+        batch_size: images per batch of this process. May exceed the source, which then repeats within a batch.
         seed: at least 0; the same in all processes.
-        start_batch: batches already seen; the stream goes on as if they had been drawn.
-        workers: processes that decode; 0 does it in this one. They are started fresh, not forked, so a script that uses
+        start_batch: number of batches already seen; the stream continues after them.
+        workers: processes that decode; 0: this process. They are not forked from this process, so a script that uses
             them needs `if __name__ == "__main__":`.
-        cache_bytes: decoded images that each process keeps.
+        cache_bytes: bytes of decoded images that each process keeps.
         rank: which of the training processes this is, 0...world - 1.
         world: number of training processes.
-        pixels: "float": images in -1...1. "uint8": a quarter of the bytes on the way to a GPU, which turns them into
-            floats sooner than this process would (`smalti.ops.pixels.to_float`). "pinned": uint8 too; needs a GPU.
+        pixels: "float": images in -1...1. "uint8": a quarter of the bytes to copy to a GPU, which converts them faster
+            (`smalti.ops.pixels.to_float`). "pinned": uint8 in pinned memory; needs a GPU.
 
     Raises:
-        ValueError: a bad argument, at once; no image is readable, or images of different sizes meet, while iterating.
+        ValueError: immediately for an invalid argument; while iterating, if no image is readable or sizes differ.
     """
     _check_at_least(batch_size=(batch_size, 1), start_batch=(start_batch, 0), workers=(workers, 0), seed=(seed, 0))
     _check_at_least(cache_bytes=(cache_bytes, 0), world=(world, 1), rank=(rank, 0))
     if rank >= world:
-        raise ValueError(f"rank: {rank}, must be below world = {world}")
+        raise ValueError(f"rank: got {rank}, expected less than world = {world}")
     reader = _Reader(CachedSource(source, cache_bytes), transform, seed, refill=True)
     stream = endless_batches(len(source), source.blocks, batch_size * world, seed, start_batch)
     part = slice(rank * batch_size, (rank + 1) * batch_size)
@@ -191,17 +190,16 @@ def ordered_batches(
     workers: int = 0,
     indices: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Every readable image once, in order, by `transform` with the center crop and without anything random.
+    """Every readable image once, in order, transformed with the center crop and without randomness.
 
-    `indices` picks the images, as for one of many processes or for going on where another pass ended; sources with
-    `blocks` read fastest where they ascend.
+    `indices` selects images, for example for one of several processes or to continue an earlier pass. Sources with
+    `blocks` are fastest with ascending indices.
 
-    Without a size, a batch ends early where the next image has another height or width. No batch is empty: skipped
-    files are reported in the next batch that has an image, those after the last such batch only in
-    `source.unreadable`.
+    Without a size, a batch ends early if the next image has another size. No batch is empty: skipped files are reported
+    in the next batch with an image; after the last batch they are only in `source.unreadable`.
 
     Raises:
-        ValueError: a bad argument, at once; without `indices` also if no image is readable, while iterating.
+        ValueError: immediately for an invalid argument; while iterating, if no image is readable (without `indices`).
     """
     _check_at_least(batch_size=(batch_size, 1), workers=(workers, 0))
     chosen = range(len(source)) if indices is None else indices
@@ -214,7 +212,7 @@ def ordered_batches(
 
 
 class _Reader(Dataset[_ReadBatch]):
-    """Reads a whole batch at a time: `reader[(order, order, ...)]`. This is what lives in the workers."""
+    """Reads a whole batch at a time: `reader[(order, order, ...)]`. Runs in the workers."""
 
     def __init__(self, source: ImageSource, transform: TransformConfig, seed: int, refill: bool):
         self.source = source
@@ -257,21 +255,21 @@ def _run(images: Sequence[_ReadImage]) -> _Run:
 
 
 def ordered_picture(source: ImageSource, order: Order, enough: int | None = None) -> Image.Image:
-    """The image that an order asks for; see `ImageSource.picture`."""
+    """The image of an order; see `ImageSource.picture`."""
     if order.encoded is not None:
         _origin(source).receive(order.position.index, order.encoded)
     return source.picture(order.position.index, enough)
 
 
 def _origin(source: ImageSource) -> EncodedSource:
-    """The source that fetches, below a cache."""
+    """The source that fetches, without the cache around it."""
     origin = source.source if isinstance(source, CachedSource) else source
     assert isinstance(origin, EncodedSource), "sources with blocks hold encoded images"
     return origin
 
 
 def _orders(source: ImageSource, batches: Iterable[tuple[Position, ...]]) -> Iterator[tuple[Order, ...]]:
-    """With the bytes where images lie in blocks: there this process fetches each block once, for all workers."""
+    """Orders for the workers. For sources with blocks, this process fetches each block once and adds the bytes."""
     for positions in batches:
         if source.blocks is None:
             yield tuple(Order(position) for position in positions)
@@ -283,16 +281,16 @@ def _orders(source: ImageSource, batches: Iterable[tuple[Position, ...]]) -> Ite
 def read_batches(
     reader: Any, batches: Iterable[tuple[Position, ...]], workers: int, pin: bool = False
 ) -> Iterator[Any]:
-    """Read `batches` in their order, here or in worker processes.
+    """Read `batches` in order, in this process or in workers.
 
     Args:
-        reader: `reader[(order, …)]` is a batch, whose `vanished` says why nothing can be read; it has a `source`.
+        reader: `reader[(order, …)]` returns a batch; its `vanished` states why the source is gone. Has a `source`.
         batches: the positions of each batch.
-        workers: processes that read; 0: this one.
+        workers: processes that read; 0: this process.
         pin: call `pin_memory` of every batch.
 
     Raises:
-        SourceVanishedError: a batch says so.
+        SourceVanishedError: the source is gone.
     """
     read = DataLoader(
         reader,
@@ -303,7 +301,7 @@ def read_batches(
         collate_fn=_as_it_is,
         worker_init_fn=_ignore_interrupts if workers else None,
         multiprocessing_context=_context() if workers else None,
-        generator=torch.Generator(),  # or it would draw from the caller's global random state
+        generator=torch.Generator(),  # else it would draw from the caller's global random state
     )
     with _safe_path():
         batches_read = iter(read)
@@ -314,9 +312,9 @@ def read_batches(
 
 
 def _context() -> Any:
-    """Workers start from a clean process: forking one with PyTorch's threads can deadlock, and Python warns of it.
+    """Start method of workers: fork from a clean server process. Forking a process with PyTorch's threads can deadlock.
 
-    That process imports this module once, so that the workers, forked from it, start in no time.
+    The server imports this module once, so the workers start quickly.
     """
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
@@ -327,10 +325,10 @@ def _context() -> Any:
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Processes that are started in here do not import what lies in the current directory.
+    """Processes started in this context do not import modules from the current directory.
 
-    multiprocessing starts its own ones by `python -c`, where the current directory is the first to be searched: a file
-    `socket.py` beside downloaded pictures would run.
+    multiprocessing starts its processes by `python -c`, which searches the current directory first: a file `socket.py`
+    beside downloaded pictures would run.
     """
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"
@@ -348,7 +346,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main one decides, and may still want its next batch."""
+    """Ignore Ctrl-C in workers: it reaches every process of the terminal, but the main process decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -361,7 +359,7 @@ def _one_size(read: Iterator[_ReadBatch], source: ImageSource, floats: bool) -> 
         if len(batch.runs) > 1:
             shapes = sorted({run.images.shape[2:] for run in batch.runs})
             raise ValueError(
-                f"size: none, but images differ in height and width ({shapes[0]}, {shapes[-1]}); give a size"
+                f"size: got none for images that differ in size ({shapes[0]}, {shapes[-1]}), expected a size"
             )
         yield _batch(batch.runs[0], tuple(batch.failures), floats)
 
@@ -393,4 +391,4 @@ def _nothing_readable(source: ImageSource) -> str:
 def _check_at_least(**arguments: tuple[int, int]) -> None:
     for name, (value, least) in arguments.items():
         if value < least:
-            raise ValueError(f"{name}: {value}, must be at least {least}")
+            raise ValueError(f"{name}: got {value}, expected at least {least}")

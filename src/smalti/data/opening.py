@@ -1,18 +1,17 @@
-"""`open_images`: from what a user types after `smalti train` to an `ImageSource`.
+"""`open_images`: opens the data argument of the command line as an `ImageSource`.
 
     some/folder                    all picture files below it; or the tar shards, Parquet or Arrow files below it
-    photo.jpg                      that one picture
+    photo.jpg                      one picture
     shard-{000000..000009}.tar     tar shards (WebDataset), also shards/*.tar
     photos.parquet                 a Parquet file, also photos/*.parquet; likewise .arrow
     hf://owner/name                a data set of the Hugging Face hub
-    embedded                       the embedded photographs for training; embedded:test the two held-out ones
+    embedded                       the embedded photographs for training; embedded:test: the two held-out ones
     fashion-mnist                  from Debian's package; fashion-mnist:test its test split
     folder/with/idx/files          a folder with MNIST's four files; folder:test its test split
 
-A folder whose sub-folders or files are called train, test, val has splits. After the name comes :split where there are
-splits, and after that ?options for tables, joined by &: image=, label= and caption= name columns; config= and
-streaming=true are for the hub. A folder that happens to be called `embedded` is reached as `./embedded`, or
-as a `Path`.
+A folder whose sub-folders or files are named train, test, val has splits. The form is NAME:SPLIT?OPTIONS. Options are
+for tables, joined by &: image=, label= and caption= name columns; config= and streaming=true are for the hub. A folder
+named `embedded` is opened as `./embedded`, or as a `Path`.
 """
 
 import glob
@@ -44,14 +43,14 @@ def open_images(data: str | Path, *, channels: int = 3, max_pixels: int = DEFAUL
     """Open a set of images by path or by name; the table above lists what `data` can be.
 
     Args:
-        data: a path, or one of the names, with `:train` (the default) or `:test` after it where there are splits.
-        channels: 3 gives RGB (grey is expanded), 1 gives grey (colour is reduced to luma).
+        data: a path or a name, followed by `:train` (the default) or `:test` if it has splits.
+        channels: 3 for RGB (grey is expanded), 1 for grey (colour is reduced to luma).
         max_pixels: picture files with more pixels count as unreadable.
 
     Raises:
-        FileNotFoundError: nothing is there, or the data set is not installed.
-        ValueError: a folder without an image, an unknown split, damaged files, a bad argument; a package that is needed
-            is missing (MissingPackageError).
+        FileNotFoundError: the path does not exist, or the data set is not installed.
+        ValueError: a folder without an image, an unknown split, damaged files, an invalid argument, or a missing
+            package (MissingPackageError).
     """
     check_decoding(channels, max_pixels)
     text = str(data)
@@ -74,7 +73,7 @@ def open_images(data: str | Path, *, channels: int = 3, max_pixels: int = DEFAUL
             return open_arrow(paths, split, channels, max_pixels, columns)
         return ParquetImages(paths, channels, max_pixels, columns, classes_of=shards)
     if options:
-        raise ValueError(f"{text}: only Parquet, Arrow and {HUB} have options after '?'")
+        raise ValueError(f"{text}: got options after '?', expected them only for Parquet, Arrow and {HUB}")
     if kind == ".tar":
         return TarImages(_of_split(text, name, shards, split), channels, max_pixels)
     if split and Path(name).is_file():
@@ -84,7 +83,7 @@ def open_images(data: str | Path, *, channels: int = 3, max_pixels: int = DEFAUL
 
 
 def _take_apart(text: str) -> tuple[str, str, dict[str, str]]:
-    """name:split?options -> name, split ("" if there is none) and options. A path that exists is all name."""
+    """NAME:SPLIT?OPTIONS -> name, split ("" if there is none) and options. An existing path is taken as a name."""
     if Path(text).exists():
         return text, "", {}
     scheme = HUB if text.startswith(HUB) else ""
@@ -101,22 +100,22 @@ def _from_hub(name: str, split: str, options: dict[str, str], channels: int, max
     columns = _columns(text, {option: value for option, value in options.items() if option in COLUMN_OPTIONS})
     unknown = [option for option in options if option not in HUB_OPTIONS]
     if unknown:
-        raise ValueError(f"{text}: option {unknown[0]!r}, must be one of {', '.join(HUB_OPTIONS)}")
+        raise ValueError(f"{text}: got option {unknown[0]!r}, expected one of {', '.join(HUB_OPTIONS)}")
     streaming = options.get("streaming", "false")
     if streaming not in ("true", "false"):
-        raise ValueError(f"{text}: streaming: {streaming!r}, must be true or false")
+        raise ValueError(f"{text}: streaming: got {streaming!r}, expected true or false")
     return open_hub(name, split or "train", options.get("config"), streaming == "true", channels, max_pixels, columns)
 
 
 def _columns(data: str, options: dict[str, str]) -> dict[str, str]:
     unknown = [option for option in options if option not in COLUMN_OPTIONS]
     if unknown:
-        raise ValueError(f"{data}: option {unknown[0]!r}, must be one of {', '.join(COLUMN_OPTIONS)}")
+        raise ValueError(f"{data}: got option {unknown[0]!r}, expected one of {', '.join(COLUMN_OPTIONS)}")
     return options
 
 
 def _shards(name: str) -> tuple[str, list[str]]:
-    """The suffix of the shards that `name` stands for, and their paths; ("", []) if it stands for something else."""
+    """The suffix and the paths of the shards that `name` denotes; ("", []) if it denotes something else."""
     path = Path(name)
     if path.is_dir():
         return _shards_below(path)
@@ -152,8 +151,8 @@ def _shards_below(folder: Path) -> tuple[str, list[str]]:
 
 
 def _of_split(data: str, root: str, paths: list[str], split: str) -> list[str]:
-    """Those files of a folder that belong to a split, where the name of each says to which one: the training ones, or
-    those of `split`. Without such names, and for files that were named themselves, all."""
+    """The files of a split, by their names: those of `split`, by default the training ones. All files, if the names
+    state no split or the user named the files."""
     if not Path(root).is_dir():
         if split:
             raise ValueError(f"{data}: files that are named themselves have no split, only folders have")
@@ -168,7 +167,7 @@ def _of_split(data: str, root: str, paths: list[str], split: str) -> list[str]:
 
 def _known_split(data: str, split: str) -> str:
     if split and split not in SPLITS:
-        raise ValueError(f"{data}: no split {split!r}, there are {' and '.join(SPLITS)}")
+        raise ValueError(f"{data}: split: got {split!r}, expected one of {', '.join(SPLITS)}")
     return split or "train"
 
 

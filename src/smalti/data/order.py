@@ -1,9 +1,8 @@
-"""Which image comes when: the order of an epoch, and the endless stream of epochs cut into batches.
+"""Order of the images: the permutation of an epoch, and the endless stream of epochs cut into batches.
 
-The order of epoch e is drawn from (seed, e) alone, so a position in the stream is a number, and nothing but that number
-has to be remembered. Where images lie together in blocks (`Blocks`), a shuffled epoch takes the blocks in random order,
-joins them until they hold `SHUFFLE_WINDOW` images, and shuffles within: WebDataset's shuffle buffer, but with an order
-that can be entered anywhere.
+The order of epoch e is drawn from (seed, e) only, so a single number stores the position in the stream. If images are
+stored in blocks (`Blocks`), a shuffled epoch takes the blocks in random order, joins them until they hold
+`SHUFFLE_WINDOW` images, and shuffles within. This resembles WebDataset's shuffle buffer, but can start at any position.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from smalti.data.source import Blocks
 __all__ = ["SHUFFLE_WINDOW", "Position", "augmentation_stream", "endless_batches", "epoch_order"]
 
 SHUFFLE_WINDOW = 1024
-"""Images that are shuffled together, at least, where they lie in blocks."""
+"""Minimum number of images that are shuffled together if they are stored in blocks."""
 
 ORDER_STREAM, AUGMENTATION_STREAM = 0, 1
 """First word of the key under a seed, so that the two kinds of random numbers never coincide."""
@@ -26,11 +25,11 @@ ORDER_STREAM, AUGMENTATION_STREAM = 0, 1
 
 @dataclass(frozen=True)
 class Position:
-    """One image's place in a stream.
+    """Position of one image in a stream.
 
     Attributes:
         epoch: number of the epoch; None in an ordered pass, where nothing is random.
-        index: which image of the source.
+        index: index of the image in the source.
     """
 
     epoch: int | None
@@ -40,7 +39,7 @@ class Position:
 def endless_batches(
     count: int, blocks: Blocks | None, batch_size: int, seed: int, start_batch: int
 ) -> Iterator[tuple[Position, ...]]:
-    """The positions of batch `start_batch`, of the one after it, and so on, for a source of `count` images."""
+    """The positions of each batch from `start_batch` on, for a source of `count` images."""
 
     def stream() -> Iterator[Position]:
         epoch, offset = divmod(start_batch * batch_size, count)
@@ -74,7 +73,7 @@ def epoch_order(count: int, blocks: Blocks | None, seed: int, epoch: int) -> Int
 
 
 def augmentation_stream(seed: int, position: Position) -> np.random.Generator | None:
-    """Where the augmentation of one image in one epoch draws from; None in an ordered pass."""
+    """Random generator for the augmentation of one image in one epoch; None in an ordered pass."""
     if position.epoch is None:
         return None
     return _generator(seed, AUGMENTATION_STREAM, position.epoch, position.index)

@@ -1,8 +1,8 @@
-"""Parquet files with one picture file a row as a source, read in place, one row group at a time.
+"""Parquet files with one picture file per row as a source, read in place, one row group at a time.
 
-A row group is the least that Parquet reads, so images of one row group are neighbours (`Blocks`), and a shuffled epoch
-goes through the row groups in random order. `hub.py` reads the same files through the `datasets` library, which first
-copies them into a cache where any row is as near as any other.
+A row group is the smallest unit that Parquet reads, so each row group is a block (`Blocks`), and a shuffled epoch takes
+the row groups in random order. `hub.py` reads the same files through the `datasets` library, which first copies them
+into a cache with random access.
 """
 
 from bisect import bisect_right
@@ -26,22 +26,22 @@ __all__ = ["ParquetImages"]
 
 
 class ParquetImages(EncodedSource):
-    """All rows of Parquet files, in their order. Keys are file/row, the file without folder and ".parquet".
+    """All rows of Parquet files, in order. Keys are file/row, the file without folder and ".parquet".
 
-    Row groups stay in memory, encoded, as long as a shuffled epoch needs them: those of 1024 images and one row group
-    more. Write files with small row groups (`datasets` takes 100 rows for images).
+    Encoded row groups stay in memory as long as a shuffled epoch needs them: those of 1024 images plus one. Use files
+    with small row groups (`datasets` writes 100 rows for images).
 
     Args:
         files: Parquet files with equal columns; their names must differ.
         channels: 3 for RGB, 1 for grey.
         max_pixels: pictures of more pixels are reported as unreadable.
         columns: names of the columns for "image", "label" and "caption"; what is not named is found, see `columns.py`.
-        classes_of: files whose classes count, too, where labels are names: those of the other splits.
+        classes_of: files of the other splits, whose class names are included if labels are names.
 
     Raises:
         MissingPackageError: pyarrow is not installed.
         FileNotFoundError: a file does not exist.
-        ValueError: a file is not Parquet, damaged, without rows or of other columns; or columns are not found.
+        ValueError: a file is not Parquet, is damaged, has no rows or other columns; or columns are not found.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ParquetImages(EncodedSource):
         self._files = [str(path) for path in files]
         self._names = [Path(path).stem for path in self._files]
         if not self._files or len(set(self._names)) < len(self._names):
-            raise ValueError(f"files: {self._files}, must be Parquet files whose names differ, at least one")
+            raise ValueError(f"files: got {self._files}, expected at least one Parquet file, all with different names")
         opened = [_open(path) for path in self._files]
         for path, file in zip(self._files, opened, strict=True):
             if file.schema_arrow.names != opened[0].schema_arrow.names:
@@ -98,13 +98,13 @@ class ParquetImages(EncodedSource):
         return self.columns.encoded(row)
 
     def _read_group(self, block: int) -> None:
-        """Keep the columns of one row group, and let go of those that were not needed for longest."""
+        """Read the columns of one row group into the cache; the least recently used row groups are dropped."""
         number, group = self._groups[block]
         path = self._files[number]
         try:
             self._kept[block] = _open(path).read_row_group(group, columns=self.columns.names, use_threads=False)
         except FileNotFoundError as error:
-            raise SourceVanishedError(f"{path}: was there, and is gone") from error
+            raise SourceVanishedError(f"{path}: disappeared while in use") from error
         except (OSError, ValueError) as error:
             self._damaged[block] = f"row group {group} cannot be read ({' '.join(str(error).split())[:120]})"
         while sum(map(len, self._kept.values())) > self._kept_at_most:
@@ -115,14 +115,14 @@ class ParquetImages(EncodedSource):
 
 
 def _values(path: str, column: str | None) -> set[Any]:
-    """What occurs in a column of a file, a row group in memory at a time."""
+    """Distinct values in a column of a file, read one row group at a time."""
     file = _open(path)
     groups = (file.read_row_group(n, columns=[column], use_threads=False) for n in range(file.num_row_groups))
     return {value for group in groups for value in group[column].unique().to_pylist()}
 
 
 def _open(path: str) -> "pyarrow.parquet.ParquetFile":
-    """Read without Arrow's threads: one that still starts when the process ends aborts it."""
+    """Open without Arrow's threads: one that starts while the process exits would abort it."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:

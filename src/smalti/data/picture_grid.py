@@ -1,4 +1,4 @@
-"""Rows of pictures as one picture."""
+"""Arranges rows of pictures in one picture."""
 
 import torch
 from jaxtyping import UInt8

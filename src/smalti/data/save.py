@@ -1,4 +1,4 @@
-"""From uint8 pixels to a picture file: the counterpart of `decode.py`."""
+"""Writes uint8 pixels to a picture file: the counterpart of `decode.py`."""
 
 from io import BufferedIOBase
 from pathlib import Path
@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_deflate"},
     "WEBP": {"lossless": True},
 }
-"""How each format is written: all lossless but JPEG, which keeps its full colour resolution."""
+"""Options of each format: lossless, except JPEG, which keeps full colour resolution."""
 
 
 def save_image(
@@ -31,7 +31,7 @@ def save_image(
     format: str | None = None,
     force: bool = False,
 ) -> None:
-    """Write one picture. A path is written under a temporary name first and then renamed, so it is never half there.
+    """Write one picture. A path is written atomically: under a temporary name, then renamed.
 
     Args:
         target: a path, or a binary file open for writing.
@@ -46,7 +46,7 @@ def save_image(
     pixels = image.detach().cpu().numpy().transpose(1, 2, 0) if isinstance(image, Tensor) else image
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
         layout = "tensor (C, H, W)" if isinstance(image, Tensor) else "array (H, W, C)"
-        raise ValueError(f"image: {image.dtype} {tuple(image.shape)}, expected a uint8 {layout} with C = 1 or 3")
+        raise ValueError(f"image: got {image.dtype} {tuple(image.shape)}, expected a uint8 {layout} with C = 1 or 3")
     kind = _pillow_format(target, format)
     picture = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
     if isinstance(target, str | Path):
@@ -59,12 +59,12 @@ def save_image(
 def _pillow_format(target: str | Path | BufferedIOBase, format: str | None) -> str:
     if format is not None:
         if format.lower() not in PILLOW_FORMATS:
-            raise ValueError(f"format: {format!r}, must be one of {', '.join(PILLOW_FORMATS)}")
+            raise ValueError(f"format: got {format!r}, expected one of {', '.join(PILLOW_FORMATS)}")
         return PILLOW_FORMATS[format.lower()]
     if not isinstance(target, str | Path):
         return "PNG"
     suffix = Path(target).suffix.lower()
     if suffix[1:] not in PILLOW_FORMATS:
         allowed = ", ".join(f".{name}" for name in PILLOW_FORMATS)
-        raise ValueError(f"{target}: suffix {suffix!r}, must be one of {allowed}")
+        raise ValueError(f"{target}: got suffix {suffix!r}, expected one of {allowed}")
     return PILLOW_FORMATS[suffix[1:]]

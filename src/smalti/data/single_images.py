@@ -1,4 +1,4 @@
-"""One image file as a batch of one; its name in a token file; the file to decode it to."""
+"""Single image files: read as a batch of one, named in a token file, and named for decoding."""
 
 import os
 import unicodedata
@@ -21,8 +21,8 @@ def read_pixels(
     """An image file as a batch of one: uint8 (1, channels, H, W).
 
     Raises:
-        ValueError: not an image, or one of more than `max_pixels`; the message names the file.
-        OSError: it cannot be opened.
+        ValueError: not an image, or more than `max_pixels`. The message names the file.
+        OSError: the file cannot be opened.
     """
     return torch.tensor(load_image(path, channels, max_pixels)).permute(2, 0, 1)[None]
 
@@ -39,7 +39,7 @@ def image_names(paths: Sequence[str | Path]) -> tuple[str, ...]:
 
 
 def file_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """PNG files to decode to: the images' names with a new suffix, and a number where two would be the same.
+    """Names of the decoded PNG files: the images' names with a new suffix, and a number if two would be equal.
 
     >>> file_names(("cat.jpg", "cat.png", "v1.2"))
     ('cat.png', 'cat-2.png', 'v1.2.png')
@@ -60,6 +60,6 @@ def file_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _printable(name: str) -> str:
-    """A file name without bytes that are no text and without control characters; both are spelled out instead."""
+    """A file name in which invalid bytes and control characters are replaced by escapes."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)

@@ -1,9 +1,9 @@
-"""`ImageSource`: what every set of images looks like to the rest of smalti, whatever it is stored as.
+"""`ImageSource`: the interface of every set of images, independent of its storage.
 
-A source is a finite sequence of pictures, each with a stable and unique key, a class label and a caption where there
-are any, and uint8 pixels on demand. It also remembers which pictures could not be read, so that a job can name them at
-its end. Its neighbours: `files.py`, `tar.py`, `parquet.py`, `hub.py`, `embedded.py` and `idx.py` are sources;
-`loader.py` turns a source into batches.
+A source is a finite sequence of pictures. Each has a stable, unique key, optionally a class label and a caption, and
+uint8 pixels that are read on demand. The source records which pictures could not be read, so that a job can report them
+at its end. `files.py`, `tar.py`, `parquet.py`, `hub.py`, `embedded.py` and `idx.py` are sources; `loader.py` turns a
+source into batches.
 """
 
 from abc import ABC, abstractmethod
@@ -24,15 +24,15 @@ __all__ = [
 ]
 
 NAMED_AT_MOST = 20
-"""How many unreadable files the one-line summary spells out before it says "and N more"."""
+"""Number of unreadable files named in the one-line summary before "and N more"."""
 
 
 class UnreadableImageError(ValueError):
-    """A picture that is there but cannot be used: damaged, not an image, or over the pixel limit.
+    """A picture exists but cannot be used: damaged, not an image, or over the pixel limit.
 
     Args:
-        key: which picture, as `ImageSource.key` names it.
-        reason: why, in a few words.
+        key: `ImageSource.key` of the picture.
+        reason: short reason.
     """
 
     def __init__(self, key: str, reason: str):
@@ -45,18 +45,18 @@ class UnreadableImageError(ValueError):
 
 
 class SourceVanishedError(OSError):
-    """The images as a whole are gone in the middle of a job: folder removed, disk or network lost."""
+    """All images disappeared during a job: folder removed, disk or network lost."""
 
 
 class MissingPackageError(ValueError):
-    """An optional package is not on this machine; the message names what to install."""
+    """An optional package is not installed. The message names it."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How images lie together where reading one costs the reading of its neighbours.
+    """Blocks of images that are stored, and therefore read, together.
 
-    A shuffled epoch then takes block after block (see `order.py`) instead of any image at any time.
+    A shuffled epoch then reads block by block (see `order.py`) instead of single images in random order.
 
     Attributes:
         starts: index of the first image of each block, ascending, the first 0.
@@ -71,11 +71,11 @@ class ImageSource(ABC):
     """A finite, ordered set of images. Subclasses give `__len__`, `key`, `_read`; `label`, `caption` if there are any.
 
     Attributes:
-        blocks: how images lie together; None where any image can be read at the same cost.
-        unreadable: key -> reason for every picture that failed so far, in the order of failing. Batches made by
-            `training_batches` and `ordered_batches` add to it, whether or not they were read in worker processes.
-        notes: key -> what was wrong with the label or caption of a picture that could be read, filled likewise.
-        class_names: the names behind the labels; empty where there are none.
+        blocks: blocks of images that are read together; None if every image can be read at the same cost.
+        unreadable: key -> reason for every picture that failed so far, in the order of failure. Batches of
+            `training_batches` and `ordered_batches` add to it, also if workers read them.
+        notes: key -> problem with the label or caption of a readable picture, filled likewise.
+        class_names: names of the classes; empty if there are none.
     """
 
     blocks: Blocks | None = None
@@ -91,14 +91,14 @@ class ImageSource(ABC):
 
     @abstractmethod
     def key(self, index: int) -> str:
-        """A name for image `index`, unique, stable over runs and machines; in a folder the relative path with `/`."""
+        """Unique name of image `index`, equal in all runs and on all machines; in a folder, the relative path."""
 
     @abstractmethod
     def _read(self, index: int, enough: int | None) -> Image.Image:
         """Image `index` as RGB or L, or UnreadableImageError. Sides may be shortened down to `enough` pixels."""
 
     def label(self, index: int) -> int | None:
-        """The class of image `index`, an index into `class_names`, or None."""
+        """Class of image `index`, as an index into `class_names`, or None."""
         return None
 
     def caption(self, index: int) -> str | None:
@@ -115,9 +115,9 @@ class ImageSource(ABC):
         return to_array(self.picture(index))
 
     def picture(self, index: int, enough: int | None = None) -> Image.Image:
-        """Image `index` as Pillow's, of mode RGB or L. Do not change it.
+        """Image `index` as a Pillow image of mode RGB or L. Do not change it.
 
-        With `enough` its sides may come out shorter than they are, but not below so many pixels, where that is faster.
+        With `enough`, the image may be smaller if that is faster, but no side is shorter than `enough` pixels.
 
         Raises:
             UnreadableImageError: the picture cannot be used; it is then also listed in `unreadable`.
@@ -130,7 +130,7 @@ class ImageSource(ABC):
             raise
 
     def unreadable_summary(self) -> str:
-        """One line for the end of a job: what was skipped, labels and captions included, or "" if nothing was."""
+        """One-line summary of skipped images, labels and captions; "" if nothing was skipped."""
         records = {"skipped": self.unreadable, "without label or caption": self.notes}
         return "; ".join(f"{what} {_named(record, len(self))}" for what, record in records.items() if record)
 
@@ -149,7 +149,7 @@ def to_array(picture: Image.Image) -> UInt8[np.ndarray, "h w c"]:
 
 
 class _Kept(NamedTuple):
-    """A decoded image and what is known about it."""
+    """A decoded image with label and caption."""
 
     picture: Image.Image
     label: int | None
@@ -159,15 +159,15 @@ class _Kept(NamedTuple):
 class CachedSource(ImageSource):
     """Keeps the first decoded images of another source in memory, up to `max_bytes` in this process.
 
-    Nothing is ever evicted: under a fresh permutation each epoch every image is used once, so a kept image is worth the
-    same as any other, and evicting would only decode more. All reads should say the same `enough`.
+    Nothing is evicted: every image is used once per epoch, so all kept images are equally useful, and evicting would
+    only cause more decoding. All reads should use the same `enough`.
     """
 
     def __init__(self, source: ImageSource, max_bytes: int):
         super().__init__()
         self.source = source
         self.max_bytes = max_bytes
-        self.unreadable, self.notes = source.unreadable, source.notes  # one record, seen from both
+        self.unreadable, self.notes = source.unreadable, source.notes  # shared by both sources
         self.class_names = source.class_names
         self.blocks = source.blocks
         self._kept: dict[int, _Kept] = {}

@@ -1,9 +1,9 @@
 """WebDataset's tar shards as a source: `shard-000000.tar` with `0001.jpg`, `0001.cls`, `0001.txt` one after the other.
 
-The files of a sample share their name up to its first dot; what follows tells what they are
-(https://github.com/webdataset/webdataset). The library of that name reads shards as a stream through a shuffle buffer,
-which cannot be resumed exactly. Here Python's `tarfile` lists each shard once, and from then on every member is read by
-its offset and size: any image at any time, so that order, sharding and resuming are those of every other source.
+The files of a sample share their name up to the first dot; the rest is their type
+(https://github.com/webdataset/webdataset). The webdataset library reads shards as a stream through a shuffle buffer,
+which cannot be resumed exactly. Here Python's `tarfile` lists each shard once, and members are then read by offset and
+size. This gives random access, so order, sharding and resuming work as for every other source.
 """
 
 import json
@@ -27,27 +27,26 @@ from smalti.data.source import SourceVanishedError
 __all__ = ["TarImages", "expand_braces"]
 
 CAPTION_FIELDS = ("caption", "text")
-"""Where a .json file holds the caption: the first of these that it has."""
+"""Caption fields of a .json file, in order of preference."""
 
 MEMBER = np.dtype([("offset", np.int64), ("size", np.int64)])
 SAMPLE = np.dtype([("shard", np.int32), ("image", MEMBER), ("cls", MEMBER), ("txt", MEMBER), ("json", MEMBER)])
-"""Where the files of a sample lie."""
+"""Positions of the files of a sample."""
 MISSING, DANGLING = -1, -2
-"""Sizes that stand for a file that is not there, and for a link to one that is not."""
+"""Sizes that mark a missing file, and a link to a missing file."""
 
 
 class TarImages(EncodedSource):
     """All samples with an image in uncompressed tar files, in the order of the shards and of the images in them.
 
-    A sample's image is its first member of an image's extension. Its label is the number in `.cls`, or the class that
-    `.cls` names where the first one holds no number; its caption is the text of `.txt` or else the field "caption" or
-    "text" of `.json`. One that cannot be understood costs the label or caption alone, see `notes`. A key is
-    shard/sample, the shard as a path relative to the folder that all shards share, without ".tar". Samples without an
-    image are left out.
+    The image is the first member with an image's suffix. The label is the number in `.cls`; if the first `.cls` holds
+    no number, all hold class names. The caption is the text of `.txt`, else the field "caption" or "text" of `.json`.
+    An invalid label or caption is dropped and recorded in `notes`; the image is kept. A key is shard/sample, where the
+    shard is a path relative to the common folder of all shards, without ".tar". Samples without an image are skipped.
 
-    A picture with several dots in its name, `photo.v2.jpg`, is a sample `photo.v2` of its own unless there is a picture
-    `photo.jpg`, whose further file it then is, as in WebDataset. Links within a shard stand for what they point to. The
-    second member of a name begins a second sample, `photo#2`.
+    A picture with several dots in its name, such as `photo.v2.jpg`, is a separate sample `photo.v2`, unless there is a
+    picture `photo.jpg`: then it is a further file of that sample, as in WebDataset. Links within a shard are followed.
+    The second member of the same name begins a second sample, `photo#2`.
 
     Args:
         shards: the tar files.
@@ -63,7 +62,7 @@ class TarImages(EncodedSource):
         super().__init__(channels, max_pixels)
         self._shards = [str(shard) for shard in shards]
         if not self._shards or len(set(self._shards)) < len(self._shards):
-            raise ValueError(f"shards: {self._shards}, must be tar files that differ, at least one")
+            raise ValueError(f"shards: got {self._shards}, expected at least one tar file, none given twice")
         shared = os.path.commonpath([Path(shard).absolute().parent for shard in self._shards])
         self._keys: list[str] = []
         samples = []
@@ -88,16 +87,16 @@ class TarImages(EncodedSource):
         sample = self._samples[index]
         image, label, text, fields = self._members(sample, "image", "cls", "txt", "json")
         if sample["image"]["size"] == DANGLING:
-            return Encoded(problem="is a link to what is not in the shard")
+            return Encoded(problem="link to a file that is not in the shard")
         if image is None or len(image) < sample["image"]["size"]:
-            return Encoded(problem="the shard ends before the picture does")
+            return Encoded(problem="the shard ends inside the picture")
         known: dict[str, Any] = {}
         notes = []
         for name, value in (("label", lambda: self._label(label)), ("caption", lambda: _caption(text, fields))):
             try:
                 known[name] = value()
             except ValueError as error:
-                notes.append(f"its {name} cannot be understood: {' '.join(str(error).split())[:120]}")
+                notes.append(f"invalid {name}: {' '.join(str(error).split())[:120]}")
         return Encoded(image, note="; ".join(notes), **known)
 
     def _members(self, sample: np.void, *kinds: str) -> list[bytes | None]:
@@ -114,7 +113,7 @@ class TarImages(EncodedSource):
         return self._labels.get(content.decode("utf-8").strip())
 
     def _names_in_cls(self) -> tuple[str, ...]:
-        """The classes that `.cls` files name; none where they hold numbers, as the first of them says."""
+        """The class names in `.cls` files; none if the first file holds a number."""
         labelled = (sample for sample in self._samples if sample["cls"]["size"] >= 0)
         first = next(labelled, None)
         if first is None or _is_number(self._members(first, "cls")[0] or b""):
@@ -124,14 +123,14 @@ class TarImages(EncodedSource):
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`shard-{000000..000009}.tar` or `{a,b}.tar` as the list of names it stands for, in order."""
+    """Expand `shard-{000000..000009}.tar` or `{a,b}.tar` to a list of names, in order."""
     parts = re.split(r"\{([^{}]*)\}", pattern)
     choices = [_alternatives(part) if number % 2 else [part] for number, part in enumerate(parts)]
     return ["".join(choice) for choice in product(*choices)]
 
 
 def _alternatives(inside: str) -> list[str]:
-    """What may stand for a brace with this inside: a range of numbers, as wide as its first, or a list."""
+    """Alternatives of one pair of braces: a range of numbers, with the width of the first, or a list."""
     span = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
     if span is None:
         return inside.split(",")
@@ -161,18 +160,18 @@ def _list(shard: str) -> dict[str, list[tuple[int, int]]]:
 
 
 def _listed(shard: str) -> list[tuple[str, tuple[int, int]]]:
-    """Name and (offset, size) of each file in a shard, in order; links stand for the file that they point to."""
+    """Name and (offset, size) of each file in a shard, in order. Links are replaced by their targets."""
     listed: list[tuple[str, tuple[int, int] | str]] = []
     places: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                if member.isfile() or member.islnk():  # a hard link points to what stands before it
+                if member.isfile() or member.islnk():  # a hard link points to an earlier member
                     own = (member.offset_data, member.size)
                     place = own if member.isfile() else places.get(normpath(member.linkname), (0, DANGLING))
                     places[normpath(member.name)] = place
                     listed.append((member.name, place))
-                elif member.issym():  # to whatever is there in the end
+                elif member.issym():  # may point to any member
                     listed.append((member.name, normpath(f"{dirname(member.name)}/{member.linkname}")))
     except tarfile.TarError as error:
         raise ValueError(f"{shard}: cannot be read as an uncompressed tar file ({error})") from error
@@ -181,7 +180,7 @@ def _listed(shard: str) -> list[tuple[str, tuple[int, int]]]:
 
 
 def _sample(name: str, first: bool) -> tuple[str, str]:
-    """The sample that a file belongs to, and what it is of it: split at the first dot of its name, or at the last."""
+    """Sample and type of a file: its name, split at the first dot or at the last."""
     folder, slash, file = name.rpartition("/")
     stem, _, kind = file.partition(".") if first or "." not in file else file.rpartition(".")
     return folder + slash + stem, kind.lower()
@@ -196,7 +195,7 @@ def _is_number(content: bytes) -> bool:
 
 
 def _member(shard: FileIO, member: np.void) -> bytes | None:
-    """The bytes of one member, or None where there is no such member."""
+    """The bytes of one member, or None if there is no such member."""
     if member["size"] < 0:
         return None
     shard.seek(member["offset"])

@@ -1,13 +1,13 @@
-"""Tokens for training a prior: a token data set as arrays that lie on the disk and are mapped into memory.
+"""Tokens for training a prior: a token data set as memory-mapped arrays on disk.
 
-Parquet must be unpacked to be read, so the first opening writes two plain arrays beside the shards (`.arrays/`), each
-named by the manifest's checksum; from then on any number of processes share the same pages. A set that lies in an
-object store, or a folder that cannot be written to, gets its arrays in the user's cache instead.
+Parquet must be unpacked for reading. Therefore the first opening writes two plain arrays beside the shards
+(`.arrays/`), named by the manifest's checksum. Any number of processes then share the same memory pages. For an object
+store or a read-only folder, the arrays are in the user's cache instead.
 
-What a batch contains depends on the seed and on its number alone, as in `loader.py`: processes share batches without
-talking, and training resumes in the middle of an epoch by the number of its next batch.
+The content of a batch depends only on the seed and on its number, as in `loader.py`: processes share batches without
+communication, and training resumes in the middle of an epoch from the number of its next batch.
 
-Legend: N rows, L tokens a row, B rows a batch.
+Legend: N rows, L tokens per row, B rows per batch.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ __all__ = ["TokenBatch", "TokenDataset"]
 NO_LABEL = -1
 ARRAYS = ".arrays"
 CACHE = "SMALTI_CACHE"
-"""Environment variable: where arrays go that cannot lie beside their shards; default: ~/.cache/smalti."""
+"""Environment variable: folder for arrays that cannot be written beside their shards; default: ~/.cache/smalti."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +57,24 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
     """
 
     manifest: TokenManifest
-    """What the set holds."""
+    """Manifest of the set."""
 
     def __init__(self, folder: str | Path):
         """Open a set.
 
         Args:
-            folder: a path or URL, as `smalti tokenize` made it.
+            folder: path or URL of a set that `smalti tokenize` made.
 
         Raises:
             FileNotFoundError: there is no complete set.
-            ValueError: it is damaged, or its images differ in size, so that rows differ in length.
+            ValueError: the set is damaged, or its images differ in size, so rows differ in length.
         """
         self.storage = Storage(folder)
         self.manifest = read_manifest(self.storage)
         if self.manifest.grids is None:
             raise ValueError(f"{folder}: images differ in size; tokenize them at one size to train a prior on them")
         if self.manifest.rows == 0:
-            raise ValueError(f"{folder}: holds no tokens")
+            raise ValueError(f"{folder}: the token data set is empty")
         self._tokens, self._labels = self._arrays()
 
     def __len__(self) -> int:
@@ -113,12 +113,12 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         """The endless shuffled stream from batch number `start_batch` on: every epoch holds each row once.
 
         Args:
-            batch_size: rows of one process.
-            seed: decides the order; every epoch has another.
-            start_batch: batches already seen.
-            rank: number of this process; it gets its part of each joint batch of `world` · `batch_size` rows.
+            batch_size: rows per process.
+            seed: determines the order, which differs in every epoch.
+            start_batch: number of batches already seen.
+            rank: rank of this process. It gets its part of each joint batch of `world` · `batch_size` rows.
             world: number of processes.
-            rows: numbers of the rows that take part; None: all.
+            rows: row numbers to use; None: all.
         """
         rows = np.arange(len(self)) if rows is None else rows
         for positions in endless_batches(len(rows), None, batch_size * world, seed, start_batch):
@@ -126,23 +126,23 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
             yield self.batch(rows[[position.index for position in part]])
 
     def require(self, *, fingerprint: str, vocab_size: int, grids: Sequence[Sequence[int]]) -> None:
-        """Refuse a tokenizer or prior that these tokens do not belong to.
+        """Refuse a tokenizer or prior that does not match these tokens.
 
         Raises:
-            ValueError: names what differs.
+            ValueError: fingerprint, vocabulary or scales differ.
         """
         own, name = self.manifest, self.storage
         if fingerprint != own.fingerprint:
-            raise ValueError(f"{name}: made by the tokenizer {own.fingerprint[:12]}…, this is {fingerprint[:12]}…")
+            raise ValueError(f"{name}: got tokens of tokenizer {own.fingerprint[:12]}…, expected {fingerprint[:12]}…")
         if vocab_size != own.vocab_size:
-            raise ValueError(f"{name}: has a vocabulary of {own.vocab_size}, expected {vocab_size}")
+            raise ValueError(f"{name}: got vocab_size {own.vocab_size}, expected {vocab_size}")
         if [list(grid) for grid in grids] != own.grids:
-            raise ValueError(f"{name}: has scales {own.grids}, expected {[list(grid) for grid in grids]}")
+            raise ValueError(f"{name}: got scales {own.grids}, expected {[list(grid) for grid in grids]}")
 
     # ---- arrays on the disk -------------------------------------------------------------------------------------
 
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (N, L) and labels (N,), mapped from the disk, written first where they are missing."""
+        """Tokens (N, L) and labels (N,), memory-mapped. Missing arrays are written first."""
         key = hashlib.sha256(self.storage.read(MANIFEST)).hexdigest()[:16]
         folder = self._writable_folder()
         paths = folder / f"tokens-{key}.npy", folder / f"labels-{key}.npy"
@@ -161,7 +161,7 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         return cache
 
     def _unpack(self, tokens_path: Path, labels_path: Path) -> None:
-        """Shard by shard, so that memory holds one of them at a time."""
+        """Unpack shard by shard, so that only one is in memory at a time."""
         rows, grids = self.manifest.rows, self.manifest.grids
         assert grids is not None
         length = sum(int(np.prod(grid)) for grid in grids)
@@ -173,7 +173,7 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
             for shard in self.manifest.shards:
                 data = self.storage.read(shard.file)
                 if hashlib.sha256(data).hexdigest() != shard.sha256:
-                    raise ValueError(f"{self.storage}/{shard.file}: was altered, its SHA-256 differs")
+                    raise ValueError(f"{self.storage}/{shard.file}: altered (SHA-256 differs)")
                 for row in read_shard(data):
                     if len(row.indices) != length:
                         raise ValueError(f"{self.storage}/{shard.file}: {row.key} has {len(row.indices)} tokens")
@@ -181,6 +181,6 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
                     labels[done] = NO_LABEL if row.label is None else row.label
                     done += 1
             if done != rows:
-                raise ValueError(f"{self.storage}: has {done} rows, the manifest counts {rows}")
+                raise ValueError(f"{self.storage}: got {done} rows, expected {rows} by the manifest")
             tokens.flush()
             labels.flush()

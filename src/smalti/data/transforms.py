@@ -1,9 +1,9 @@
-"""From a picture of any size to the crop that a model is trained or measured on.
+"""Resizes and crops a picture of any size for training or evaluation.
 
-The picture is first resized, keeping its proportions, so that it just covers the crop (times a random zoom in
-training), and the crop is then cut from it. As in VAR (Tian et al. 2024) the filter is Pillow's LANCZOS, which widens
-with the reduction and so does not alias; pictures smaller than the crop are enlarged by the same filter. Only the
-pixels inside the crop are ever computed, so a picture one pixel wide does not become an enormous strip on the way.
+The picture is resized with its aspect ratio kept, so that it just covers the crop (times a random zoom in training).
+Then the crop is cut out. As in VAR (Tian et al. 2024), the filter is Pillow's LANCZOS, which is antialiased; smaller
+pictures are enlarged by the same filter. Only pixels inside the crop are computed, so a picture that is one pixel wide
+needs no huge intermediate image.
 """
 
 import math
@@ -21,49 +21,48 @@ from smalti.data.source import to_array
 __all__ = ["TransformConfig"]
 
 TRAINING_REDUCING_GAP = 3.0
-"""Random crops that shrink a picture more than about this many times are first averaged over whole blocks of pixels,
-which is up to seven times faster and hardly visible (Pillow's `reducing_gap`). Center crops, on which models are
-measured, are not.
+"""Random crops that reduce a picture by more than about this factor are first averaged over blocks of pixels (Pillow's
+`reducing_gap`), which is up to seven times faster and hardly visible. Center crops, used for evaluation, are not.
 """
 
 JPEG_REDUCING_GAP = 2.0
-"""Likewise, a JPEG may be decoded smaller as long as its sides stay this many times what the largest zoom of a random
-crop needs: on photographs 56 dB or more from the exact crop.
+"""A JPEG for a random crop may be decoded smaller, as long as its sides stay at least this many times the size needed
+at the largest zoom. On photographs the PSNR to the exact crop is 56 dB or more.
 """
 
 MOST_PIXELS = 2**16
-"""Longest side of a crop; longer ones are a slip of the hand that no memory holds."""
+"""Longest side of a crop; longer ones are a typing error and would not fit in memory."""
 
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """How a picture becomes a model's input."""
+    """Preparation of a picture as a model's input."""
 
     size: int | tuple[int, int] | None = None
-    """Side of the square crop, or (height, width); none keeps every picture at its own size, uncropped."""
+    """Side of the square crop, or (height, width). None: no resizing and no crop."""
     crop: Literal["random", "center"] = "center"
-    """Where the crop lies: anywhere the resized picture allows, or in its middle."""
+    """Position of the crop in the resized picture: random, or center."""
     zoom: float = 1.0
-    """Largest random enlargement before a random crop: with 1 a crop shows as much of the picture as its shape allows,
-    with 4 it may show a quarter of that in height and width. Drawn log-uniformly between 1 and this."""
+    """Maximum zoom before a random crop, drawn log-uniformly from 1 to this value. 1: the crop covers as much of the
+    picture as possible; 4: down to a quarter of that in height and width."""
     flip: bool = False
-    """Mirror left and right with probability one half."""
+    """Mirror left and right with probability 0.5."""
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= side <= MOST_PIXELS for side in self.height_width):
             raise ValueError(f"size: got {self.size}, expected sides of 1 to {MOST_PIXELS} pixels")
         if self.crop not in ("random", "center"):
-            raise ValueError(f"crop: {self.crop!r}, must be random or center")
+            raise ValueError(f"crop: got {self.crop!r}, expected random or center")
         if not 1.0 <= self.zoom < math.inf:
-            raise ValueError(f"zoom: {self.zoom}, must be finite and at least 1")
+            raise ValueError(f"zoom: got {self.zoom}, expected a finite number of at least 1")
         if self.zoom > 1.0 and (self.crop == "center" or self.size is None):
-            raise ValueError(f"zoom: {self.zoom}, must be 1 unless crop is random and a size is given")
+            raise ValueError(f"zoom: got {self.zoom}, expected 1 unless crop is random and a size is given")
 
     @property
     def height_width(self) -> tuple[int, int]:
-        """The crop as (height, width). Only where there is a size."""
+        """The crop as (height, width). Requires a size."""
         if self.size is None:
-            raise ValueError("size: none, so there is no common height and width")
+            raise ValueError("size: got none, expected a size for a common height and width")
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
@@ -73,13 +72,13 @@ class TransformConfig:
 
     @property
     def enough(self) -> int | None:
-        """A length of a picture's sides beyond which `apply` gains hardly anything; None where every pixel counts."""
+        """Side length above which `apply` hardly improves; None if the full resolution is needed."""
         if self.crop == "center" or self.size is None:
             return None
         return math.ceil(JPEG_REDUCING_GAP * self.zoom * max(self.height_width))
 
     def centered(self) -> "TransformConfig":
-        """The same size without anything random: the center crop, no zoom, no flip."""
+        """The same size without randomness: center crop, no zoom, no flip."""
         return TransformConfig(size=self.size)
 
     def apply(
@@ -88,15 +87,15 @@ class TransformConfig:
         """Resize, crop and flip one picture.
 
         Args:
-            image: uint8 (H, W, C) with C = 1 or 3, any H, W >= 1; or Pillow's image of mode L or RGB.
-            generator: where randomness comes from; needed if `is_random`. Four numbers are drawn whatever the fields
-                say, so that switching one kind of augmentation off leaves the others as they were.
+            image: uint8 (H, W, C) with C = 1 or 3, any H, W >= 1; or a Pillow image of mode L or RGB.
+            generator: random generator, needed if `is_random`. Four numbers are always drawn, so that switching one
+                augmentation off does not change the others.
 
         Returns:
             A contiguous uint8 tensor (C, height, width), the only owner of its memory.
         """
         if generator is None and self.is_random:
-            raise ValueError("generator: none, but this transform is random (crop random or flip)")
+            raise ValueError("generator: got none, expected one for a random transform (crop random or flip)")
         zoom, down, right, mirror = (0.0, 0.0, 0.0, 1.0) if generator is None else generator.random(4)
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
@@ -112,7 +111,7 @@ class TransformConfig:
 def cover_and_crop(
     image: Image.Image, crop: tuple[int, int], zoom: float, place: tuple[float, float] | None
 ) -> tuple[Image.Image, tuple[float, float, float, float]]:
-    """Resize `image` to cover `crop` (height, width) times `zoom`, and cut the crop out at `place`.
+    """Resize `image` to cover `crop` (height, width) times `zoom`, and cut out the crop at `place`.
 
     Args:
         image: mode L or RGB.

@@ -1,7 +1,7 @@
-"""Views: what is tokenized of each image. Its centre, further crops, mirror images; the same ones in every run.
+"""Views of an image for tokenizing: center crop, further crops, mirror images; the same in every run.
 
-`transforms.py` draws one crop for one training step; here all crops of an image are taken at once, and each remembers
-where it lies in the image.
+`transforms.py` draws one crop per training step. Here all crops of an image are taken at once, each with its position
+in the image.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,18 +24,18 @@ __all__ = ["View", "ViewBatch", "ViewedImage", "ViewsConfig", "view_batches"]
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """What is taken of each image."""
+    """The views taken of each image."""
 
     size: list[int] | None = None
     """Height and width of every view; None: the whole image at its own size."""
     crops: int = 1
-    """Crops: the first is the centre, further ones lie anywhere."""
+    """Number of crops: the first is the center crop, further ones are random."""
     mirrored: bool = False
     """Whether each crop is followed by its mirror image."""
     zoom: float = 1.0
-    """Largest random enlargement before the crops after the first."""
+    """Maximum random zoom before the random crops."""
     seed: int = 0
-    """Decides where random crops lie."""
+    """Random seed of the crops."""
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= side <= MOST_PIXELS for side in self.size):
@@ -45,7 +45,7 @@ class ViewsConfig:
         if not self.zoom >= 1:
             raise ValueError(f"zoom: got {self.zoom}, expected at least 1")
         if self.size is None and self.crops > 1:
-            raise ValueError(f"crops: got {self.crops}, but images at their own size have only one")
+            raise ValueError(f"crops: got {self.crops}, expected 1 without a size")
 
 
 @dataclass
@@ -53,9 +53,9 @@ class View:
     """One view of an image."""
 
     pixels: UInt8[Tensor, "c h w"]
-    """What is tokenized."""
+    """The tokenized pixels."""
     box: tuple[float, float, float, float]
-    """Top, left, bottom, right of it in pixels of the image."""
+    """Top, left, bottom, right in pixels of the image."""
     mirrored: bool
     """Whether left and right were exchanged."""
 
@@ -65,9 +65,9 @@ class ViewedImage:
     """All views of an image."""
 
     key: str
-    """Which image."""
+    """Key of the image."""
     size: tuple[int, int]
-    """Its height and width in pixels."""
+    """Height and width of the image in pixels."""
     label: int | None
     """Its class."""
     caption: str | None
@@ -81,13 +81,13 @@ class ViewBatch:
     """Several images."""
 
     images: list[ViewedImage] = field(default_factory=list)
-    """Those that could be read."""
+    """The readable images."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Key -> reason for the others."""
+    """Key -> reason, for the unreadable images."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Key -> what was wrong with the label or caption of an image that could be read."""
+    """Key -> problem with the label or caption of a readable image."""
     vanished: str = ""
-    """Why nothing can be read any more."""
+    """Reason if the source is gone."""
 
 
 def view_batches(
@@ -97,12 +97,12 @@ def view_batches(
 
     Args:
         source: the images.
-        config: what to take of each.
+        config: the views to take.
         pieces: indices of the images of each batch.
-        workers: processes that read; 0: this one.
+        workers: processes that read; 0: this process.
 
     Raises:
-        SourceVanishedError: nothing can be read any more.
+        SourceVanishedError: the source is gone.
     """
     batches = (tuple(Position(0, index) for index in indices) for indices in pieces)
     for batch in read_batches(_ViewReader(source, config), batches, workers):
@@ -112,7 +112,7 @@ def view_batches(
 
 
 class _ViewReader(Dataset[ViewBatch]):
-    """Reads the images of a batch; lives in the workers."""
+    """Reads the images of a batch; runs in the workers."""
 
     def __init__(self, source: ImageSource, config: ViewsConfig):
         self.source, self.config = source, config

@@ -1,4 +1,4 @@
-"""Bytes on disk: token file, packed integers, all-or-nothing writing, finding weights by hash. Knows no model."""
+"""Bytes on disk: token files, packed integers, atomic writing, weights found by hash. Imports no model."""
 
 from smalti.formats.atomic import check_replaceable, replace_file, replace_folder
 from smalti.formats.bits import bits_per_index, pack, packed_size, unpack

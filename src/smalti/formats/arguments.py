@@ -1,7 +1,7 @@
-"""Plain values of a config.json, a recipe or a command line, checked against the constructor that will get them.
+"""Checks plain values from a config.json, a recipe or the command line against the constructor that receives them.
 
-A constructor states its types already; checked before it is called, a wrong value is refused under its own name instead
-of failing somewhere inside, and a size that no memory holds is refused before anything is allocated.
+The constructor's annotations state the types. The check runs before the call: a wrong value is reported by name instead
+of failing inside the constructor, and an impossible size is refused before memory is allocated.
 """
 
 import math
@@ -17,18 +17,18 @@ TYPE_NAMES = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path", NoneType: "null",
 }  # fmt: skip
 LARGEST = 2**63 - 1
-"""The largest whole number that torch takes."""
+"""The largest integer that torch accepts."""
 
 
 def check_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Refuse a value that is not of the type that the constructor states.
+    """Refuse a value whose type differs from the constructor's annotation.
 
     Args:
-        constructor: a class or function; arguments that it does not name are left to it.
-        arguments: values by name. An object, such as a quantizer, may also be the table that describes it.
+        constructor: a class or function. Arguments that it does not name are not checked.
+        arguments: values by name. An object such as a quantizer may be given as the table that describes it.
 
     Raises:
-        ValueError: a wrong type, a number that is not finite, or a whole number of over 64 bits.
+        ValueError: wrong type, a number that is not finite, or an integer of more than 64 bits.
     """
     called = constructor.__init__ if isinstance(constructor, type) else constructor  # type: ignore[misc]
     hints = typing.get_type_hints(called)
@@ -38,10 +38,10 @@ def check_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any
 
 
 def construct(constructor: Callable[..., Built], arguments: Any) -> Built:
-    """Call a constructor with checked arguments; whatever it cannot be built from is the fault of these.
+    """Check the arguments and call the constructor. Any error of the constructor becomes a `ValueError`.
 
     Raises:
-        ValueError: values of a wrong type, that exclude each other, or too large for the memory.
+        ValueError: values of a wrong type, values that exclude each other, or sizes too large for memory.
     """
     name = constructor.__name__
     if not isinstance(arguments, Mapping):
@@ -54,12 +54,12 @@ def construct(constructor: Callable[..., Built], arguments: Any) -> Built:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says; torch appends the stack of its C++ code."""
+    """First line of an error message; torch appends its C++ stack trace."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def type_name(hint: Any) -> str:
-    """A type in words: the values of a Literal, 'text' for str, the alternatives of a union joined by 'or'."""
+    """A type in words: the values of a Literal, 'text' for str, 'A or B' for a union."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return ("one of " if len(inner) > 1 else "") + ", ".join(str(value) for value in inner)
@@ -74,7 +74,7 @@ def type_name(hint: Any) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can stand where this type is asked for; whole numbers count as numbers, not as truths."""
+    """Whether a plain value is valid for this type. An integer is valid as a float, but not as a bool."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True

@@ -1,18 +1,18 @@
-"""Writing that is all or nothing: a new file or folder gets its name only when it is complete.
+"""Atomic writing: a new file or folder gets its name only when it is complete.
 
-`replace_file` and `replace_folder` hand out a temporary path in the same folder (hidden: its name begins with a dot and
-ends in `.tmp` and the suffix), flush what was written there to the disk, and only then move it to the wanted name. An
-error, Ctrl-C included, removes the temporary path and leaves what was there before. Whoever writes there, and however
-private its own temporary files are, a new file ends with the permissions that any new file gets (`umask`).
+`replace_file` and `replace_folder` yield a temporary path in the same folder (hidden: its name begins with a dot and
+ends in `.tmp` and the suffix). They flush its content to the disk and then rename it to the target name. An error,
+Ctrl-C included, removes the temporary path and keeps the old file. A new file always gets the default permissions
+(`umask`), also if the writer creates its own files with others.
 
-What a kill or a power cut can leave behind:
+State after a kill or a power cut:
 
-- before the move: the old file or folder untouched, and a hidden temporary one to delete;
-- `replace_file`, and `replace_folder` where nothing was: the move is one system call, there is nothing in between (a
-  file that is moved to a free name may for a moment have both names);
-- `replace_folder` over an existing folder: on Linux the two swap names in one system call, so that one complete folder
-  is always there; a kill right after it leaves the old one under the hidden name. Other systems, and file systems that
-  cannot swap, need two moves: a kill between them leaves both folders complete, but both under hidden names.
+- before the rename: the old file or folder is unchanged; a hidden temporary one remains and can be deleted.
+- `replace_file`, and `replace_folder` without an old folder: the rename is one system call, so there is no state in
+  between. (A file moved to a free name may have both names for a moment.)
+- `replace_folder` over an existing folder: on Linux the two folders swap names in one system call, so a complete folder
+  always exists. A kill right after the swap leaves the old one under the hidden name. Other systems, and file systems
+  without this call, need two renames. A kill between them leaves both folders complete, but under hidden names.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ from stat import S_IMODE
 __all__ = ["check_replaceable", "remove", "replace_file", "replace_folder"]
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
-"""Of Linux's renameat2(2)."""
+"""Constants of Linux's renameat2(2)."""
 CANNOT_SWAP = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -42,14 +42,14 @@ def replace_file(path: str | Path, force: bool = False) -> Iterator[Path]:
     ...     temporary.write_bytes(b"...")
 
     Args:
-        path: where the file shall be. Its folder must exist. A link is followed: the file it leads to is replaced.
-        force: replace an existing file, keeping its permissions.
+        path: the target file. Its folder must exist. Links are followed: the file that they point to is replaced.
+        force: replace an existing file and keep its permissions.
 
     Yields:
         The temporary path; the block must create a file there.
 
     Raises:
-        FileExistsError: `path` exists and `force` is off (also if it came to exist meanwhile), or is no regular file.
+        FileExistsError: `path` exists and `force` is off (also if it was created meanwhile), or is not a regular file.
         FileNotFoundError: the folder of `path` does not exist.
     """
     target = check_replaceable(path, force)
@@ -73,15 +73,15 @@ def replace_folder(path: str | Path, force: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name and rename it to `path` when the block ends without an error.
 
     Args:
-        path: where the folder shall be. The folder around it must exist. A link is followed.
-        force: replace an existing folder; everything in the old one is deleted.
+        path: the target folder. Its parent must exist. Links are followed.
+        force: replace an existing folder and delete its old content.
 
     Yields:
         The temporary folder, empty.
 
     Raises:
-        FileExistsError: `path` exists and `force` is off, or is no folder.
-        FileNotFoundError: the folder around `path` does not exist.
+        FileExistsError: `path` exists and `force` is off, or is not a folder.
+        FileNotFoundError: the parent of `path` does not exist.
     """
     target = check_replaceable(path, force, folder=True)
     temporary = _temporary(target)
@@ -97,7 +97,7 @@ def replace_folder(path: str | Path, force: bool = False) -> Iterator[Path]:
             _flush_folder(Path(folder))
         check_replaceable(target, force, folder=True)
         if target.exists():
-            _swap(temporary, target)  # from here on, `temporary` is the old folder
+            _swap(temporary, target)  # from here on, `temporary` holds the old folder
         else:
             temporary.rename(target)
         _flush_folder(target.parent)
@@ -106,33 +106,33 @@ def replace_folder(path: str | Path, force: bool = False) -> Iterator[Path]:
 
 
 def check_replaceable(path: str | Path, force: bool, *, folder: bool = False) -> Path:
-    """Refuse a target that may not be written, before the work that leads to it.
+    """Refuse a target that may not be written. Called before long work starts.
 
     Args:
-        path: where a file, or with `folder` a folder, shall be.
-        force: an existing one of the same kind may be replaced.
-        folder: a folder is meant.
+        path: the target.
+        force: an existing target of the same kind may be replaced.
+        folder: the target is a folder, not a file.
 
     Returns:
-        The path with all links followed.
+        The path with all links resolved.
 
     Raises:
-        FileExistsError, FileNotFoundError: as `replace_file` and `replace_folder` say.
+        FileExistsError, FileNotFoundError: as for `replace_file` and `replace_folder`.
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
     if target.exists():
         if not (target.is_dir() if folder else target.is_file()):
-            raise FileExistsError(f"{path} exists and is no {'folder' if folder else 'regular file'}")
+            raise FileExistsError(f"{path} exists and is not a {'folder' if folder else 'regular file'}")
         if not force:
-            raise FileExistsError(f"{path} already exists; choose another name, or --force to replace it")
+            raise FileExistsError(f"{path} already exists; choose another name, or use --force to replace it")
     elif not target.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {target.parent}")
     return target
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link (not what it leads to), or a folder with all that is in it; nothing where nothing is."""
+    """Delete a file, a link (not its target), or a folder with its content. Do nothing if the path does not exist."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -140,12 +140,12 @@ def remove(path: Path) -> None:
 
 
 def _temporary(target: Path) -> Path:
-    """A fresh hidden name beside the target, with its suffix, since some writers go by that."""
+    """A new hidden name beside the target. It keeps the suffix, because some writers choose the format by it."""
     return target.with_name(f".{target.stem[:32]}.{token_hex(4)}.tmp{target.suffix[:16]}")
 
 
 def _usual_mode(free: Path) -> int:
-    """The permissions of a new file at a free path. Asking for the umask itself would change it for all threads."""
+    """The default permissions of a new file. Reading the umask directly would change it for all threads."""
     free.touch()
     mode = S_IMODE(free.stat().st_mode)
     free.unlink()
@@ -153,7 +153,7 @@ def _usual_mode(free: Path) -> int:
 
 
 def _move_where_nothing_is(temporary: Path, target: Path) -> None:
-    """Give the file its name unless the name was taken meanwhile: linking, unlike renaming, never replaces."""
+    """Give the file its name unless the name was taken meanwhile. A hard link, unlike a rename, never replaces."""
     try:
         os.link(temporary, target)
     except FileExistsError:
@@ -162,24 +162,24 @@ def _move_where_nothing_is(temporary: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in CANNOT_LINK:
             raise
-        check_replaceable(target, force=False)  # a file system without links: look, then rename
+        check_replaceable(target, force=False)  # a file system without hard links: check, then rename
         temporary.replace(target)
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    """Exchange the names of two folders: in one system call where there is one, else in three moves."""
+    """Exchange the names of two folders: in one system call if available, else in three renames."""
     if _exchange(temporary, target):
         return
     aside = _temporary(target)
     target.rename(aside)
     try:
         temporary.rename(target)
-    finally:  # where the new one did not get there, the old one goes back
+    finally:  # if the new folder was not moved, the old one is moved back
         aside.rename(temporary if target.exists() else target)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Linux's atomic exchange, which Python does not offer by itself. False where the system cannot do it."""
+    """Linux's atomic exchange, which Python's standard library lacks. False if the system does not support it."""
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -198,7 +198,7 @@ def _flush_file(path: Path) -> None:
 
 
 def _flush_folder(path: Path) -> None:
-    """Make names durable. Windows has no such thing."""
+    """Make names durable. Windows has no equivalent."""
     if os.name != "nt":
         _flush(path, os.O_RDONLY)
 

@@ -1,8 +1,8 @@
-"""Integers at ceil(log2 K) bits each, one after the other without gaps.
+"""Integers packed at ceil(log2 K) bits each, without gaps.
 
-Bit order is that of written numbers: the first integer stands first, most significant bit first, and the last byte is
-filled up with zeros. Three integers below 8, such as 1, 2, 7, are the bits 001 010 111 and 7 zeros: bytes 0x2B 0x80.
-There is no entropy coding here; that would need a model of how often each integer occurs.
+Bits are in reading order: first integer first, most significant bit first. The last byte is padded with zeros. Example:
+the integers 1, 2, 7 with K = 8 become the bits 001 010 111 and 7 zeros: bytes 0x2B 0x80. This is not entropy coding,
+which needs a model of the frequencies; see `range_coding.py`.
 """
 
 import numpy as np
@@ -11,9 +11,9 @@ from jaxtyping import Int64
 __all__ = ["MAX_VOCAB_SIZE", "bits_per_index", "pack", "packed_size", "unpack"]
 
 MAX_VOCAB_SIZE = 2**63
-"""Largest K: indices are int64."""
+"""Largest K, because indices are int64."""
 CHUNK = 1 << 16
-"""Integers turned into bits at a time, 4 MB of them; a multiple of 8, so that every chunk fills whole bytes."""
+"""Integers packed per chunk, 4 MB. A multiple of 8, so that every chunk fills whole bytes."""
 
 
 def bits_per_index(vocab_size: int) -> int:
@@ -28,12 +28,12 @@ def bits_per_index(vocab_size: int) -> int:
 
 
 def packed_size(count: int, vocab_size: int) -> int:
-    """Bytes that `count` indices take."""
+    """Size of `count` packed indices in bytes."""
     return -(-count * bits_per_index(vocab_size) // 8)
 
 
 def pack(indices: Int64[np.ndarray, " n"], vocab_size: int) -> bytes:
-    """Indices (N,) in [0, vocab_size) to `packed_size(N, vocab_size)` bytes.
+    """Pack indices (N,) in [0, vocab_size) into `packed_size(N, vocab_size)` bytes.
 
     Raises:
         ValueError: an index is outside [0, vocab_size).
@@ -42,7 +42,7 @@ def pack(indices: Int64[np.ndarray, " n"], vocab_size: int) -> bytes:
     if indices.size:
         for index in (int(indices.min()), int(indices.max())):
             if not 0 <= index < vocab_size:
-                raise ValueError(f"indices: got {index}, allowed are 0 to {vocab_size - 1}")
+                raise ValueError(f"indices: got {index}, expected 0 to {vocab_size - 1}")
     chunks = []
     for start in range(0, indices.size if bits else 0, CHUNK):
         big_endian = indices[start : start + CHUNK].astype(">u8").view(np.uint8).reshape(-1, 8)
@@ -51,15 +51,15 @@ def pack(indices: Int64[np.ndarray, " n"], vocab_size: int) -> bytes:
 
 
 def unpack(data: bytes, count: int, vocab_size: int) -> Int64[np.ndarray, " n"]:
-    """Inverse of `pack`: exactly `packed_size(count, vocab_size)` bytes to int64 (count,).
+    """Inverse of `pack`: `packed_size(count, vocab_size)` bytes to int64 (count,).
 
     Raises:
-        ValueError: another number of bytes, an index outside [0, vocab_size), or filling bits that are not zero.
+        ValueError: wrong number of bytes, an index outside [0, vocab_size), or padding bits that are not zero.
     """
     bits = bits_per_index(vocab_size)
     if len(data) != packed_size(count, vocab_size):
         raise ValueError(
-            f"data: got {len(data)} bytes, {count} indices of {bits} bits take {packed_size(count, vocab_size)}"
+            f"data: got {len(data)} bytes, expected {packed_size(count, vocab_size)} for {count} indices of {bits} bits"
         )
     filling = len(data) * 8 - count * bits
     if filling and data[-1] & ((1 << filling) - 1):
@@ -73,5 +73,5 @@ def unpack(data: bytes, count: int, vocab_size: int) -> Int64[np.ndarray, " n"]:
         padded[:, 64 - bits :] = np.unpackbits(chunk, count=length * bits).reshape(length, bits)
         indices[start : start + length] = np.packbits(padded, axis=1).view(">u8")[:, 0]
     if count and int(indices.max()) >= vocab_size:
-        raise ValueError(f"indices: got {int(indices.max())}, allowed are 0 to {vocab_size - 1}")
+        raise ValueError(f"indices: got {int(indices.max())}, expected 0 to {vocab_size - 1}")
     return indices

@@ -1,9 +1,9 @@
-"""Whole numbers as bytes, little-endian: of fixed size, or of as many bytes as they need; and their reader."""
+"""Integers as little-endian bytes, of fixed or variable size, and a reader for them."""
 
 __all__ = ["Reader", "fixed", "varint"]
 
 LONGEST_VARINT = 10
-"""Bytes: 70 bits, more than any number of a file needs."""
+"""Bytes of the longest variable-size number: 70 bits, more than any field needs."""
 
 
 def fixed(number: int, size: int) -> bytes:
@@ -25,7 +25,7 @@ def varint(number: int) -> bytes:
 
 
 class Reader:
-    """Takes bytes from the front, never more than there are."""
+    """Reads fields in order and never reads past the end."""
 
     def __init__(self, data: bytes, position: int):
         self._data = data
@@ -33,26 +33,26 @@ class Reader:
 
     @property
     def left(self) -> int:
-        """Bytes not yet taken."""
+        """Number of unread bytes."""
         return len(self._data) - self._position
 
     def take(self, count: int) -> bytes:
-        """The next bytes."""
+        """The next `count` bytes."""
         if count > self.left:
             raise ValueError(f"a field at byte {self._position} is longer than the file")
         self._position += count
         return self._data[self._position - count : self._position]
 
     def number(self, size: int) -> int:
-        """The next number of fixed size."""
+        """The next number of `size` bytes."""
         return int.from_bytes(self.take(size), "little")
 
     def numbers(self, count: int) -> list[int]:
-        """The next numbers of four bytes."""
+        """The next `count` numbers of four bytes each."""
         return [self.number(4) for _ in range(count)]
 
     def varint(self) -> int:
-        """The next number of as many bytes as it needs."""
+        """The next number of variable size."""
         number = 0
         for place in range(LONGEST_VARINT):
             byte = self.number(1)

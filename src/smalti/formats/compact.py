@@ -1,21 +1,21 @@
-"""Version 3 of the token file, for tokens that a codec codes by context: the header is short, as the tokens are.
+"""Version 3 of the token file, for context-coded tokens. The tokens take few bytes, so the header is short, too.
 
     offset  bytes  header
     0       8, 2   magic and version, as in the other versions (`token_file.py`)
     10      v      length of the whole file in bytes
-            8      the first bytes of the codec's fingerprint, which stands for tokenizer and vocabulary too
+            8      the first bytes of the codec's fingerprint, which also identifies tokenizer and vocabulary
             v      number of images
                    the images, one after the other
-                   the indices of all images in order, as the codec codes them
+                   the indices of all images in order, coded by the codec
     end-4   4      CRC-32 of every byte before it
 
     bytes          an image
     v, n           length of its name in bytes, and the name
     v, v, v        height, width, channels
-    v              number of scales; 0: the grids that the codec names (`TokenCodec.grids`)
+    v              number of scales; 0: the codec's default grids (`TokenCodec.grids`)
     v, v, v, ...   for each scale: its rank, then as many sides
 
-v is a number of as many bytes as it needs (`byte_fields.varint`).
+v is a number of variable size (`byte_fields.varint`).
 """
 
 from collections.abc import Sequence
@@ -28,16 +28,16 @@ from smalti.formats.token_image import TokenImage, check_grids
 __all__ = ["FINGERPRINT_BYTES", "read_compact", "write_compact"]
 
 FINGERPRINT_BYTES = 8
-"""By accident two codecs share these once in 2 ** 64 pairs."""
+"""Two codecs share these by chance once in 2 ** 64 pairs."""
 
 
 def write_compact(images: Sequence[TokenImage], codec: TokenCodec, around: int) -> bytes:
-    """Everything from the length on to the checksum.
+    """Bytes of the file from the length field up to the checksum.
 
     Args:
-        images: what to write.
-        codec: what codes their indices.
-        around: bytes of the file before and after what is returned.
+        images: the images to write.
+        codec: codes their indices.
+        around: number of bytes of the file before and after the returned part.
     """
     parts = [bytes.fromhex(codec.fingerprint)[:FINGERPRINT_BYTES], varint(len(images))]
     for image in images:
@@ -49,26 +49,26 @@ def write_compact(images: Sequence[TokenImage], codec: TokenCodec, around: int) 
             parts += map(varint, (len(grid), *grid))
     body = b"".join(parts) + codec.encode([(image.grids, image.indices) for image in images])
     size = around + len(body)
-    length = next(n for n in range(1, 10) if len(varint(size + n)) == n)  # the length counts its own bytes
+    length = next(n for n in range(1, 10) if len(varint(size + n)) == n)  # the length includes its own bytes
     return varint(size + length) + body
 
 
 def read_compact(reader: Reader, codec: TokenCodec, most_indices: int) -> list[TokenImage]:
-    """The images, of a reader that stands behind the codec's fingerprint.
+    """Read the images. The reader is positioned after the codec's fingerprint.
 
     Raises:
-        ValueError: malformed, or of more than `most_indices` indices.
+        ValueError: malformed data, or more than `most_indices` indices.
     """
     heads = [_read_head(reader, codec) for _ in range(reader.varint())]
     grids = [head[3] for head in heads]
     if sum(prod(grid) for image_grids in grids for grid in image_grids) > most_indices:
-        raise ValueError(f"more than {most_indices} indices that the size of the file does not bound")
+        raise ValueError(f"indices: got more than {most_indices}, expected at most that many in a context-coded file")
     decoded = codec.decode(reader.take(reader.left), grids)
     return [TokenImage(*head, indices) for head, indices in zip(heads, decoded, strict=True)]
 
 
 def _read_head(reader: Reader, codec: TokenCodec) -> tuple[str, tuple[int, int], int, Grids]:
-    """What stands of an image before the indices."""
+    """The fields of an image before its indices."""
     name = reader.take(reader.varint()).decode("utf-8")
     height, width, channels, scales = (reader.varint() for _ in range(4))
     grids = tuple(tuple(reader.varint() for _ in range(reader.varint())) for _ in range(scales)) or codec.grids

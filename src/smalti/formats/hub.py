@@ -1,6 +1,6 @@
-"""Files of the Hugging Face hub: fetched into its cache, and folders uploaded.
+"""Downloads from and uploads to the Hugging Face hub.
 
-`huggingface_hub` is imported when somebody asks for the hub, because that takes as long as reading a small model.
+`huggingface_hub` is imported on first use, because the import takes as long as reading a small model.
 """
 
 from pathlib import Path
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def fetch(repository: str, name: str, **options: Any) -> Path:
-    """One file of a model on the hub ("user/name"), from the cache if it is there; options as `hf_hub_download`."""
+    """Download one file of a model on the hub ("user/name"), or take it from the cache. Options: `hf_hub_download`."""
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(repository, name, **options))
 
 
 def upload(folder: Path, repository: str, *, message: str, private: bool | None, token: str | None) -> str:
-    """Upload the files of a folder as one commit of a model, which is made where there is none; returns its address."""
+    """Upload the files of a folder as one commit. A missing model repository is created. Returns the commit's URL."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)

@@ -1,8 +1,8 @@
-"""Entropy coding of tokens: frequent ones take fewer bits than log2 K, rare ones more.
+"""Entropy coding of tokens: frequent tokens take fewer than log2 K bits, rare ones more.
 
-Every scale has a table of how often each token occurs. It starts with the counts that the tokenizer brings from its
-training (or flat), and learns from what was coded, block by block, on both sides alike. Tables are whole numbers from
-beginning to end, so that all machines decode the same bits, see `symbol_coder.py`.
+Each scale has a table of token counts. It starts with the tokenizer's counts from training (or uniform) and is updated
+after each block of tokens, identically when encoding and decoding. Tables hold integers only, so every machine decodes
+the same tokens; see `symbol_coder.py`.
 
 Legend: K vocabulary, n tokens.
 """
@@ -28,32 +28,32 @@ __all__ = [
 
 Grids = tuple[tuple[int, ...], ...]
 PLANE = 2
-"""Axes of a grid that are positions; a third one numbers the codes of a position."""
+"""Axes of a grid that are positions; a third axis numbers the codes of one position."""
 MAX_VOCABULARY = 2**20
-"""Larger vocabularies leave too little room for differences between tokens."""
+"""With larger vocabularies, the frequencies are too coarse to tell tokens apart."""
 BLOCK = 64
-"""Tokens coded with one table before it learns from them."""
+"""Tokens coded before the table is updated."""
 INCREMENT = 32
-"""What a token that was seen adds to its count; a table starts with at least 1 for every token."""
+"""Added to a token's count when it occurs. Every count starts with at least 1."""
 LEARNED_WEIGHT = 2**14
-"""Sum that learned counts start with: how many tokens seen they are worth, times `INCREMENT`."""
+"""Initial sum of learned counts: their weight in observed tokens, times `INCREMENT`."""
 
 
 def encode_tokens(
     scales: Sequence[Int64[np.ndarray, " _"]], vocab_size: int, tables: Sequence[Int64[np.ndarray, " _"]] | None = None
 ) -> bytes:
-    """Tokens of each scale as one stream of bytes.
+    """Encode the tokens of all scales as one byte stream.
 
     Args:
         scales: the tokens of each scale, in [0, vocab_size).
         vocab_size: K, at most `MAX_VOCABULARY`.
-        tables: counts of each token at each scale that the tables start with; None: flat.
+        tables: initial token counts for each scale; None: uniform.
 
     Raises:
-        ValueError: tables for another number of scales.
+        ValueError: the number of tables differs from the number of scales.
     """
     _check_tables(scales, tables)
-    if vocab_size == 1:  # there is nothing to tell
+    if vocab_size == 1:  # no information to code
         return b""
     coder = constriction().stream.queue.RangeEncoder()
     for k, tokens in enumerate(scales):
@@ -71,13 +71,13 @@ def decode_tokens(
     """Inverse of `encode_tokens`, given the number of tokens of each scale.
 
     Raises:
-        ValueError: the stream is not as long as these tokens make it, or tables for another number of scales.
+        ValueError: the stream is too short or too long, or the number of tables differs from the number of scales.
     """
     _check_tables(lengths, tables)
     if vocab_size == 1 and not data:
         return [np.zeros(length, np.int64) for length in lengths]
     if len(data) % 4:
-        raise ValueError(f"entropy-coded tokens: {len(data)} bytes, expected a multiple of 4")
+        raise ValueError(f"entropy-coded tokens: got {len(data)} bytes, expected a multiple of 4")
     coder = constriction().stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
     scales = []
     try:
@@ -91,16 +91,16 @@ def decode_tokens(
     except (ValueError, AssertionError) as error:
         raise ValueError(f"entropy-coded tokens: the stream does not decode ({error})") from error
     if not coder.maybe_exhausted():
-        raise ValueError("entropy-coded tokens: bytes are left over")
+        raise ValueError("entropy-coded tokens: got bytes after the last token")
     return scales
 
 
 def split_streams(
     images: Sequence[tuple[Grids, Int64[np.ndarray, " _"]]],
 ) -> list[Int64[np.ndarray, " _"]]:
-    """Tokens of images (grids, all scales in a row) by what they have in common: the scale, and the number of the code.
+    """Split the tokens of images (grids, all scales in a row) into one stream per scale and code number.
 
-    A grid (h, w, Q) holds Q codes a position, whose frequencies have nothing in common; a grid (h, w) one.
+    A grid (h, w, Q) has Q codes per position, each with its own frequencies; a grid (h, w) has one.
     """
     streams: dict[tuple[int, int], list[np.ndarray]] = {}
     for grids, indices in images:
@@ -110,7 +110,7 @@ def split_streams(
 
 
 def stream_lengths(grids: Sequence[Grids]) -> list[int]:
-    """Lengths of the streams of images with these grids."""
+    """Lengths of the streams for images with these grids."""
     lengths: dict[tuple[int, int], int] = {}
     for image_grids in grids:
         for key, places in _places(image_grids):
@@ -131,7 +131,7 @@ def join_streams(streams: Sequence[Int64[np.ndarray, " _"]], grids: Sequence[Gri
 
 
 def _places(grids: Grids) -> Iterator[tuple[tuple[int, int], slice]]:
-    """Scale and number of the code, and where such tokens stand in an image with all its scales in a row."""
+    """For each (scale, code number), the slice of its tokens in an image with all scales in a row."""
     start = 0
     for k, grid in enumerate(grids):
         codes = prod(grid[PLANE:])
@@ -143,12 +143,12 @@ def _places(grids: Grids) -> Iterator[tuple[tuple[int, int], slice]]:
 def check_indices(indices: Int64[np.ndarray, " n"], vocab_size: int) -> None:
     """Refuse tokens outside [0, vocab_size)."""
     if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < vocab_size:
-        raise ValueError(f"indices: from {indices.min()} to {indices.max()}, expected 0 to {vocab_size - 1}")
+        raise ValueError(f"indices: got {indices.min()} to {indices.max()}, expected 0 to {vocab_size - 1}")
 
 
 def _check_tables(scales: Sequence[Any], tables: Sequence[Any] | None) -> None:
     if tables is not None and scales and len(tables) != len(scales):
-        raise ValueError(f"tables: got {len(tables)}, these tokens have {len(scales)} streams")
+        raise ValueError(f"tables: got {len(tables)}, expected {len(scales)}, one per stream")
 
 
 def _tokens(grids: Grids) -> int:
@@ -156,11 +156,11 @@ def _tokens(grids: Grids) -> int:
 
 
 class _Table:
-    """How often each token occurred at one scale."""
+    """Token counts of one scale."""
 
     def __init__(self, vocab_size: int, learned_K: np.ndarray | None):
         if not 1 <= vocab_size <= MAX_VOCABULARY:
-            raise ValueError(f"vocab_size: got {vocab_size}, entropy coding takes 1 to {MAX_VOCABULARY}")
+            raise ValueError(f"vocab_size: got {vocab_size}, expected 1 to {MAX_VOCABULARY} for entropy coding")
         self.counts_K = np.ones(vocab_size, np.int64)
         if learned_K is not None and learned_K.sum() > 0:
             self.counts_K += learned_K.astype(np.int64) * LEARNED_WEIGHT // int(learned_K.sum())
@@ -169,5 +169,5 @@ class _Table:
         np.add.at(self.counts_K, tokens, INCREMENT)
 
     def model(self) -> Any:
-        """What the coder takes: frequencies that sum up to 2**24."""
+        """The coder's model: frequencies that sum to 2**24."""
         return categorical(whole_frequencies(self.counts_K).astype(np.float64))

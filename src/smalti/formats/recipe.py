@@ -1,7 +1,7 @@
-"""Recipes: the YAML tables that say everything about a run.
+"""Recipes: YAML tables with all settings of a run.
 
-YAML readers disagree about what is a number (`4e10` is one to some, text to others), so every text that is more than a
-name is written in quotes, and what is written is read back by all of them.
+YAML parsers disagree about numbers: `4e10` is a number to some and text to others. Therefore all text except plain
+names is written in quotes, and every parser reads the same values.
 """
 
 import math
@@ -15,11 +15,11 @@ import yaml
 __all__ = ["read_recipe", "write_list", "write_recipe"]
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-"""Text that may stand without quotes, but for the words that YAML itself reserves (no, null)."""
+"""Text that needs no quotes, unless it is a word that YAML reserves (no, null)."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Leaves quotes away around names only."""
+    """Quotes all text except plain names."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -30,26 +30,26 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def write_recipe(settings: Mapping[str, Any]) -> str:
-    """A table of plain types as YAML, in its order."""
+    """A table of plain types as YAML, order preserved."""
     return yaml.dump(dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def write_list(values: Sequence[Any]) -> str:
-    """Plain types as a YAML list in one line, as an option of the command line takes it."""
+    """Plain types as a one-line YAML list, as command line options expect it."""
     return yaml.dump(list(values), Dumper=_Dumper, default_flow_style=True, width=math.inf).strip()
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The table in a recipe.
+    """Read the table from a recipe.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a YAML table.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a YAML table.
     """
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a recipe ({' '.join(str(error).split())})") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path}: not a recipe (a YAML table)")
+        raise ValueError(f"{path}: not a recipe (expected a YAML table)")
     return recipe

@@ -1,7 +1,7 @@
-"""A folder that holds files whole or not at all, on this machine or in an object store.
+"""A local folder or an object store. Writing a file is atomic.
 
-A path means this machine, and writing goes through `replace_file`; a URL (s3://, gs://, hf://, memory://) goes through
-fsspec, whose stores give an object its name only when all of it has arrived.
+A path is local, and writing uses `replace_file`. A URL (s3://, gs://, hf://, memory://) uses fsspec, whose stores name
+an object only when all of it has arrived.
 """
 
 from pathlib import Path
@@ -36,15 +36,15 @@ class Storage:
         return self.root
 
     def read(self, name: str) -> bytes:
-        """A whole file.
+        """Read a whole file.
 
         Raises:
-            FileNotFoundError: there is none of this name.
+            FileNotFoundError: no file of this name exists.
         """
         return cast(bytes, self._fs.cat_file(self._at(name)))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, replacing one of the same name; it is never there in part."""
+        """Write a file atomically. An existing file of this name is replaced."""
         if self.local is None:
             self._fs.pipe_file(self._at(name), data)
             return
@@ -54,11 +54,11 @@ class Storage:
             temporary.write_bytes(data)
 
     def exists(self, name: str = "") -> bool:
-        """Whether there is a file or folder of this name; without a name, whether the folder itself exists."""
+        """Whether a file or folder of this name exists; without a name, whether the root exists."""
         return bool(self._fs.exists(self._at(name)))
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of all files below a folder, relative to the root, in alphabetical order; hidden ones are left out."""
+        """Names of all files below a folder, relative to the root, sorted. Hidden files are left out."""
         if not self.exists(folder):
             return []
         start = len(self._path.rstrip("/")) + 1
@@ -66,7 +66,7 @@ class Storage:
         return sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
 
     def remove(self, name: str) -> None:
-        """Delete a file or a folder with all that is in it; nothing happens where there is none."""
+        """Delete a file, or a folder with its content. Do nothing if it does not exist."""
         if self.exists(name):
             self._fs.rm(self._at(name), recursive=True)
 

@@ -1,9 +1,10 @@
-"""The range coder of token files: symbols and whole-number weights in, bytes out, and back.
+"""The range coder of token files: symbols and integer weights in, bytes out, and the inverse.
 
-It is that of `constriction` (Bamler 2022, arXiv 2201.01741), which takes probabilities as floats and makes fixed-point
-numbers of them by one division, multiplications and additions. It is given whole frequencies that sum up to 2**24:
-doubles hold these and their partial sums exactly, and IEEE arithmetic does the rest alike on every machine. So all
-machines decode the same bits, which the probabilities of a network, different in their last digits, could not promise.
+It uses `constriction` (Bamler 2022, arXiv 2201.01741), which takes probabilities as floats and converts them to fixed
+point by one division, multiplications and additions. Here it receives integer frequencies that sum to 2**24. Doubles
+represent these and their partial sums exactly, and IEEE arithmetic gives equal results on every machine. Therefore
+every machine decodes the same symbols. Float probabilities of a network, which differ in the last digits between
+machines, cannot guarantee this.
 
 Legend: N symbols, K symbols to choose from.
 """
@@ -28,14 +29,14 @@ PRECISION = 24
 
 
 class MissingCoderError(ValueError):
-    """The package that codes is not installed."""
+    """The package constriction is not installed."""
 
 
 def whole_frequencies(weights: Int64[np.ndarray, "*n k"]) -> Int64[np.ndarray, "*n k"]:
-    """Frequencies that sum up to 2**24, each at least 1: by whole division, and the largest gets what is missing.
+    """Frequencies that sum to 2**24, each at least 1, by integer division. The largest one receives the remainder.
 
     Args:
-        weights: at least 0, not all 0 in a row, and so small that weight · 2**24 fits int64.
+        weights: at least 0, not all 0 within a row, and small enough that weight · 2**24 fits int64.
     """
     weights_NK = weights.reshape(-1, weights.shape[-1])
     room = 2**PRECISION - weights_NK.shape[1]
@@ -52,12 +53,12 @@ class SymbolEncoder:
         self._coder = constriction().stream.queue.RangeEncoder()
 
     def code(self, weights_NK: Int64[np.ndarray, "n k"], symbols_N: Int64[np.ndarray, " n"]) -> np.ndarray:
-        """Code symbols of these weights; returns them."""
+        """Encode symbols with these weights. Returns the symbols."""
         self._coder.encode(symbols_N.astype(np.int32), categorical(), whole_frequencies(weights_NK).astype(np.float64))
         return symbols_N
 
     def finish(self) -> bytes:
-        """What was coded, in words of four bytes."""
+        """The encoded bytes, a multiple of four."""
         return self._coder.get_compressed().astype("<u4").tobytes()
 
 
@@ -65,7 +66,7 @@ class SymbolDecoder:
     """Inverse of `SymbolEncoder`, called with the same weights in the same order.
 
     Raises:
-        ValueError: the bytes are no whole words.
+        ValueError: the number of bytes is not a multiple of four.
     """
 
     def __init__(self, data: bytes):
@@ -74,7 +75,7 @@ class SymbolDecoder:
         self._coder = constriction().stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
     def code(self, weights_NK: Int64[np.ndarray, "n k"], symbols_N: Int64[np.ndarray, " n"]) -> np.ndarray:
-        """The next symbols; what stands in `symbols_N` is not looked at.
+        """Decode the next symbols. The values in `symbols_N` are ignored.
 
         Raises:
             ValueError: the stream does not decode.
@@ -86,21 +87,21 @@ class SymbolDecoder:
             raise ValueError(f"entropy-coded tokens: the stream does not decode ({error})") from error
 
     def finish(self) -> None:
-        """Refuse bytes that no symbol has asked for."""
+        """Refuse bytes after the last symbol."""
         if not self._coder.maybe_exhausted():
-            raise ValueError("entropy-coded tokens: bytes are left over")
+            raise ValueError("entropy-coded tokens: got bytes after the last token")
 
 
 def categorical(*frequencies_K: np.ndarray) -> Any:
-    """The coder's model of symbols with given frequencies; without them, of a family whose frequencies come later."""
+    """The coder's model for given frequencies. Without frequencies: a model family that receives them per symbol."""
     return constriction().stream.model.Categorical(*frequencies_K, perfect=False)
 
 
 def constriction() -> Any:
-    """The package.
+    """Import the package.
 
     Raises:
-        MissingCoderError: it is not installed.
+        MissingCoderError: constriction is not installed.
     """
     try:
         import constriction as package

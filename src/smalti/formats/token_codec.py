@@ -1,4 +1,4 @@
-"""What the token file asks of a codec: the coding of tokens by a model that this room does not know."""
+"""Interface between the token file and a codec. The codec's model is defined elsewhere (`codec/`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ class TokenCodec(ABC):
     """Codes the tokens of one tokenizer."""
 
     fingerprint: str
-    """64 hex digits that change when anything in it changes, `tokenizer` and `grids` included."""
+    """64 hex digits. They change with any part of the codec, `tokenizer` and `grids` included."""
     tokenizer: str
     """Fingerprint of the tokenizer."""
     grids: Grids
-    """Shapes that most images have, which the file names by one byte; any will do."""
+    """Default grids. A file stores them in one byte; images with other grids are possible."""
 
     @property
     @abstractmethod
@@ -29,10 +29,10 @@ class TokenCodec(ABC):
 
     @abstractmethod
     def encode(self, images: Sequence[tuple[Grids, Int64[np.ndarray, " _"]]]) -> bytes:
-        """Code images, each its grids and its indices in [0, K), all scales in a row.
+        """Encode images. Each is a pair of grids and indices in [0, K), all scales in a row.
 
         Raises:
-            ValueError: grids that the codec has no model for.
+            ValueError: the codec has no model for these grids.
         """
 
     @abstractmethod
@@ -40,5 +40,5 @@ class TokenCodec(ABC):
         """Inverse of `encode`.
 
         Raises:
-            ValueError: bytes that no images with these grids are coded to.
+            ValueError: the bytes are not a valid encoding of images with these grids.
         """

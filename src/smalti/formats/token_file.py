@@ -1,12 +1,12 @@
-"""The token file: images as packed tokens, in a file that knows which model can read it and when it is damaged.
+"""The token file: images as packed tokens, with the model's fingerprint and a checksum.
 
-It is for a few images at a time, each of its own size. Byte by byte, all numbers little-endian and unsigned:
+It holds a few images, which may differ in size. Layout, all numbers little-endian and unsigned:
 
     offset  bytes  header
-    0       8      magic: 89 53 4D 4C 54 0D 0A 1A ("\\x89SMLT\\r\\n\\x1A"; like PNG's, it shows text-mode transfers)
+    0       8      magic: 89 53 4D 4C 54 0D 0A 1A ("\\x89SMLT\\r\\n\\x1A"; like PNG's, it reveals text-mode transfers)
     8       2      version of the layout: 1, or 2 where the indices are entropy-coded
     10      8      length of the whole file in bytes
-    18      32     fingerprint of the model: the SHA-256 that `Tokenizer.fingerprint` gives
+    18      32     fingerprint of the model: SHA-256, see `Tokenizer.fingerprint`
     50      8      vocabulary size K, 1 to 2 ** 63
     58      4      number of images
     62             the images, one after the other
@@ -22,17 +22,17 @@ It is for a few images at a time, each of its own size. Byte by byte, all number
     ceil(L b / 8)  the L indices of all scales, each scale in raster order, packed at b = ceil(log2 K) bits by
                    `smalti.formats.bits`; nothing for K = 1, where one file holds at most 2 ** 24 indices
 
-In version 2 the images stand without their indices, followed by
+In version 2 the images are stored without their indices, followed by
 
-    1              where the coder's tables start: 0 flat, 1 at the counts that the model brings from its training
-    8, n           length of the coded indices in bytes, and these, see `smalti.formats.range_coding`; scale by scale
-                   (and code by code where several make one position), each of all images in order
+    1              initial tables of the coder: 0 uniform, 1 the model's counts from training
+    8, n           length of the coded indices in bytes, then the coded indices, see `smalti.formats.range_coding`:
+                   one scale (and code number, if a position has several) after the other, each for all images in order
 
-Version 3, written by a codec that looks at the tokens around each, has a shorter header, see `compact.py`.
+Version 3, for tokens coded by context, has a shorter header, see `compact.py`.
 
-CRC-32 finds every change of up to 32 neighbouring bits, hence of any single byte, for certain, and other damage but for
-one case in 2 ** 32. It is no signature: whoever wants to can make a file with a valid one, so the reader also checks
-all that it reads, and allocates nothing that the bytes at hand do not pay for.
+CRC-32 detects every change within 32 neighbouring bits, hence of any single byte. It misses other damage in one of
+2 ** 32 cases. It is not a signature: anyone can make a file with a valid CRC-32. Therefore the reader checks every
+field and bounds each allocation by the size of the file.
 """
 
 import re
@@ -78,44 +78,44 @@ MAGIC = b"\x89SMLT\r\n\x1a"
 PACKED, CODED, COMPACT = 1, 2, 3
 """Versions of the layout."""
 VERSION_END = 10
-"""Where magic and version end."""
+"""End of magic and version."""
 LENGTH_END = 18
-"""Where the header's length field ends, or lies behind: shorter data does not even say how long it should be."""
+"""Bytes that include the header's length field in every version. Shorter data does not contain its own length."""
 CHECKSUM_SIZE = 4
 HEADER_SIZE = 62
-"""Of versions 1 and 2."""
+"""Bytes of the header in versions 1 and 2."""
 SMALLEST = VERSION_END + 1 + FINGERPRINT_BYTES + 1 + CHECKSUM_SIZE
-"""Bytes of a file without images, of the version with the shortest header."""
+"""Bytes of the smallest file: no images, shortest header."""
 MAX_UNPAID_INDICES = 1 << 24
-"""Most indices in a file whose size does not bound their number: entropy-coded, or of K = 1."""
+"""Maximum number of indices where the file size does not bound it: entropy-coded, or K = 1."""
 
 Coding = Literal["packed", "adaptive", "learned", "context"]
-"""How indices are stored: at ceil(log2 K) bits each, or entropy-coded: from flat tables, from learned ones, or by a
-codec that looks at the tokens around each."""
+"""How indices are stored: packed at ceil(log2 K) bits each, or entropy-coded: with tables that start uniform, with
+learned tables, or by a codec with context."""
 Tables = Sequence[Int64[np.ndarray, " _"]]
-"""For each scale (and each code of a position) how often each token occurred in training."""
+"""Token counts from training, for each scale (and each code number of a position)."""
 
 
 class TokenFileError(ValueError):
-    """Bytes that are not a whole, unaltered token file, or one of another model. The message, one line, says which."""
+    """The bytes are not a complete, unaltered token file of this model. The message states the reason in one line."""
 
 
 class OtherModelError(TokenFileError):
-    """A whole token file, but of another model or codec than the one that shall read it."""
+    """A valid token file that was made with another model or codec."""
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """What a token file holds.
+    """Content of a token file.
 
     Raises:
-        ValueError: a field that the file cannot hold.
+        ValueError: the file format cannot represent a field's value.
     """
 
     fingerprint: str
     """`Tokenizer.fingerprint` of the model that made the tokens: 64 hex digits."""
     vocab_size: int
-    """K: every index lies in [0, K)."""
+    """K: every index is in [0, K)."""
     images: tuple[TokenImage, ...]
     """The images, in order."""
     coding: Coding = "packed"
@@ -128,19 +128,19 @@ class TokenFile:
         indices = sum(image.num_tokens for image in self.images)
         free = bits_per_index(self.vocab_size) == 0 or self.coding != "packed"
         if free and indices > MAX_UNPAID_INDICES:
-            raise ValueError(f"images: {indices} indices, at most {MAX_UNPAID_INDICES} fit such a file")
+            raise ValueError(f"images: got {indices} indices, expected at most {MAX_UNPAID_INDICES} with this coding")
         if self.coding != "packed" and self.vocab_size > MAX_VOCABULARY:
-            raise ValueError(f"coding: vocabularies of more than {MAX_VOCABULARY} can only be packed")
+            raise ValueError(f"coding: got {self.coding!r}, expected 'packed' above {MAX_VOCABULARY} codes")
 
     def to_bytes(self, tables: Tables | None = None, codec: TokenCodec | None = None) -> bytes:
-        """The whole file.
+        """The bytes of the whole file.
 
         Args:
-            tables: what the model brings from its training; used, and needed, where `coding` is "learned".
-            codec: used, and needed, where `coding` is "context".
+            tables: the model's counts from training. Required for `coding` "learned", ignored otherwise.
+            codec: required for `coding` "context", ignored otherwise.
 
         Raises:
-            ValueError: an index outside [0, vocab_size), or a codec of another model.
+            ValueError: an index is outside [0, vocab_size), or the codec belongs to another model.
         """
         if self.coding == "context":
             data = MAGIC + fixed(COMPACT, 2) + self._compact(codec)
@@ -157,11 +157,11 @@ class TokenFile:
         return data + fixed(zlib.crc32(data), CHECKSUM_SIZE)
 
     def _compact(self, codec: TokenCodec | None) -> bytes:
-        """Everything between version and checksum of a file that is coded by context."""
+        """The bytes between version and checksum of a context-coded file."""
         if codec is None:
-            raise ValueError("coding: got 'context' and no codec, expected one")
+            raise ValueError("codec: got None, expected a codec for coding 'context'")
         if (codec.tokenizer, codec.vocab_size) != (self.fingerprint, self.vocab_size):
-            raise ValueError(f"codec: is for the model {codec.tokenizer[:12]}…, not for {self.fingerprint[:12]}…")
+            raise ValueError(f"codec: got one of model {codec.tokenizer[:12]}…, expected {self.fingerprint[:12]}…")
         for image in self.images:
             check_indices(image.indices, self.vocab_size)
         return write_compact(self.images, codec, VERSION_END + CHECKSUM_SIZE)
@@ -186,13 +186,13 @@ class TokenFile:
 
         Args:
             data: the whole file.
-            fingerprint: that of the model that shall read the tokens; None: of any.
-            tables: that model's counts, for files that were coded with them.
-            codec: the codec of files that were coded by context.
+            fingerprint: fingerprint of the model that will decode the tokens; None: accept any model.
+            tables: the model's counts from training, for files coded with them.
+            codec: the codec, for context-coded files.
 
         Raises:
-            TokenFileError: not a token file, of an unsupported version, truncated, altered, or of another model.
-            MissingCoderError: entropy-coded, and constriction is not installed.
+            TokenFileError: not a token file, unsupported version, truncated, altered, or made with another model.
+            MissingCoderError: the file is entropy-coded, and constriction is not installed.
         """
         _check_whole(data)
         version = _version(data)
@@ -215,7 +215,7 @@ class TokenFile:
             return cls(made_by, vocab_size, tuple(images), coding)
         except (TokenFileError, MissingCoderError):
             raise
-        except ValueError as error:  # the checksum fits, so whoever wrote it wrote it wrong
+        except ValueError as error:  # the checksum is right, so the writer was at fault
             raise TokenFileError(f"malformed: {error}") from error
 
 
@@ -226,14 +226,12 @@ def write_token_file(
     tables: Tables | None = None,
     codec: TokenCodec | None = None,
 ) -> None:
-    """Write a token file; `path` is either complete afterwards or as it was before.
-
-    Tables and codec as in `TokenFile.to_bytes`.
+    """Write a token file atomically. Tables and codec as in `TokenFile.to_bytes`.
 
     Raises:
         FileExistsError: `path` exists and `force` is off.
-        FileNotFoundError: its folder does not exist.
-        ValueError: an index outside [0, vocab_size).
+        FileNotFoundError: the folder of `path` does not exist.
+        ValueError: an index is outside [0, vocab_size).
     """
     with replace_file(path, force) as temporary:
         temporary.write_bytes(token_file.to_bytes(tables, codec))
@@ -249,28 +247,28 @@ def read_token_file(
 
     Args:
         path: the file.
-        fingerprint: that of the model that shall read the tokens; None: of any.
-        tables: that model's counts, for files that were coded with them.
-        codec: the codec of files that were coded by context, see `needs_codec`.
+        fingerprint: fingerprint of the model that will decode the tokens; None: accept any model.
+        tables: the model's counts from training, for files coded with them.
+        codec: the codec, for context-coded files, see `needs_codec`.
 
     Raises:
-        TokenFileError: not a token file, of an unsupported version, truncated, altered, or made with another model.
-        OSError: it cannot be opened (FileNotFoundError if it does not exist).
+        TokenFileError: not a token file, unsupported version, truncated, altered, or made with another model.
+        OSError: the file cannot be opened (FileNotFoundError if it does not exist).
     """
     with Path(path).open("rb") as file:
         try:
             head = file.read(LENGTH_END)
-            _check_kind(head)  # before reading on: a foreign file may be huge
+            _check_kind(head)  # before reading the rest: a foreign file may be huge
             return TokenFile.from_bytes(head + file.read(), fingerprint, tables, codec)
         except TokenFileError as error:
             raise type(error)(f"{path}: {error}") from error
 
 
 def needs_codec(path: str | Path) -> bool:
-    """Whether a file is a token file that was coded by context.
+    """Whether a file is a context-coded token file.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     with Path(path).open("rb") as file:
         return file.read(VERSION_END) == MAGIC + fixed(COMPACT, 2)
@@ -280,19 +278,17 @@ def needs_codec(path: str | Path) -> bool:
 
 
 def _check_kind(data: bytes) -> None:
-    """Refuse what does not begin as a token file of this version."""
+    """Refuse data that does not begin like a token file of a known version."""
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
         raise TokenFileError("not a smalti token file")
     if len(data) < LENGTH_END:
         raise TokenFileError(f"truncated: expected at least {SMALLEST} bytes, found {len(data)}")
     if _version(data) not in (PACKED, CODED, COMPACT):
-        raise TokenFileError(
-            f"unsupported version {_version(data)} of the token file, this smalti reads {PACKED} to {COMPACT}"
-        )
+        raise TokenFileError(f"unsupported version: got {_version(data)}, expected {PACKED} to {COMPACT}")
 
 
 def _check_whole(data: bytes) -> None:
-    """Refuse what is not exactly as long as it says, or has another checksum."""
+    """Refuse data whose length or checksum differs from the one stored in it."""
     _check_kind(data)
     try:
         reader = Reader(data, VERSION_END)
@@ -312,15 +308,14 @@ def _version(data: bytes) -> int:
 
 
 def _known_codec(reader: Reader, codec: TokenCodec | None) -> TokenCodec:
-    """The codec, if it is the one that the file was coded with."""
-    reader.varint()  # the length, which is checked by now
+    """Return the codec after checking that the file was coded with it."""
+    reader.varint()  # the length, already checked
     coded_with = reader.take(FINGERPRINT_BYTES).hex()
     if codec is None:
-        raise TokenFileError(f"coded with the codec {coded_with}…: give it to read the tokens")
+        raise TokenFileError(f"coded with the codec {coded_with}…, which is needed to read the tokens")
     if not codec.fingerprint.startswith(coded_with):
         raise OtherModelError(
-            f"coded with another codec: that of the file is {coded_with}…, this one is "
-            f"{codec.fingerprint[: len(coded_with)]}…"
+            f"coded with another codec: got {coded_with}… in the file, expected {codec.fingerprint[: len(coded_with)]}…"
         )
     return codec
 
@@ -335,7 +330,7 @@ Head = tuple[str, tuple[int, int], int, Grids]
 
 
 def _read_head(reader: Reader) -> Head:
-    """What stands of an image before its indices: name, size, channels, grids."""
+    """The fields of an image before its indices: name, size, channels, grids."""
     name = reader.take(reader.number(2)).decode("utf-8")
     image_size = (reader.number(4), reader.number(4))
     channels = reader.number(2)
@@ -370,14 +365,14 @@ def _read_coded(reader: Reader, count: int, vocab_size: int, tables: Tables | No
 
 def _at_most(count: int, free: int) -> int:
     if count > free:
-        raise ValueError(f"more than {MAX_UNPAID_INDICES} indices that the size of the file does not bound")
+        raise ValueError(f"indices: got more than {MAX_UNPAID_INDICES}, expected at most that many with this coding")
     return count
 
 
 def _start(coding: Coding, tables: Tables | None) -> Tables | None:
-    """Where the coder's tables start."""
+    """The coder's initial tables."""
     if coding == "learned" and tables is None:
-        raise ValueError("entropy-coded from the counts of a model: give the model's tables")
+        raise ValueError("tables: got None, expected the model's counts, which these tokens were coded with")
     return tables if coding == "learned" else None
 
 

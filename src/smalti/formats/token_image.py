@@ -1,4 +1,4 @@
-"""The tokens of one image, with all that a token file has to know of it."""
+"""The tokens of one image, with all fields that a token file stores."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class TokenImage:
     """The tokens of one image.
 
     Raises:
-        ValueError: a field that the file cannot hold, or that does not agree with the others.
+        ValueError: the file format cannot represent a field's value, or fields contradict each other.
     """
 
     name: str
-    """What the image is called: a relative path such as "cats/tabby.png"; no "..", no control characters."""
+    """Name of the image: a relative path such as "cats/tabby.png", without ".." and control characters."""
     image_size: tuple[int, int]
     """Height and width in pixels."""
     channels: int
@@ -38,11 +38,11 @@ class TokenImage:
         check_grids(self.grids)
         if self.indices.dtype != np.int64 or self.indices.shape != (self.num_tokens,):
             got = f"{self.indices.dtype} {self.indices.shape}"
-            raise ValueError(f"indices: got {got}, the grids {self.grids} have int64 ({self.num_tokens},)")
+            raise ValueError(f"indices: got {got}, expected int64 ({self.num_tokens},) for the grids {self.grids}")
 
     @property
     def num_tokens(self) -> int:
-        """L, the indices of all scales together."""
+        """L, the number of indices in all scales."""
         return sum(prod(grid) for grid in self.grids)
 
     def __eq__(self, other: object) -> bool:
@@ -55,15 +55,15 @@ class TokenImage:
 
 
 def check_number(name: str, low: int, high: int, least: int, most: int) -> None:
-    """Refuse what a field of the file cannot hold."""
+    """Refuse values that a field of the file cannot represent."""
     for value in (low, high):
         if not least <= value <= most:
-            raise ValueError(f"{name}: got {value}, allowed are {least} to {most}")
+            raise ValueError(f"{name}: got {value}, expected {least} to {most}")
 
 
 def check_grids(grids: Grids) -> None:
-    """Refuse grids that no image has. Readers call it first: a side of 0 beside a huge one declares no index, and yet
-    as many codes per position as it says."""
+    """Refuse impossible grids. Readers call it before anything else: with a side of 0 and a huge side, a grid declares
+    no index but a huge number of codes per position."""
     check_number("grids: number of scales", len(grids), len(grids), 1, 255)
     for grid in grids:
         check_number("grids: rank", len(grid), len(grid), 0, 255)
@@ -71,10 +71,10 @@ def check_grids(grids: Grids) -> None:
 
 
 def _check_name(name: str) -> None:
-    """A name ends up in a terminal and in a path, and may come from anywhere."""
+    """Refuse unsafe names. Names are printed and used as paths, and may come from an untrusted file."""
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise ValueError(f"name: got {name!r}, control characters are not allowed")
+        raise ValueError(f"name: got {name!r}, expected no control characters")
     if any(part in ("", ".", "..") for part in name.split("/")):
-        raise ValueError(f"name: got {name!r}, expected a relative path without empty parts, '.' and '..'")
+        raise ValueError(f"name: got {name!r}, expected a relative path without empty parts, '.' or '..'")
     if len(name.encode("utf-8")) > 2**16 - 1:
-        raise ValueError(f"name: got {len(name)} characters, at most 65535 bytes of UTF-8 fit")
+        raise ValueError(f"name: got {len(name)} characters, expected at most 65535 bytes of UTF-8")

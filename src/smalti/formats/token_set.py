@@ -1,9 +1,9 @@
-"""A token data set: a folder of shards, and a manifest that says what they hold and how to tell that they are whole.
+"""A token data set: a folder of shards, and a manifest with their contents and checksums.
 
-DIR/manifest.json                what is here; written last, so that a set with a manifest is complete
+DIR/manifest.json                list of the contents; written last, so that a set with a manifest is complete
 DIR/tokens-00000.parquet …       the shards, see `token_shards.py`
-DIR/tokenizer/                   the tokenizer that made them, so that they can be decoded
-DIR/progress/                    only while the set is being made: the plan, and one note for each finished shard
+DIR/tokenizer/                   the tokenizer that made the tokens and can decode them
+DIR/progress/                    only while the set is being made: the plan, and one note per finished shard
 """
 
 import hashlib
@@ -32,52 +32,52 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """What the manifest knows of one shard."""
+    """Entry of one shard in the manifest."""
 
     file: str
-    """Its name in the folder."""
+    """File name in the folder."""
     rows: int
-    """Rows in it."""
+    """Number of rows."""
     images: int
-    """Images that it was made from, the unreadable ones not counted."""
+    """Number of images, without the unreadable ones."""
     sha256: str
-    """Of its bytes."""
+    """SHA-256 of the file."""
 
 
 @dataclass(frozen=True)
 class TokenManifest:
-    """What a token data set holds."""
+    """Contents of a token data set."""
 
     fingerprint: str
-    """Of the tokenizer."""
+    """Fingerprint of the tokenizer."""
     vocab_size: int
-    """Tokens lie in [0, vocab_size)."""
+    """Tokens are in [0, vocab_size)."""
     grids: list[list[int]] | None
     """Shape of each scale, coarse to fine; None where images differ in size."""
     image_size: list[int] | None
-    """Height and width of what was tokenized; None where images differ."""
+    """Height and width of the tokenized area; None where images differ."""
     transform: dict[str, Any]
     """Size, crops and mirror images taken of each image."""
     source: str
-    """The images, as they were named."""
+    """Source of the images, as given by the user."""
     shards: list[Shard]
     """The shards, in order."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Images that could not be read, and why."""
+    """Images that could not be read, with the reason."""
     class_names: list[str] = field(default_factory=list)
-    """Names of the labels 0, 1, 2, …; empty without labels."""
+    """Names of the labels 0, 1, 2, …; empty if there are no labels."""
     batch_mismatch: float | None = None
-    """Share of tokens that came out differently when images were encoded one by one, measured on the first batch; None
-    on devices whose arithmetic cannot depend on the batch, as everything runs there in batches of one composition."""
+    """Fraction of tokens that differ when images are encoded one by one, measured on the first batch. None on devices
+    where results cannot depend on the batch, because all batches have the same composition there."""
 
     @property
     def rows(self) -> int:
-        """Rows of all shards."""
+        """Number of rows in all shards."""
         return sum(shard.rows for shard in self.shards)
 
     @property
     def images(self) -> int:
-        """Images of all shards."""
+        """Number of images in all shards."""
         return sum(shard.images for shard in self.shards)
 
 
@@ -99,32 +99,32 @@ def read_manifest(storage: Storage) -> TokenManifest:
     """Read the manifest of a set.
 
     Raises:
-        FileNotFoundError: there is none; the message says whether a set is being made there.
-        ValueError: it is damaged, of another version, or something else.
+        FileNotFoundError: no manifest. The message says whether a set is being made there.
+        ValueError: the manifest is damaged, has another version, or is not a manifest.
     """
     if not storage.exists(MANIFEST):
         if storage.exists("progress"):
-            raise FileNotFoundError(f"{storage}: is incomplete; run the same smalti tokenize again to finish it")
-        raise FileNotFoundError(f"{storage}: holds no {MANIFEST}, so it is no token data set")
+            raise FileNotFoundError(f"{storage}: incomplete; run the same smalti tokenize command again to finish it")
+        raise FileNotFoundError(f"{storage}: not a token data set (it has no {MANIFEST})")
     try:
         _, content = open_sealed(storage.read(MANIFEST), FORMAT, VERSION)
         shards = [Shard(**shard) for shard in content.pop("shards")]
         return TokenManifest(**content, shards=shards)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{storage}/{MANIFEST}: is damaged: {error}") from error
+        raise ValueError(f"{storage}/{MANIFEST}: damaged: {error}") from error
 
 
 def verify(storage: Storage) -> list[str]:
-    """Everything that is wrong with a token data set, one line each; empty if it is whole.
+    """All problems of a token data set, one line each; empty if there are none.
 
-    Reads every byte: shards must be there, unaltered, with the rows that the manifest counts, and indices within the
-    vocabulary. A file that no manifest names is reported, too.
+    Reads every byte. Shards must exist, be unaltered and have the number of rows in the manifest, and indices must be
+    within the vocabulary. A file that is not in the manifest is reported, too.
     """
     manifest = read_manifest(storage)
     problems = [problem for shard in manifest.shards if (problem := _problem(storage, manifest, shard))]
     known = {shard.file for shard in manifest.shards}
     strangers = [name for name in storage.names() if name.endswith(".parquet") and name not in known]
-    return problems + [f"{name}: is not in the manifest" for name in strangers]
+    return problems + [f"{name}: not in the manifest" for name in strangers]
 
 
 def read_rows(storage: Storage, manifest: TokenManifest, shard: Shard) -> list[TokenRow]:
@@ -132,23 +132,23 @@ def read_rows(storage: Storage, manifest: TokenManifest, shard: Shard) -> list[T
 
     Raises:
         FileNotFoundError: the shard is missing.
-        ValueError: it is altered, or does not hold what the manifest says.
+        ValueError: the shard was altered or contradicts the manifest.
     """
     try:
         data = storage.read(shard.file)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{shard.file}: is missing") from error
+        raise FileNotFoundError(f"{shard.file}: missing") from error
     if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise ValueError(f"{shard.file}: was altered, its SHA-256 differs")
+        raise ValueError(f"{shard.file}: altered (SHA-256 differs)")
     try:
         rows = read_shard(data)
     except ValueError as error:
         raise ValueError(f"{shard.file}: {error}") from error
     if len(rows) != shard.rows or len({row.key for row in rows}) != shard.images:
-        raise ValueError(f"{shard.file}: has {len(rows)} rows, the manifest counts {shard.rows}")
+        raise ValueError(f"{shard.file}: got {len(rows)} rows, expected {shard.rows} by the manifest")
     for row in rows:
         if not _fits(row, manifest):
-            raise ValueError(f"{shard.file}: tokens of {row.key} do not fit the manifest")
+            raise ValueError(f"{shard.file}: tokens of {row.key} contradict the manifest")
     return rows
 
 

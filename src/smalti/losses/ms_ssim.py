@@ -1,15 +1,18 @@
 """Multi-scale structural similarity as a loss: 1 - MS-SSIM.
 
-Source: Wang, Simoncelli, Bovik 2003, "Multi-scale structural similarity for image quality assessment". Where pixel
-losses compare values, this compares local means, contrasts and correlations under a Gaussian window (11 pixels, sigma
-1.5), on the image and on its halves, quarters, ... It is a training term: for a number to report see
-`smalti.metrics.ImageQuality`.
+Source: Wang, Simoncelli, Bovik 2003, "Multi-scale structural similarity for image quality assessment". Pixel losses
+compare values. This loss compares local means, contrasts and correlations in a Gaussian window (11 pixels, sigma 1.5),
+at full size, half size, quarter size, ... It is for training; to report SSIM, use `smalti.metrics.ImageQuality`.
 
-The paper's five scales need images of 176 pixels; torchmetrics' version refuses below 161. This one works at any size:
+The paper's five scales need images of 176 pixels; torchmetrics refuses images below 161. This version has no limit:
 
-- scales: as many as leave the shorter side at least one window (32 x 32 has two: 32 and 16), at most five. The paper's
-  exponents of those scales are divided by their sum, so that the exponents still add up to 1.
-- a side shorter than the window gets a window as long as that side.
+- scales: at most five, as long as the shorter side holds a window (32 x 32 has two: 32 and 16). The paper's exponents
+  of these scales are divided by their sum, so that they sum to 1.
+- if a side is shorter than the window, the window is as long as the side.
+
+多尺度结构相似度损失：1 - MS-SSIM。像素损失比较数值；此损失在高斯窗口内比较局部均值、对比度和相关性，依次在原尺寸、
+一半、四分之一……上计算。尺度数取决于图像大小，最多五个；论文中对应的指数除以其和，使总和仍为 1。短于窗口的边使用与
+边等长的窗口。
 
 Legend: B images, C channels, H x W pixels.
 """
@@ -22,26 +25,26 @@ from torch import Tensor
 from smalti.ops.structural_similarity import WINDOW, structural_similarity
 
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # fine to coarse, the paper's section 3.3
-FLOOR = 1e-4  # a correlation can be negative; a factor of 0 there would silence the gradient of all other scales
+FLOOR = 1e-4  # a correlation can be negative; a factor of 0 would remove the gradient of all other scales
 
 
 def ms_ssim(reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """1 - MS-SSIM of two images (B, C, H, W) in [-1, 1]: 0 for equal images, at most 1. Computed in at least fp32.
 
-    Similarities are averaged over the pixels of each channel of each image, multiplied over the scales, then averaged
-    over channels and images. A scale's similarity is held at 1e-4 or above (a constant there: no gradient).
-    Values outside [-1, 1] are not clamped, so that a decoder that overshoots is still told.
+    Similarities are averaged over pixels per channel and image, multiplied over scales, then averaged over channels and
+    images. The similarity of a scale is clamped to at least 1e-4, without gradient below. Values outside [-1, 1] are
+    not clamped, so that the decoder gets a gradient there.
     """
     dtype = torch.promote_types(torch.promote_types(reconstruction.dtype, image.dtype), torch.float32)
-    # SSIM knows where black is, so [-1, 1] must first become [0, 1]: a shift changes the result.
+    # SSIM depends on the black level, so [-1, 1] must first become [0, 1].
     x_BCHW, y_BCHW = (reconstruction.to(dtype) + 1) / 2, (image.to(dtype) + 1) / 2
     exponents = scale_exponents(min(image.shape[2:]))
     product_BC = torch.ones(image.shape[:2], dtype=dtype, device=image.device)
-    # Autocast would run the windows in half precision, and E[x^2] - E[x]^2 cancels.
+    # Autocast would run the windows in half precision, where E[x^2] - E[x]^2 cancels.
     with torch.autocast(image.device.type, enabled=False):
         for scale, exponent in enumerate(exponents):
             luminance_BC, contrast_BC = structural_similarity(x_BCHW, y_BCHW)
-            # Only the coarsest scale judges brightness too.
+            # Only the coarsest scale includes luminance.
             similarity_BC = luminance_BC if scale == len(exponents) - 1 else contrast_BC
             product_BC = product_BC * similarity_BC.clamp(min=FLOOR) ** exponent
             if scale < len(exponents) - 1:
@@ -50,7 +53,7 @@ def ms_ssim(reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c 
 
 
 def scale_exponents(shorter_side: int) -> tuple[float, ...]:
-    """The exponents of the scales, fine to coarse, that an image with this shorter side has; they sum to 1.
+    """Exponents of the scales, fine to coarse, for an image with this shorter side; they sum to 1.
 
     >>> scale_exponents(16)
     (1.0,)

@@ -1,19 +1,24 @@
-"""How different two pictures look to a pretrained network: LPIPS, and the plain distance of features.
+"""Perceptual distances of two images in the features of a pretrained network: LPIPS, and a plain feature distance.
 
-Pixel losses cannot tell a blurred leaf from a shifted one; a network that was trained to recognise things can. Both
-distances here compare the layers of a fixed network (`smalti.blocks.FeatureNetwork`) for two pictures: at each position
-the channels are scaled to unit length, and the squared differences are weighed over the channels, averaged over the
-positions, and put together over the layers. They differ in the weights:
+A pixel loss cannot tell a blurred leaf from a shifted one; a network trained for recognition can. Both distances
+compare the layers of a fixed network (`smalti.blocks.FeatureNetwork`) for two images. At each position, the channels
+are scaled to unit length. The squared differences are weighted over channels, averaged over positions, and combined
+over layers.
+The distances differ in the weights:
 
-- `LPIPS` (Zhang et al. 2018, arXiv 1801.03924, equation 1): weights fitted to people's judgments, layers summed. They
-  belong to torchvision's VGG16 or AlexNet and mean nothing on other networks; without them there is no LPIPS.
-- `FeatureDistance`: all channels and layers alike. It goes with any network and is called by that network's name.
+- `LPIPS` (Zhang et al. 2018, arXiv 1801.03924, equation 1): weights fitted to human judgements, layers summed. The
+  weights are specific to torchvision's VGG16 or AlexNet; LPIPS exists only for these.
+- `FeatureDistance`: equal weights for all channels and layers. It works with any network and is named after it.
 
-A network that a tokenizer was trained against finds it better than it is, so it must not be its judge:
-`refuse_training_network` (in `table.py`) sees to that.
+A tokenizer trained on a network scores too well on that network. Therefore the same network must not evaluate it:
+`refuse_training_network` (in `table.py`) ensures this.
+
+感知距离：在预训练网络的特征中比较两幅图像。每个位置上把各通道归一化为单位长度，差的平方按通道加权、对位置取均值，再
+把各层合并。`LPIPS` 的权重由人的判断拟合而来，只适用于 torchvision 的 VGG16 或 AlexNet；`FeatureDistance` 对所有通道
+和层等权，适用于任何网络。分词器训练时使用过的网络会给出过好的分数，因此不能用来评估它：`refuse_training_network` 保
+证这一点。
 
 Legend: B images, C channels, H x W pixels or positions.
-图例:B 张图像,C 通道,H×W 像素或位置。
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +34,7 @@ from smalti.blocks import VGG16, AlexNet, FeatureNetwork
 from smalti.formats import WeightsFile, find_weights, load_tensors
 
 EPS = 1e-10
-"""Length below which features are not scaled up; LPIPS's."""
+"""Minimum length in the normalisation of features, as in LPIPS."""
 HEADS = {
     VGG16: WeightsFile(
         names=("vgg.pth",),
@@ -48,7 +53,7 @@ HEADS = {
 
 
 class PerceptualDistance(nn.Module, ABC):
-    """A distance of two pictures by the layers of one fixed network. It has nothing to train and nothing to save."""
+    """Distance of two images in the layers of a fixed network. It has no trainable and no saved parameters."""
 
     name: str
     """The honest name, as it stands beside a number."""
@@ -66,12 +71,12 @@ class PerceptualDistance(nn.Module, ABC):
     def distances(
         self, reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"]
     ) -> Float32[Tensor, " b"]:
-        """The distance of each pair (B,), 0 for equal pictures, in fp32 also under autocast.
+        """Distance of each pair (B,), 0 for equal images, in fp32 also under autocast.
 
         Args:
-            reconstruction: (B, 3, H, W) or grey (B, 1, H, W) in [-1, 1]; grey becomes three equal channels. Pictures
-                smaller than the network can see are enlarged, see `FeatureNetwork.layers`. The gradient goes here.
-            image: what it is compared with, the same shape; gets no gradient.
+            reconstruction: (B, 3, H, W) or grey (B, 1, H, W) in [-1, 1]; grey becomes three equal channels. Images too
+                small for the network are enlarged, see `FeatureNetwork.layers`. Receives the gradient.
+            image: the original, same shape. Receives no gradient.
 
         Raises:
             ValueError: neither 1 nor 3 channels, or different shapes.
@@ -91,11 +96,11 @@ class PerceptualDistance(nn.Module, ABC):
 
     @abstractmethod
     def weigh(self, layer: int, difference_BC: Float32[Tensor, "b c"]) -> Float32[Tensor, " b"]:
-        """One layer's part of the distance, from the squared differences (B, C) averaged over its positions."""
+        """Contribution of one layer, from the squared differences (B, C) averaged over its positions."""
 
 
 class FeatureDistance(PerceptualDistance):
-    """Every channel and every layer alike: the mean over the layers of the squared distance of unit vectors, 0 to 4."""
+    """Equal weights: the squared distance of unit vectors, averaged over the layers, 0 to 4."""
 
     def __init__(self, network: FeatureNetwork):
         super().__init__(network)
@@ -106,7 +111,7 @@ class FeatureDistance(PerceptualDistance):
     def load(
         cls, kind: type[FeatureNetwork], path: str | Path | None = None, *, download: bool = False
     ) -> "FeatureDistance":
-        """The distance on a network with its published weights; arguments and errors are those of its `load`."""
+        """The distance on a network with its published weights. Arguments and errors as for the network's `load`."""
         return cls(kind.load(path, download=download))
 
     def weigh(self, layer: int, difference_BC: Tensor) -> Tensor:
@@ -120,10 +125,10 @@ class LPIPS(PerceptualDistance):
         """
         Args:
             network: VGG16 or AlexNet.
-            heads: for each of its layers the weight of each channel.
+            heads: channel weights for each of its layers.
 
         Raises:
-            ValueError: another network, for which there are no heads.
+            ValueError: a network without published heads.
         """
         if type(network) not in HEADS:
             raise ValueError(f"network: got {network.name}, expected {' or '.join(kind.name for kind in HEADS)}")
@@ -138,11 +143,12 @@ class LPIPS(PerceptualDistance):
 
         Args:
             kind: `VGG16`, as is usual in training, or `AlexNet`, as is usual in evaluation.
-            path: a folder to look for both files in first; the heads also come with torchmetrics.
-            download: fetch what is nowhere.
+            path: a folder to search first for both files. The heads also come with torchmetrics.
+            download: download missing files.
 
         Raises:
-            ValueError: another network; FileNotFoundError, ConnectionError: as `find_weights` says.
+            ValueError: a network without published heads.
+            FileNotFoundError, ConnectionError: as for `find_weights`.
         """
         if kind not in HEADS:
             raise ValueError(f"network: got {kind.name}, expected {' or '.join(own.name for own in HEADS)}")
@@ -157,7 +163,7 @@ class LPIPS(PerceptualDistance):
 
 
 def _difference(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
-    """Squared difference (B, C) of the directions of two features, averaged over the positions."""
+    """Squared difference (B, C) of two normalised features, averaged over the positions."""
     # Not x / (norm + eps), as in the official code: its gradient is NaN where all channels are 0.
-    # 不用官方代码的 x / (norm + eps):所有通道为 0 处其梯度为 NaN
+    # 不用官方代码的 x / (norm + eps)：所有通道为 0 处其梯度为 NaN。
     return (F.normalize(x_BCHW, dim=1, eps=EPS) - F.normalize(y_BCHW, dim=1, eps=EPS)).square().mean(dim=(2, 3))

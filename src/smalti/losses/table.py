@@ -1,11 +1,15 @@
-"""The one place where loss terms are weighted.
+"""The table of loss weights, the only place where loss terms are weighted.
 
-Layers return named, unweighted terms: the quantizer its own (`output.quantizer_output.terms`), this room those that
-compare a reconstruction with its image. A `LossTable` is the table of weights of the training config; calling it gives
-the total and every term by name, so that a log shows what was minimised and nothing is weighted twice.
+All terms are named and unweighted: the quantizer returns its own (`output.quantizer_output.terms`), this package
+computes those that compare a reconstruction with its image. A `LossTable` holds the weights of the training config. It
+returns the total and every term by name, so a log shows the loss that was minimised, and nothing is weighted twice.
 
-Some terms need a pretrained network. `build_network_losses` builds those that a table of weights names, once, and the
-`LossTable` receives them built. They belong to no model, so no checkpoint holds them and no optimizer moves them.
+Some terms need a pretrained network. `build_network_losses` builds these once and passes them to the `LossTable`. They
+are not part of any model, so checkpoints do not contain them and optimizers do not change them.
+
+损失权重表：唯一给损失项加权的地方。所有损失项都有名称且未加权：量化器返回自己的项，本包计算比较重建与图像的项。
+`LossTable` 保存训练配置中的权重，返回总损失以及每一项，因此日志显示实际最小化的损失，且没有任何一项被加权两次。需要
+预训练网络的项由 `build_network_losses` 构建一次；这些网络不属于任何模型，不进入检查点，也不被优化器改变。
 """
 
 import math
@@ -25,27 +29,27 @@ from smalti.losses.reconstruction import charbonnier, l1, l2
 from smalti.quantizers import QuantizerOutput
 
 RECONSTRUCTION_LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "ms_ssim": ms_ssim}
-"""Every loss of a reconstruction against its image that needs no network, by the name it has in a config."""
+"""Losses between reconstruction and image that need no network, by their names in a config."""
 
 NETWORK_LOSSES: dict[str, tuple[type[LPIPS] | type[FeatureDistance], type[FeatureNetwork]]] = {
     "lpips": (LPIPS, VGG16),
     "efficientnet_lite0": (FeatureDistance, EfficientNetLite0),
     "hed_vgg16": (FeatureDistance, HEDVGG16),
 }
-"""Every loss that needs a pretrained network, by the name it has in a config: which distance, on which network."""
+"""Losses that need a pretrained network, by their names in a config: distance and network."""
 
 ADVERSARIAL_TERMS = ("adversarial", "r1", "lecam")
-"""Terms of the adversarial phase, which need a discriminator and are added by whoever trains it: `adversarial` to the
+"""Terms of adversarial training. They need a discriminator and are added by the training loop: `adversarial` to the
 tokenizer's loss, the other two to the discriminator's."""
 
 
 @runtime_checkable
 class ReconstructionOutput(Protocol):
-    """What a `LossTable` needs of a tokenizer's output; `smalti.tokenizers.TokenizerOutput` has it."""
+    """The part of a tokenizer's output that a `LossTable` needs; `smalti.tokenizers.TokenizerOutput` provides it."""
 
     @property
     def reconstruction(self) -> Tensor:
-        """The reconstruction (B, C, H, W), as large as its image."""
+        """The reconstruction (B, C, H, W), same size as the image."""
 
     @property
     def quantizer_output(self) -> QuantizerOutput:
@@ -54,28 +58,28 @@ class ReconstructionOutput(Protocol):
 
 @dataclass(frozen=True)
 class LossResult:
-    """A total loss and what it is made of: total == sum(weights[name] * terms[name])."""
+    """A total loss and its terms: total == sum(weights[name] * terms[name])."""
 
     total: Float[Tensor, ""]
-    """What to minimise."""
+    """The loss to minimise."""
     terms: dict[str, Tensor]
-    """Every computed term, unweighted, a scalar that still carries its gradient."""
+    """Every computed term, unweighted: a scalar with gradient."""
     weights: dict[str, float | Tensor]
     """The weight that each of the terms was taken with; a scalar on the device where it was measured there."""
 
     def plus(self, name: str, term: Float[Tensor, ""], weight: float | Float[Tensor, ""]) -> "LossResult":
-        """The same with one more term in it."""
+        """A copy with one more term."""
         assert name not in self.terms, f"{name} is in the loss already"
         total = self.total + weight * term
         return LossResult(total, {**self.terms, name: term}, {**self.weights, name: weight})
 
 
 def check_weights(weights: Mapping[str, float | int]) -> None:
-    """Refuse a table of weights that cannot be meant, before any network is loaded.
+    """Refuse an invalid table of weights, before any network is loaded.
 
     Raises:
-        ValueError: a weight that is not finite, a negative weight of a term that is not the quantizer's, or a weight of
-            a discriminator's term without a discriminator.
+        ValueError: a weight that is not finite, a negative weight for a term that is not the quantizer's, or a weight
+            for a discriminator's term without a discriminator.
     """
     for name, weight in weights.items():
         if not math.isfinite(weight):
@@ -83,32 +87,32 @@ def check_weights(weights: Mapping[str, float | int]) -> None:
         if name in (*RECONSTRUCTION_LOSSES, *NETWORK_LOSSES, *ADVERSARIAL_TERMS) and weight < 0:
             raise ValueError(f"loss weight {name}: got {weight}, expected a number >= 0")
         if name in ("r1", "lecam") and weight != 0 and not weights.get("adversarial"):
-            raise ValueError(f"loss weight {name}: got none of adversarial beside it, there is no discriminator")
+            raise ValueError(f"loss weight {name}: got no weight for adversarial, expected one")
 
 
 def build_network_losses(
     weights: Mapping[str, float | int], path: str | Path | None = None, *, download: bool = False
 ) -> dict[str, PerceptualDistance]:
-    """The losses of `NETWORK_LOSSES` to which a table gives a weight other than 0, with their published weights.
+    """Build the `NETWORK_LOSSES` whose loss weight is not 0, with the published weights of their networks.
 
     Args:
-        weights: the table of weights.
-        path: a folder to look for the files in first; default: only the usual places, see `find_weights`.
-        download: fetch files that are nowhere.
+        weights: the table of loss weights.
+        path: a folder to search first for the files. Default: only the usual places, see `find_weights`.
+        download: download missing files.
 
     Raises:
-        FileNotFoundError, ValueError, ConnectionError: as `smalti.formats.find_weights` says.
+        FileNotFoundError, ValueError, ConnectionError: as for `smalti.formats.find_weights`.
     """
     named = {name: NETWORK_LOSSES[name] for name in NETWORK_LOSSES if weights.get(name, 0) != 0}
     return {name: distance.load(kind, path, download=download) for name, (distance, kind) in named.items()}
 
 
 def refuse_training_network(judge: str, weights: Mapping[str, float | int]) -> None:
-    """Refuse a judge that a tokenizer was trained to please.
+    """Refuse to evaluate a tokenizer on a network that its training loss used.
 
     Args:
-        judge: the `name` of the network that is about to evaluate, as in `FeatureNetwork.name`.
-        weights: the table of weights that the tokenizer was trained with (`loss_weights` in RUN/train.yaml).
+        judge: `FeatureNetwork.name` of the network for the evaluation.
+        weights: the loss weights of the tokenizer's training (`loss_weights` in RUN/train.yaml).
 
     Raises:
         ValueError: one of the table's losses was computed on that network.
@@ -117,16 +121,16 @@ def refuse_training_network(judge: str, weights: Mapping[str, float | int]) -> N
         if weights.get(name, 0) != 0 and kind.name == judge:
             raise ValueError(
                 f"network: got {judge}, on which this tokenizer was trained (loss weight {name}: {weights[name]}), "
-                "expected another network: a network finds what was trained to please it better than it is"
+                "expected another network, because the score on this one would be too good"
             )
 
 
 class LossTable:
-    """Weights by name: those of `RECONSTRUCTION_LOSSES`, `NETWORK_LOSSES` and `ADVERSARIAL_TERMS`, and any term of the
-    quantizer whose weight should differ.
+    """Weights by name, for `RECONSTRUCTION_LOSSES`, `NETWORK_LOSSES`, `ADVERSARIAL_TERMS`, and for terms of the
+    quantizer whose default weight should change.
 
-    A term that compares with the image is computed if, and only if, the table gives it a weight other than 0. A
-    quantizer's term takes the table's weight if it is named there, else the quantizer's own.
+    A reconstruction or network loss is computed only if its weight is not 0. A quantizer's term uses the table's weight
+    if there is one, else the quantizer's default.
 
     >>> table = LossTable({"l1": 1.0, "ms_ssim": 0.5})
     """
@@ -134,14 +138,14 @@ class LossTable:
     def __init__(
         self, weights: Mapping[str, float | int], network_losses: Mapping[str, PerceptualDistance] | None = None
     ) -> None:
-        """Take the weights, and the losses that need a network.
+        """Store the weights and the losses that need a network.
 
         Args:
-            weights: the weight of each term by name.
+            weights: weight of each term by name.
             network_losses: from `build_network_losses(weights)`, on the device of the images.
 
         Raises:
-            ValueError: as `check_weights` says, or a weight of a network's loss that was not given.
+            ValueError: as for `check_weights`, or a network loss has a weight but was not given.
         """
         check_weights(weights)
         self.weights = {name: float(weight) for name, weight in weights.items()}
@@ -152,19 +156,18 @@ class LossTable:
         self._losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**RECONSTRUCTION_LOSSES, **built}
 
     def weight(self, name: str) -> float:
-        """The weight of a loss that is not the quantizer's; 0 if the table does not name it."""
+        """Weight of a loss that is not the quantizer's; 0 if it is not in the table."""
         return self.weights.get(name, 0.0)
 
     def __call__(self, image: Float[Tensor, "b c h w"], output: ReconstructionOutput) -> LossResult:
         """Compute and weight every term but the adversarial ones.
 
         Args:
-            image: what was to be reconstructed, (B, C, H, W) in [-1, 1].
-            output: what the tokenizer made of it.
+            image: the original (B, C, H, W) in [-1, 1].
+            output: the tokenizer's output for it.
 
         Raises:
-            ValueError: the table names a term that neither this room nor the quantizer has, or nothing is left to
-                minimise because every weight is 0.
+            ValueError: the table has an unknown term, or every weight is 0.
         """
         quantizer = output.quantizer_output
         self._check_names(quantizer)
@@ -176,9 +179,7 @@ class LossTable:
             terms[name] = term
             weights[name] = float(self.weights.get(name, quantizer.weights[name]))
         if not any(weights.values()):
-            raise ValueError(
-                f"loss weights: got {self.weights}, expected a weight other than 0, there is nothing to minimise"
-            )
+            raise ValueError(f"loss weights: got {self.weights}, expected at least one weight other than 0")
         total = torch.stack([weights[name] * term for name, term in terms.items() if weights[name] != 0]).sum()
         return LossResult(total=total, terms=terms, weights=weights)
 

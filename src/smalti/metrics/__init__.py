@@ -1,4 +1,4 @@
-"""Accumulators over a set of images: `update` with batches of any size, then `compute`; and distances of two sets."""
+"""Metrics accumulated over a set of images (`update` per batch, then `compute`), and distances between two sets."""
 
 from smalti.metrics.code_usage import CodeUsage, CodeUsageResult
 from smalti.metrics.codecs import CURVES, TITLES, Codec, CodedImage, code_at, code_near, require_codec

@@ -1,8 +1,8 @@
-"""How a codebook is used over a whole set of images, per scale, and what counts as collapse.
+"""Codebook usage over a whole set of images, per scale, and the detection of codebook collapse.
 
-Usage over one batch grows with the batch, so two papers' numbers rarely mean the same. Here the counts of every code
-are added up over the set first; the numbers are taken once, from the sums, so no batch size can change them. The
-counting and the formulas are `smalti.ops.usage`; this adds the memory over batches and the scales.
+Usage over one batch grows with the batch size, so published numbers are rarely comparable. Here the code counts are
+summed over the whole set before usage is computed, so the batch size has no effect. The counting and the formulas are
+in `smalti.ops.usage`; this file adds the accumulation over batches and the scales.
 """
 
 import math
@@ -19,26 +19,26 @@ from smalti.quantizers.latents import check_indices
 
 @dataclass(frozen=True)
 class CodeUsageResult:
-    """Usage of each scale and of all together."""
+    """Usage of each scale and of all scales together."""
 
     vocab_size: int
-    """Number of codes there are."""
+    """Number of codes."""
     total: UsageStatistics
-    """Over the tokens of all scales; where scales have codebooks of their own, an index counts as one code."""
+    """Usage over the tokens of all scales. If scales have separate codebooks, equal indices count as one code."""
     scales: tuple[UsageStatistics, ...]
-    """Over the tokens of each scale, coarse to fine."""
+    """Usage over the tokens of each scale, coarse to fine."""
     grids: tuple[tuple[int, ...], ...]
-    """The largest token grid seen at each scale; all are equal if the images had one size."""
+    """Largest token grid at each scale; all grids are equal if all images have one size."""
 
     def collapse(self, min_usage: float) -> tuple[str, ...]:
-        """Why the codebook has to be called collapsed, a sentence a reason; empty if it has not.
+        """Reasons why the codebook counts as collapsed, one sentence each; empty if it does not.
 
-        It has, if a scale whose grid has more than one position used a single code over the whole set, or if fewer than
-        `min_usage` of the codes that could have been used were. Fewer tokens than codes cannot use all codes: what
-        could have been used is min(vocab_size, tokens).
+        It counts as collapsed if a scale with more than one position used a single code over the whole set, or if less
+        than `min_usage` of the reachable codes were used. Reachable are min(vocab_size, tokens) codes, because fewer
+        tokens than codes cannot use all codes.
 
         Args:
-            min_usage: smallest healthy share, 0 (never complain) to 1.
+            min_usage: smallest acceptable fraction, 0 (never report) to 1.
         """
         reasons = [
             f"scale {k} ({'x'.join(map(str, grid))}) used a single code for all its {scale.tokens} tokens"
@@ -47,7 +47,9 @@ class CodeUsageResult:
         ]
         reachable = min(self.vocab_size, self.total.tokens)
         if self.total.used_codes < min_usage * reachable:
-            reasons.append(f"{self.total.used_codes} of {reachable} possible codes were used, under {min_usage:.0%}")
+            reasons.append(
+                f"{self.total.used_codes} of {reachable} possible codes were used, less than {min_usage:.0%}"
+            )
         return tuple(reasons)
 
 
@@ -58,8 +60,8 @@ class CodeUsage:
         """Start with zero counts.
 
         Args:
-            vocab_size: number of codes; indices lie in [0, vocab_size).
-            num_scales: number of token maps an image has; 1 for a tokenizer with a single scale.
+            vocab_size: number of codes; indices are in [0, vocab_size).
+            num_scales: number of token maps per image; 1 for a tokenizer with a single scale.
         """
         for name, value in {"vocab_size": vocab_size, "num_scales": num_scales}.items():
             if value < 1:
@@ -72,10 +74,10 @@ class CodeUsage:
         """Add a batch.
 
         Args:
-            indices: (B, *grid) int64 per scale, coarse to fine; a single scale may come as the tensor itself.
+            indices: (B, *grid) int64 per scale, coarse to fine; a single scale may be given as a tensor.
 
         Raises:
-            ValueError: another number of scales than declared, or an index that is not a code.
+            ValueError: wrong number of scales, or an index outside [0, vocab_size).
         """
         scales = (indices,) if isinstance(indices, Tensor) else tuple(indices)
         if len(scales) != len(self._grids):
@@ -87,13 +89,13 @@ class CodeUsage:
             self._grids[k] = max(self._grids[k], tuple(scale.shape[1:]), key=_positions)
 
     def compute(self) -> CodeUsageResult:
-        """Usage, perplexity and entropy of everything counted so far.
+        """Usage, perplexity and entropy of all tokens counted so far.
 
         Raises:
             ValueError: nothing was counted.
         """
         if not self._counts.any():
-            raise ValueError("indices: got no token at all, expected at least one update")
+            raise ValueError("indices: got no tokens, expected at least one update")
         return CodeUsageResult(
             vocab_size=self.vocab_size,
             total=usage_statistics(self._counts.sum(dim=0)),

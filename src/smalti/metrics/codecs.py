@@ -1,8 +1,8 @@
-"""JPEG, WebP, AVIF and JPEG XL, which every tokenizer competes with: at a quality, and at the price of a token file.
+"""JPEG, WebP, AVIF and JPEG XL as baselines for tokenizers: at a given quality, or at the size of a token file.
 
-The price is met by the quality whose file is nearest in bytes, found by bisection. A file of a codec has a smallest
-size (JPEG's tables alone take some 600 bytes), so where tokens are cheaper than that, the codec pays more than it was
-asked to; the bytes that are reported say so.
+For a given size, bisection finds the quality whose file size is nearest. Each codec has a minimum file size (JPEG's
+tables alone take about 600 bytes). If the tokens take fewer bytes, the codec's file is larger than requested, and its
+actual size is reported.
 """
 
 import io
@@ -18,7 +18,7 @@ from torch import Tensor
 Codec = Literal["jpeg", "webp", "avif", "jxl"]
 
 TITLES: dict[Codec, str] = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
-"""What people call them."""
+"""Display names."""
 
 OPTIONS: dict[Codec, dict[str, Any]] = {
     "jpeg": {"format": "JPEG", "optimize": True, "subsampling": "4:2:0"},
@@ -26,7 +26,7 @@ OPTIONS: dict[Codec, dict[str, Any]] = {
     "avif": {"format": "AVIF", "speed": 4},
     "jxl": {"format": "JXL", "effort": 7},
 }
-"""How Pillow is called: by its defaults, with JPEG's Huffman tables fitted to the picture, and AVIF slower."""
+"""Pillow's options: defaults, except optimized Huffman tables for JPEG and a slower speed for AVIF."""
 
 QUALITIES: dict[Codec, tuple[int, int]] = {"jpeg": (1, 95), "webp": (0, 100), "avif": (0, 100), "jxl": (0, 99)}
 """Lowest and highest quality; Pillow advises against JPEG above 95, and JPEG XL is lossless at 100."""
@@ -37,47 +37,49 @@ CURVES: dict[Codec, tuple[int, ...]] = {
     "avif": (5, 12, 20, 30, 40),
     "jxl": (1, 10, 20, 35, 50),
 }
-"""Qualities for a curve of quality over bytes, at the few tenths of a bit per pixel where tokens are."""
+"""Qualities for a rate-distortion curve at a few tenths of a bit per pixel, the range of token files."""
 
 
 @dataclass(frozen=True, eq=False)
 class CodedImage:
-    """A picture that went through a codec."""
+    """An image encoded and decoded by a codec."""
 
     num_bytes: int
-    """Size of the file."""
+    """Size of the file in bytes."""
     quality: int
-    """The codec's own number."""
+    """Quality on the codec's own scale."""
     image: UInt8[Tensor, "c h w"]
-    """What the file decodes to."""
+    """The decoded image."""
 
 
 def require_codec(codec: Codec) -> None:
-    """Make sure that Pillow can write and read the codec's files.
+    """Check that Pillow can write and read the codec's files.
 
     Raises:
-        ValueError: it cannot; the message says what to install.
+        ValueError: it cannot. The message names the package to install.
     """
     if codec == "avif" and not features.check("avif"):
-        raise ValueError("codecs: got avif, but this Pillow was built without it: pip install pillow")
+        raise ValueError("codecs: got avif, but this Pillow was built without AVIF: pip install pillow")
     if codec == "jxl":
         try:
-            import pillow_jxl  # noqa: F401  # it registers itself with Pillow
+            import pillow_jxl  # noqa: F401  # registers itself with Pillow
         except ImportError as error:
-            raise ValueError("codecs: got jxl, but its plugin is missing: pip install pillow-jxl-plugin") from error
+            raise ValueError(
+                "codecs: got jxl, but its plugin is not installed: pip install pillow-jxl-plugin"
+            ) from error
 
 
 def code_at(image: UInt8[Tensor, "c h w"], codec: Codec, quality: int) -> CodedImage:
-    """Code a picture (C, H, W), C = 1 or 3, at a quality on the codec's own scale."""
+    """Encode and decode an image (C, H, W), C = 1 or 3, at a quality on the codec's own scale."""
     data = _encode(_picture(image), codec, quality)
     return CodedImage(len(data), quality, _decode(data, len(image)))
 
 
 def code_near(image: UInt8[Tensor, "c h w"], codec: Codec, num_bytes: int) -> CodedImage:
-    """Code a picture (C, H, W), C = 1 or 3, at the quality whose file is nearest to `num_bytes`.
+    """Encode and decode an image (C, H, W), C = 1 or 3, at the quality whose file size is nearest to `num_bytes`.
 
-    Of two that are equally near, the smaller file is taken. File sizes are taken to grow with quality, as they do but
-    for a few bytes.
+    Of two equally near sizes the smaller is taken. The search assumes that file size grows with quality, which holds up
+    to a few bytes.
     """
     picture = _picture(image)
     files: dict[int, bytes] = {}

@@ -1,9 +1,8 @@
-"""Feature networks: what turns pictures into the vectors that Fréchet distance and KID compare.
+"""Feature networks, which turn images into the vectors that Fréchet distance and KID compare.
 
-`FeatureExtractor` is what such a network has to offer; the pretrained ones are in `smalti.blocks`.
-`ConvolutionalFeatures` is the plainest one: convolutions from a safetensors file given by path. With random weights it
-ranks tokenizers coarsely, needs no download, and keeps the whole machinery testable; its numbers are nobody else's, and
-its name says so.
+`FeatureExtractor` is their interface; the pretrained ones are in `smalti.blocks`. `ConvolutionalFeatures` is the
+simplest: convolutions from a safetensors file given by path. With random weights it needs no download, ranks tokenizers
+roughly, and makes evaluation testable. Its numbers are not comparable with published ones, and its name shows that.
 """
 
 import hashlib
@@ -24,11 +23,11 @@ FORMAT, VERSION = "smalti convolutional features", "1"
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """A network that describes a picture by F numbers.
+    """A network that maps an image to F features.
 
     Attributes:
-        name: what a metric on it is called after.
-        weights_sha256: 64 hex digits of the weights' file.
+        name: part of the name of each metric computed on it.
+        weights_sha256: SHA-256 of the weights file, 64 hex digits.
     """
 
     name: str
@@ -40,12 +39,12 @@ class FeatureExtractor(Protocol):
 
 
 class ConvolutionalFeatures(nn.Module):
-    """Convolutions of stride 2 with ReLU between them; the features are the channels' means over the picture.
+    """Convolutions of stride 2 with ReLU between them. The features are the mean of each channel over the image.
 
     Args:
         convolutions: (weight (out, in, k, k), bias (out,)) of each, the first with in = 3; k is odd.
-        name: what a metric on it is called after.
-        weights_sha256: of the file that the weights are from.
+        name: part of the name of each metric computed on it.
+        weights_sha256: SHA-256 of the weights file.
     """
 
     def __init__(self, convolutions: list[tuple[Tensor, Tensor]], name: str, weights_sha256: str) -> None:
@@ -67,16 +66,16 @@ class ConvolutionalFeatures(nn.Module):
 
 
 def save_convolutional_features(path: str | Path, convolutions: list[nn.Conv2d], force: bool = False) -> None:
-    """Write convolutions as a file that `load_convolutional_features` reads; their strides and paddings do not count.
+    """Write convolutions to a file for `load_convolutional_features`. Their strides and paddings are ignored.
 
     Raises:
         FileExistsError: the file exists and `force` is off.
-        ValueError: a convolution without bias.
+        ValueError: a convolution has no bias.
     """
     tensors = {}
     for k, convolution in enumerate(convolutions):
         if convolution.bias is None:
-            raise ValueError(f"convolutions: number {k} has no bias")
+            raise ValueError(f"convolutions: got number {k} without a bias, expected one")
         tensors[f"{k}.weight"] = convolution.weight.detach().float().contiguous()
         tensors[f"{k}.bias"] = convolution.bias.detach().float().contiguous()
     with replace_file(path, force) as temporary:
@@ -84,19 +83,19 @@ def save_convolutional_features(path: str | Path, convolutions: list[nn.Conv2d],
 
 
 def load_convolutional_features(path: str | Path) -> ConvolutionalFeatures:
-    """The network in a file of `save_convolutional_features`, named after the file.
+    """Load a network that `save_convolutional_features` wrote. It is named after the file.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not such a file, or convolutions that do not follow one another.
+        FileNotFoundError: the file does not exist.
+        ValueError: not such a file, or the channels of consecutive convolutions do not match.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"features: there is no file {path}")
+        raise FileNotFoundError(f"features: {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("format") != FORMAT:
-                raise ValueError(f"features: {path} is not marked as {FORMAT!r}")
+                raise ValueError(f"features: {path} is not a file of format {FORMAT!r}")
             if file.metadata()["version"] != VERSION:
                 raise ValueError(f"features: {path} has version {file.metadata()['version']}, expected {VERSION}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)

@@ -1,7 +1,7 @@
-"""What is kept of the features of a set of images: sums for the Fréchet distance, the features themselves for KID.
+"""Feature statistics of a set of images: mean and covariance for the Fréchet distance, all features for KID.
 
-Sums are in float64 and go in the order of the images, so neither the batch size nor the number of workers shows in the
-result. The features, which KID needs, take 4 F bytes an image: 8 kB with Inception's 2048, 410 MB for 50,000 images.
+Sums are in float64 and in the order of the images, so batch size and number of workers do not affect the result. The
+features, which KID needs, take 4 F bytes per image: 8 kB with Inception's 2048, 410 MB for 50,000 images.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from smalti.metrics.feature_extractor import FeatureExtractor
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """Mean and covariance of the features of a set of images, and which network they are of."""
+    """Mean and covariance of the features of a set of images, and the network that computed them."""
 
     network: str
     """`FeatureExtractor.name`."""
@@ -28,20 +28,20 @@ class FeatureStatistics:
     covariance: Float64[Tensor, "f f"]
     """Covariance (F, F) with N - 1 in the denominator; zero for a single image."""
     features: Float32[Tensor, "n f"] | None
-    """All features (N, F) in order, or None where they were not kept."""
+    """All features (N, F) in order, or None if they were not kept."""
 
     def check_same_network(self, other: "FeatureStatistics") -> None:
         """Refuse to compare features of different networks.
 
         Raises:
-            ValueError: another name, other weights, or another number of features.
+            ValueError: name, weights or number of features differ.
         """
         for what in ("network", "weights_sha256"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:
-                raise ValueError(f"statistics: {what} {mine} against {theirs}, features of one network only compare")
+                raise ValueError(f"statistics: got {what} {mine} and {theirs}, expected features of one network")
         if self.mean.shape != other.mean.shape:
-            raise ValueError(f"statistics: {len(self.mean)} features against {len(other.mean)}")
+            raise ValueError(f"statistics: got {len(self.mean)} and {len(other.mean)} features, expected equal numbers")
 
 
 class FeatureAccumulator:
@@ -51,8 +51,8 @@ class FeatureAccumulator:
         """Start empty.
 
         Args:
-            network: whose features these are.
-            keep_features: keep them for KID; without, memory does not grow with the number of images.
+            network: the network that computes the features.
+            keep_features: keep all features, which KID needs. If off, memory does not grow with the number of images.
         """
         self.network = network
         self.keep_features = keep_features
@@ -68,7 +68,7 @@ class FeatureAccumulator:
             ValueError: a value that is not finite.
         """
         if not torch.isfinite(features_BF).all():
-            raise ValueError(f"features: {self.network.name} gave NaN or infinite values")
+            raise ValueError(f"features: got NaN or infinity from {self.network.name}, expected finite values")
         features = features_BF.detach().cpu()
         exact = features.double()
         if self._sum_F is None or self._products_FF is None:
@@ -82,13 +82,13 @@ class FeatureAccumulator:
             self._features.append(features)
 
     def compute(self) -> FeatureStatistics:
-        """Mean, covariance and features of everything so far.
+        """Mean, covariance and features of all images so far.
 
         Raises:
-            ValueError: there was no image.
+            ValueError: no image was added.
         """
         if self._sum_F is None or self._products_FF is None or self._count == 0:
-            raise ValueError("features: got those of no image, expected at least one update")
+            raise ValueError("features: got no images, expected at least one update")
         mean = self._sum_F / self._count
         scatter = self._products_FF - self._count * torch.outer(mean, mean)
         return FeatureStatistics(

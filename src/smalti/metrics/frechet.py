@@ -1,12 +1,12 @@
-"""The Fréchet distance between two sets of features: the F and the D of FID, on whatever network the features are from.
+"""The Fréchet distance between two sets of features: the formula of FID, for features of any network.
 
-Both sets are taken for Gaussians; the squared distance of those is
+Both sets are modelled as Gaussians. The squared distance is
 
     |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½
 
-S1 S2 is not symmetric, and the usual matrix square root of it turns rounding errors into imaginary parts that are then
-thrown away or shifted by an epsilon. Its eigenvalues are those of S1^½ S2 S1^½, which is symmetric and positive: what
-stands here is exact, real, and the same for sets smaller than the number of features.
+S1 S2 is not symmetric. The usual matrix square root of it turns rounding errors into imaginary parts, which are then
+dropped or suppressed by an epsilon. Its eigenvalues equal those of S1^½ S2 S1^½, which is symmetric and positive. This
+form is exact and real, also for sets smaller than the number of features.
 
 Source: Dowson and Landau 1982; Heusel et al. 2017, "GANs trained by a two time-scale update rule" (FID).
 """
@@ -27,7 +27,7 @@ def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
     one.check_same_network(other)
     for statistics in (one, other):
         if statistics.count < 2:
-            raise ValueError(f"statistics: of {statistics.count} images, a covariance needs at least 2")
+            raise ValueError(f"statistics: got {statistics.count} images, expected at least 2 for a covariance")
     shift = one.mean - other.mean
     root = _square_root(one.covariance)
     product = root @ other.covariance @ root
@@ -37,6 +37,6 @@ def frechet_distance(one: FeatureStatistics, other: FeatureStatistics) -> float:
 
 
 def _square_root(matrix_FF: Float64[Tensor, "f f"]) -> Float64[Tensor, "f f"]:
-    """The symmetric positive root of a symmetric positive matrix; rounding below zero counts as zero."""
+    """Symmetric positive square root of a symmetric positive matrix. Eigenvalues rounded below zero count as zero."""
     values_F, vectors_FF = torch.linalg.eigh(matrix_FF)
     return (vectors_FF * values_F.clamp(min=0).sqrt()) @ vectors_FF.T

@@ -1,15 +1,15 @@
-"""PSNR and SSIM of reconstructions, the same whatever the batch size.
+"""PSNR and SSIM of reconstructions, independent of the batch size.
 
-One number means little unless it is said how it was taken. Here:
+Definitions:
 
-- both images are rounded to uint8 first, as a saved picture would be; range 255;
-- PSNR and SSIM are taken per image and averaged over images (not: one PSNR of the mean error);
-- PSNR of an image that is reproduced exactly is infinite: it is left out of the mean and counted as `exact_images`;
-- SSIM has an 11 x 11 Gaussian window (sigma 1.5) with reflected borders, as in torchmetrics. An image with a side below
-  11 pixels has no such window: it is left out of the mean, and `ssim_images` says how many were counted.
+- both images are first rounded to uint8, as in a saved file; range 255;
+- PSNR and SSIM are computed per image and averaged over images (not: one PSNR of the mean error);
+- the PSNR of an exact reconstruction is infinite: it is left out of the mean and counted in `exact_images`;
+- SSIM uses an 11 x 11 Gaussian window (sigma 1.5) with reflected borders, as in torchmetrics. Images with a side below
+  11 pixels have no SSIM: they are left out of the mean. `ssim_images` is the number of images in the mean.
 
 Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity". The differentiable
-relative for training is `smalti.losses.ms_ssim`.
+version for training is `smalti.losses.ms_ssim`.
 """
 
 import math
@@ -30,7 +30,7 @@ Image = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
 
 
 def psnr(reconstruction: Image, image: Image) -> Float[Tensor, " b"]:
-    """PSNR in dB of each image, both rounded to uint8; infinite where they are equal.
+    """PSNR in dB per image, both rounded to uint8; infinite if they are equal.
 
     Args:
         reconstruction: (B, C, H, W), float in [-1, 1] (clamped) or uint8.
@@ -41,21 +41,21 @@ def psnr(reconstruction: Image, image: Image) -> Float[Tensor, " b"]:
 
 
 def ssim(reconstruction: Image, image: Image) -> Float[Tensor, " b"]:
-    """SSIM of each image, both rounded to uint8, averaged over channels and pixels.
+    """SSIM per image, both rounded to uint8, averaged over channels and pixels.
 
     Raises:
-        ValueError: the images are lower or narrower than the window of 11 pixels.
+        ValueError: a side of the images is below 11 pixels.
     """
     height, width = image.shape[2:]
     if min(height, width) < SSIM_WINDOW:
-        raise ValueError(f"image: got {height} x {width}, SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW}")
+        raise ValueError(f"image: got {height} x {width}, expected at least {SSIM_WINDOW} x {SSIM_WINDOW} for SSIM")
     borders = [SSIM_WINDOW // 2] * 4
     a, b = (F.pad(_rounded(x).double() / 255, borders, mode="reflect") for x in (reconstruction, image))
     return structural_similarity(a, b)[0].mean(dim=1).float()
 
 
 def mean_color(image: Image) -> UInt8[Tensor, "b c h w"]:
-    """Each image painted in its own mean colour: what a reconstruction must beat."""
+    """Each image filled with its mean colour: the trivial baseline for a reconstruction."""
     rounded = _rounded(image)
     mean = rounded.double().mean(dim=(2, 3), keepdim=True).round().to(torch.uint8)
     return mean.expand_as(rounded)
@@ -73,12 +73,12 @@ class ImageQuality:
         """Add a batch of reconstructions and their images, (B, C, H, W) each, float in [-1, 1] or uint8.
 
         Raises:
-            ValueError: a reconstruction has a value that is not finite; rounding would hide it.
+            ValueError: a reconstruction has a value that is not finite, which rounding would hide.
         """
         if image.shape[0] == 0:
             return
         if not torch.isfinite(reconstruction).all():
-            raise ValueError("reconstruction: got NaN or infinite values, expected [-1, 1]")
+            raise ValueError("reconstruction: got NaN or infinity, expected values in [-1, 1]")
         self._psnr += psnr(reconstruction, image).tolist()
         self._psnr_mean_color += psnr(mean_color(image), image).tolist()
         if min(image.shape[2:]) >= SSIM_WINDOW:
@@ -88,8 +88,8 @@ class ImageQuality:
         """The means over all images so far.
 
         Returns:
-            `images`; `psnr`, `exact_images` (left out of `psnr`); `ssim`, `ssim_images` (those that have one);
-            `psnr_mean_color`, what painting each image in its mean colour reaches. A mean of no image is None.
+            `images`; `psnr`, `exact_images` (left out of `psnr`); `ssim`, `ssim_images` (number of images in `ssim`);
+            `psnr_mean_color`, the PSNR of `mean_color`. A mean over no image is None.
         """
         return {
             "images": len(self._psnr),

@@ -1,7 +1,7 @@
-"""How images are prepared before anything is measured: what has to be said beside a number for others to get it again.
+"""The evaluation protocol: how images are prepared before measurement, as needed to reproduce a number.
 
-The preparation itself is `smalti.data.TransformConfig`; this is its name, its version, and its description in words.
-A change that alters any number raises `VERSION`.
+The preparation itself is done by `smalti.data.TransformConfig`; this file has its name, version and description. A
+change that alters any number raises `VERSION`.
 """
 
 import hashlib
@@ -16,18 +16,18 @@ NAME, VERSION = "smalti-reconstruction", 1
 
 @dataclass(frozen=True)
 class Protocol:
-    """The preparation of images. What no option changes is said all the same."""
+    """The preparation of images, including the parts that no option changes."""
 
     size: tuple[int, int] | None
-    """Height and width of every image; None: each keeps its own."""
+    """Height and width of every image; None: each keeps its own size."""
     channels: int
-    """3: RGB, grey is expanded and transparency lies over white. 1: grey."""
+    """3: RGB, with grey expanded and transparency composited over white. 1: grey."""
     crop: str | None
-    """Where the crop lies in the resized image; None: no crop."""
+    """Position of the crop in the resized image; None: no crop."""
     resize: str | None
-    """Filter, and how large the image becomes before the crop; None: no resizing."""
+    """Filter and size of the image before the crop; None: no resizing."""
     rounding: str = "uint8"
-    """What original and reconstruction are rounded to (to nearest, ties to even) before they are compared."""
+    """Number format of original and reconstruction in the comparison (rounded to nearest, ties to even)."""
     name: str = NAME
     """Name of the protocol."""
     version: int = VERSION
@@ -35,7 +35,7 @@ class Protocol:
 
     @classmethod
     def of_size(cls, size: tuple[int, int] | None, channels: int) -> "Protocol":
-        """The protocol at one size, or at each image's own."""
+        """The protocol at one size, or at each image's own size (None)."""
         if size is None:
             return cls(size=None, channels=channels, crop=None, resize=None)
         return cls(size=size, channels=channels, crop="center", resize="lanczos, antialiased, to cover the crop")
@@ -46,9 +46,9 @@ class Protocol:
 
 
 class PixelHash:
-    """SHA-256 over prepared images in their order: equal exactly where the pixels, shapes and order are.
+    """SHA-256 of prepared images: equal if and only if pixels, shapes and order are equal.
 
-    File names and file formats are not in it; a folder of PNGs of a folder of BMPs has the same hash.
+    File names and formats do not affect it: a folder of BMP files converted to PNG has the same hash.
     """
 
     def __init__(self) -> None:
@@ -62,5 +62,5 @@ class PixelHash:
             self._digest.update(picture.contiguous().numpy())
 
     def compute(self) -> str:
-        """64 hex digits of everything so far."""
+        """64 hex digits for all images so far."""
         return self._digest.hexdigest()

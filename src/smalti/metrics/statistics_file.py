@@ -1,20 +1,21 @@
-"""Statistics of a reference set on disk, so that it passes the feature network once, and nothing foreign passes for it.
+"""Feature statistics of a reference set on disk: computed once, and protected against confusion with another set.
 
-A safetensors file: `mean` (F,) and `covariance` (F, F) in float64, `features` (N, F) in float32 where they were kept.
+A safetensors file: `mean` (F,) and `covariance` (F, F) in float64, `features` (N, F) in float32 if they were kept.
 Its metadata, all text:
 
     format          "smalti feature statistics"
     version         "1"
-    kind            "rFID": of originals that a tokenizer reconstructs; "gFID": of images that a generator imitates
+    kind            "rFID": originals that a tokenizer reconstructs; "gFID": images that a generator imitates
     network         name of the feature network
-    weights_sha256  of the feature network's file
+    weights_sha256  SHA-256 of the feature network's file
     count           number of images
-    protocol        how they were prepared: the JSON object of `smalti.metrics.Protocol`
-    images_sha256   of the prepared pixels, see `smalti.metrics.PixelHash`
-    sha256          of the tensors and of all the lines above
+    protocol        preparation of the images: the JSON object of `smalti.metrics.Protocol`
+    images_sha256   SHA-256 of the prepared pixels, see `smalti.metrics.PixelHash`
+    sha256          SHA-256 of the tensors and of all fields above
 
-A reference for rFID is the very set that is reconstructed; one for gFID is usually another (the training set, another
-crop, another resize filter). Numbers taken with the wrong one look plausible, so a file of the other kind is refused.
+The reference for rFID is the same set that is reconstructed. The reference for gFID is usually another (the training
+set, another crop, another resize filter). A wrong reference gives plausible numbers, so a file of the other kind is
+refused.
 """
 
 import hashlib
@@ -39,20 +40,20 @@ Kind = Literal["rFID", "gFID"]
 
 @dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
-    """Statistics of a reference set, and all that must agree before anything is compared with them."""
+    """Statistics of a reference set, and the fields that must agree in a comparison."""
 
     kind: Kind
-    """What they are a reference for."""
+    """Metric that they are a reference for."""
     statistics: FeatureStatistics
-    """The numbers."""
+    """The feature statistics."""
     protocol: Mapping[str, Any]
-    """How the images were prepared: `Protocol.to_dict`."""
+    """Preparation of the images: `Protocol.to_dict`."""
     images_sha256: str
     """Hash of the prepared pixels."""
 
 
 def write_statistics(path: str | Path, reference: ReferenceStatistics, force: bool = False) -> None:
-    """Write a statistics file; `path` is either complete afterwards or as it was before.
+    """Write a statistics file atomically.
 
     Raises:
         FileExistsError: `path` exists and `force` is off.
@@ -81,14 +82,14 @@ def read_statistics(path: str | Path, kind: Kind) -> ReferenceStatistics:
 
     Args:
         path: the file.
-        kind: what it is wanted for.
+        kind: the metric it is needed for.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a statistics file, of an unsupported version, damaged, or of the other kind.
+        FileNotFoundError: the file does not exist.
+        ValueError: not a statistics file, unsupported version, damaged, or of the other kind.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"statistics: there is no file {path}")
+        raise FileNotFoundError(f"statistics: {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -96,9 +97,9 @@ def read_statistics(path: str | Path, kind: Kind) -> ReferenceStatistics:
     except SafetensorError as error:
         raise ValueError(f"statistics: {path} is not a statistics file of smalti, or is damaged ({error})") from error
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"statistics: {path} is not a statistics file of smalti: it does not say what it is for")
+        raise ValueError(f"statistics: {path} is not a statistics file of smalti: its metadata lack 'kind'")
     if metadata.get("version") != VERSION:
-        raise ValueError(f"statistics: {path} has version {metadata.get('version')}, this smalti reads {VERSION}")
+        raise ValueError(f"statistics: {path} has version {metadata.get('version')}, expected {VERSION}")
     if metadata.pop("sha256", None) != _digest(tensors, metadata):
         raise ValueError(f"statistics: {path} was altered: its checksum differs")
     if metadata["kind"] != kind:

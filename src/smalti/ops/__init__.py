@@ -1,4 +1,4 @@
-"""Pure tensor functions: no `nn.Module`, no state, no files. Every other room stands on these."""
+"""Pure tensor functions: no `nn.Module`, no state, no files. All other packages may import them."""
 
 from smalti.ops.entropy import bit_entropy, divergence_from_uniform, mean_bit_code_distribution
 from smalti.ops.group_norm import group_norm

@@ -1,4 +1,4 @@
-"""Which device there is, and the number format that its hardware multiplies best."""
+"""Selects the device, and the number format that its hardware multiplies fastest."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ CPU_BF16_FEATURES = ("avx512_bf16", "amx_bf16")
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name, "auto" for CUDA if there is one and the CPU otherwise."""
+    """The device with this name. "auto" is CUDA if available, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
         return torch.device("cuda" if accelerator is not None and accelerator.type == "cuda" else "cpu")
@@ -22,19 +22,19 @@ def find_device(name: str) -> torch.device:
         numbered = [f"{accelerator.type}:{k}" for k in range(torch.accelerator.device_count())]
         there += [accelerator.type, *numbered]
     if name not in there:
-        raise ValueError(f"device: got {name!r}, expected auto or what this machine has: {', '.join(there)}")
+        raise ValueError(f"device: got {name!r}, expected auto or one of {', '.join(there)}")
     return torch.device(name)
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The number format by its name; "auto" is bf16 where the hardware multiplies it."""
+    """The dtype with this name. "auto" is bf16 if the hardware supports it."""
     if precision == "auto":
         return torch.bfloat16 if has_bf16(device) else torch.float32
     return DTYPES[precision]
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware of a device multiplies bf16 matrices itself."""
+    """Whether the device multiplies bf16 matrices in hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":

@@ -1,12 +1,12 @@
-"""Whether torch is recording operations instead of running them.
+"""Tells whether torch is recording operations instead of only running them.
 
-`torch.compile` and `torch.export` record a graph, `torch.jit.trace` and the ONNX exporter built on it a trace. Neither
-can look at values: a check of them would break the first and become a constant in the second.
+`torch.compile` and `torch.export` record a graph; `torch.jit.trace`, and the ONNX exporter based on it, record a trace.
+Neither may depend on tensor values: a check of values breaks a graph and becomes a constant in a trace.
 """
 
 import torch
 
 
 def recording() -> bool:
-    """Whether what runs now is being compiled, exported or traced."""
+    """Whether the current code is being compiled, exported or traced."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()

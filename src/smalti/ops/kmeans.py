@@ -1,6 +1,6 @@
-"""Lloyd's k-means, to start a codebook where the data is.
+"""Lloyd's k-means, for data-dependent codebook initialization.
 
-Source: Lloyd 1982. It shares its two steps with the quantizers: assign is `nearest_code`, update is `code_sums`.
+Source: Lloyd 1982. Both steps are shared with the quantizers: assignment is `nearest_code`, the update is `code_sums`.
 """
 
 import torch
@@ -18,12 +18,12 @@ def kmeans(
 ) -> tuple[Float[Tensor, "k d"], Int64[Tensor, " k"]]:
     """Move `centres_KD` to the means of the vectors nearest to them, `iterations` times.
 
-    A centre that attracts no vector jumps to a random vector, so that none stays empty while there are vectors to
-    share. Randomness comes from torch's global generator. Several processes find the centres of their joined batch
+    A centre without vectors is replaced by a random vector, so none stays empty while there are enough vectors.
+    Random numbers come from torch's global generator. Several processes find the centres of their joined batch
     (`processes.py`).
 
     Returns:
-        The centres (K, D) in fp32 and the number of vectors (K,) that each attracts at the end.
+        The centres (K, D) in fp32 and the number of vectors (K,) finally assigned to each.
     """
     z_ND, centres_KD = z_ND.float(), centres_KD.float()
     num_centres = centres_KD.shape[0]
@@ -42,19 +42,19 @@ def kmeans(
 def kmeans_start(
     z_ND: Float[Tensor, "n d"], codes_KD: Float[Tensor, "k d"], batch: Int64[Tensor, ""], batches: int, iterations: int
 ) -> tuple[Float[Tensor, "k d"], Int64[Tensor, " k"]]:
-    """`kmeans` on the first training batches of a codebook; afterwards the codes as they are, with counts of 0.
+    """`kmeans` on the first training batches of a codebook. Afterwards: the codes unchanged, with counts of 0.
 
-    Inside `torch.compile` this is one operator, because it looks at the data.
+    Inside `torch.compile` this is one operator, because it depends on tensor values.
 
     Args:
-        z_ND: the vectors of the batch; those that are not finite are left out.
-        codes_KD: the codes so far. The first batch starts from random vectors of its own instead.
+        z_ND: the vectors of the batch. Those that are not finite are ignored.
+        codes_KD: the current codes. In the first batch they are ignored, and random vectors of the batch are used.
         batch: number of this batch, from 0.
-        batches: number of first batches.
-        iterations: of k-means, a batch.
+        batches: number of batches used for initialization.
+        iterations: k-means iterations per batch.
 
     Returns:
-        The centres (K, D) in fp32 and the number of vectors (K,) that each attracts.
+        The centres (K, D) in fp32 and the number of vectors (K,) assigned to each.
     """
     start = _operator if torch.compiler.is_compiling() else _start
     return start(z_ND, codes_KD, batch, batches, iterations)

@@ -1,10 +1,9 @@
-"""Linear layers as the CPU's library can do them: with the GELU in the same pass, with weights rearranged only once.
+"""Fast linear layers on the CPU by oneDNN: with a fused GELU, and with weights packed only once.
 
-PyTorch's own layer writes the result of a matrix product in bf16, then reads it to add the bias, then again for the
-activation; at the widths of a transformer these passes take a third of the time of the product itself. oneDNN does all
-of it while the numbers are in registers. And it multiplies blocks of weights: PyTorch rearranges them in every call,
-which takes a third of the time of a product of a few rows. PyTorch does better only in compiled graphs, with the
-operators used here.
+PyTorch's own layer writes the matrix product in bf16, reads it to add the bias, and reads it again for the activation.
+At transformer widths these passes take a third of the time of the product. oneDNN does all of it in registers. oneDNN
+also multiplies packed weights. PyTorch packs them in every call, which takes a third of the time of a product with few
+rows. PyTorch avoids both only in compiled graphs, with the operators used here.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 ROWS_TO_PACK_FP32 = 4
-"""From so many rows on packed fp32 weights are faster; for fewer, PyTorch reads the weights as they are."""
+"""Packed fp32 weights are faster from this number of rows on; for fewer, PyTorch reads the weights unpacked."""
 
 
 def linear(
@@ -23,13 +22,13 @@ def linear(
 ) -> Float[Tensor, "*b o"]:
     """x · weightᵀ + bias, then with `gelu` its GELU in the tanh form (Hendrycks and Gimpel 2016, arXiv 1606.08415).
 
-    The same numbers either way but for rounding: in one pass, bias and GELU see the sums before they are rounded.
+    Fused and separate computation agree up to rounding: fused, bias and GELU apply to the sums before rounding.
 
     Args:
         x: (..., i).
         weight: (o, i).
         bias: (o,) or None.
-        gelu: whether the activation follows.
+        gelu: whether to apply the activation.
     """
     if _in_one_pass(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "tanh")
@@ -40,15 +39,15 @@ def linear(
 def packed_linear(
     weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None, rows: int
 ) -> Callable[[Tensor], Tensor] | None:
-    """The layer x → x · weightᵀ + bias on a rearranged copy of its weights; None where not faster or not offered.
+    """The layer x → x · weightᵀ + bias with a packed copy of the weights; None if not faster or not supported.
 
-    For a run of many calls without gradients; about ten make up for the rearranging. Another number of rows gives the
-    right numbers too, at less speed. Later changes of `weight` go unnoticed.
+    For many calls without gradients: packing pays off after about ten. Another number of rows gives correct results,
+    but slower. Later changes of `weight` have no effect.
 
     Args:
         weight: (o, i).
         bias: (o,) or None.
-        rows: of x in a call.
+        rows: number of rows of x per call.
     """
     if not _known_to_onednn(weight) or (weight.dtype == torch.float32 and rows < ROWS_TO_PACK_FP32):
         return None
@@ -57,12 +56,12 @@ def packed_linear(
 
 
 def _in_one_pass(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN takes this call."""
+    """Whether oneDNN supports this call."""
     return x.dtype == weight.dtype and _known_to_onednn(x)
 
 
 def _known_to_onednn(x: Tensor) -> bool:
-    """Whether it is on the CPU and of a supported format, without gradients or autocast, which oneDNN ignores."""
+    """Whether x is on the CPU with a supported dtype, without gradients or autocast, which oneDNN ignores."""
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     if not torch.backends.mkldnn.is_available():

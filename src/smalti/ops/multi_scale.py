@@ -1,8 +1,10 @@
-"""The residual multi-scale step of VAR: one image as a sum of ever finer token maps.
+"""The residual multi-scale step of VAR: an image is a sum of token maps, coarse to fine.
 
-Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905), algorithms 1 and 2. Everything that
-walks over scales (training, encoding, decoding, the input of a next-scale generator) is made of two functions:
-`to_grid` looks at a latent at one scale, `add_scale` adds the codes of one scale to the latent built so far.
+Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905), algorithms 1 and 2. Training, encoding,
+decoding and the input of a next-scale generator all use the same two functions: `to_grid` reduces a latent to one
+scale, `add_scale` adds the codes of one scale to the accumulated latent.
+VAR 的残差多尺度步骤：图像是由粗到细的词元图之和。训练、编码、解码以及下一尺度生成器的输入都使用同样两个函数：
+`to_grid` 把潜变量缩小到某个尺度，`add_scale` 把该尺度的码字加到已累加的潜变量上。
 
 Legend: B images, C channels, H x W full latent, h x w one scale.
 """
@@ -15,8 +17,8 @@ from torch import Tensor
 
 
 def to_grid(f_BCHW: Float[Tensor, "b c H W"], grid: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    """See a latent (B, C, H, W) at the scale `grid` = (h, w): each cell is the mean of the area under it."""
-    # 缩小:每个格子取其覆盖区域的平均值
+    """Reduce a latent (B, C, H, W) to the scale `grid` = (h, w): each cell is the mean of the area that it covers."""
+    # Mean of the covered area / 每个格子取其覆盖区域的平均值
     return f_BCHW if f_BCHW.shape[2:] == grid else F.interpolate(f_BCHW, size=grid, mode="area")
 
 
@@ -30,13 +32,13 @@ def add_scale(
     Args:
         f_hat_BCHW: the latent accumulated from all coarser scales, zeros before the first.
         codes_BChw: code vectors of this scale.
-        phi: the convolution that repairs what enlarging blurs; (B, C, H, W) to the same shape.
+        phi: the convolution that restores detail lost in upsampling; (B, C, H, W) to the same shape.
     """
     size = f_hat_BCHW.shape[2:]
-    # Enlarge the codes to the full latent (bicubic) unless they have its size already / 放大到完整尺寸(双三次插值)
+    # Upsample the codes to the size of the latent (bicubic) / 把码字放大到潜变量的尺寸（双三次插值）
     if codes_BChw.shape[2:] != size:
         codes_BChw = F.interpolate(codes_BChw, size=size, mode="bicubic")
-    # φ smooths, then the result is accumulated / 经过 φ 卷积后累加
+    # Apply φ, then accumulate / 经过 φ 卷积，然后累加
     return f_hat_BCHW + phi(codes_BChw)
 
 

@@ -1,9 +1,9 @@
-"""Nearest codes on the CPU by our C++ kernel (`csrc/search.h` tells the method).
+"""Nearest codes on the CPU by our C++ kernel (the method is described in `csrc/search.h`).
 
-Neighbours: the portable back end runs on any device and without a compiler; this one is the fast one on CPUs. Its
-answer is that of a float64 brute force over the float32 numbers, ties to the lowest index, whatever the data.
+The portable back end runs on any device and without a compiler; this one is faster on CPUs. The result always equals a
+float64 brute-force search over the float32 values. Ties go to the lowest index.
 
-Memory beside the inputs and the result stays under 64 MB at any size: rows and codes are taken in parts.
+Besides inputs and result it needs less than 64 MB at any size: rows and codes are processed in parts.
 """
 
 from collections import OrderedDict
@@ -17,7 +17,7 @@ from torch import Tensor
 
 try:
     from smalti.ops import _native  # type: ignore[attr-defined]  # compiled from csrc/ when smalti is installed
-except ImportError:  # installed without a compiler: the portable back end serves
+except ImportError:  # installed without a compiler: the portable back end is used
     _native = None
 
 METRICS = ("euclidean", "cosine", "dot")
@@ -37,20 +37,20 @@ def nearest(
     metric: Literal["euclidean", "cosine", "dot"] = "euclidean",
     packed: "PackedCodebook | None" = None,
 ) -> Int64[Tensor, " N"]:
-    """For every row of z the index of its nearest code.
+    """Index of the nearest code for every row of z.
 
     Args:
         z_ND: float32, or float16 / bfloat16, which are converted part by part. On the CPU; any strides.
-        codebook_KD: K >= 1 codes; types as for z. Packed codebooks are kept and found again by their content.
+        codebook_KD: K >= 1 codes; dtypes as for z. Packed codebooks are cached by their content.
         metric: "euclidean" distance, "cosine" similarity (lengths below 1e-12 count as 1e-12) or "dot" product.
-        packed: made from this codebook with this metric; saves looking whether it has changed.
+        packed: made from this codebook with this metric; saves the check for changes.
 
-    A row with a NaN or an infinity has index 0; a code with one is never the nearest.
+    A row with NaN or infinity gets index 0; a code with NaN or infinity is never the nearest.
     """
     (N, D), K = z_ND.shape, codebook_KD.shape[0]
     _check(z_ND, codebook_KD, metric)
     if packed is not None and (packed.metric, packed.shape) != (metric, (K, D)):
-        raise ValueError(f"packed must be of a {metric} codebook {(K, D)}, got {packed.metric} {packed.shape}")
+        raise ValueError(f"packed: got {packed.metric} {packed.shape}, expected {metric} {(K, D)}")
     z_ND, codebook_KD = z_ND.detach(), codebook_KD.detach()
     indices_N = torch.zeros(N, dtype=torch.int64, device="cpu")
     threads = int(min(torch.get_num_threads(), 1 + N * K * D // 2_000_000))
@@ -68,20 +68,20 @@ def nearest(
 
 @dataclass(frozen=True)
 class PackedCodebook:
-    """A codebook laid out for the kernel, for callers who know that it does not change. Made by `pack`."""
+    """A codebook packed for the kernel, for callers who know that it does not change. Made by `pack`."""
 
     metric: str
-    """What it was packed for."""
+    """Metric that it was packed for."""
     shape: tuple[int, int]
     """K and D."""
     parts: tuple[Any, ...]
-    """The kernel's own objects, one for each part of the codes."""
+    """The kernel's own objects, one per part of the codes."""
 
 
 def pack(
     codebook_KD: Float[Tensor, "K D"], metric: Literal["euclidean", "cosine", "dot"] = "euclidean"
 ) -> PackedCodebook:
-    """Lays out a codebook for `nearest(..., packed=)`; takes as much memory as the codebook in float32."""
+    """Pack a codebook for `nearest(..., packed=)`. Takes as much memory as the codebook in float32."""
     _check(codebook_KD, codebook_KD, metric)
     K, D = codebook_KD.shape
     step, threads = max(PART // D, 1), torch.get_num_threads()
@@ -91,10 +91,10 @@ def pack(
 
 
 class _Cache:
-    """The packed codebooks of the last calls, keyed by a fingerprint of their numbers.
+    """Packed codebooks of the last calls, with a hash of their values as key.
 
-    Version counters and addresses do not tell whether a tensor has changed (`.data`, NumPy, inference mode); its
-    numbers do, and reading them once costs a small part of packing.
+    Version counters and addresses do not show every change of a tensor (`.data`, NumPy, inference mode). The values do,
+    and reading them once takes a small fraction of the packing time.
     """
 
     def __init__(self, max_bytes: int):
@@ -124,13 +124,13 @@ def _check(z_ND: Tensor, codebook_KD: Tensor, metric: str) -> None:
     D = z_ND.shape[1]
     if codebook_KD.shape[0] == 0 or codebook_KD.shape[1] != D or not 1 <= D <= MAX_DIM:
         shapes = f"{tuple(codebook_KD.shape)} for z {tuple(z_ND.shape)}"
-        raise ValueError(f"codebook must hold at least one code of z's dimension, 1 to {MAX_DIM}, got {shapes}")
+        raise ValueError(f"codebook: got {shapes}, expected at least one code of z's dimension, 1 to {MAX_DIM}")
     if metric not in METRICS:
-        raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
+        raise ValueError(f"metric: got {metric!r}, expected one of {', '.join(METRICS)}")
     for name, tensor in (("z", z_ND), ("codebook", codebook_KD)):
         if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(
-                f"{name} must be float32, float16 or bfloat16 on the CPU, got {tensor.dtype} on {tensor.device}"
+                f"{name}: got {tensor.dtype} on {tensor.device}, expected float32, float16 or bfloat16 on the CPU"
             )
 
 

@@ -1,9 +1,9 @@
-"""Nearest-code search: which row of the codebook is closest to each vector.
+"""Nearest-code search: the codebook row closest to each vector.
 
-The textbook writes the N x K matrix of all distances and takes its arg-min. No back end here does: tiles of the
-codebook pass by a running minimum, so memory does not grow with N * K. `native.py` is a compiled kernel for CPUs,
-`triton_search.py` one for GPUs, `portable.py` is plain torch for everything else. All three give the same answer: fast
-rounded scores choose the candidates, a bound on their error says which rows that leaves open, float64 decides those.
+The textbook method computes the N x K matrix of all distances and takes the arg-min. The back ends here process tiles
+of the codebook and keep a running minimum, so memory does not grow with N * K. `native.py` is a compiled kernel for
+CPUs, `triton_search.py` one for GPUs, `portable.py` is plain torch for everything else. All three give the same result:
+fast rounded scores select candidates, an error bound tells which rows are still undecided, float64 decides those.
 
 Legend: N vectors, K codes, D components.
 """
@@ -36,7 +36,7 @@ def nearest_code(
     precision: Precision = "exact",
     check_finite: bool = False,
 ) -> Int64[Tensor, " n"]:
-    """Index of the nearest code of every vector; ties go to the lowest index.
+    """Index of the nearest code for every vector; ties go to the lowest index.
 
     Inside `torch.compile` and `torch.export` this is one operator, `smalti::nearest_code`, which runs the same code.
 
@@ -45,17 +45,17 @@ def nearest_code(
         codebook_KD: codes (K, D), K >= 1.
         metric: "euclidean" (smallest distance), "cosine" (largest cosine; lengths below 1e-12 count as 1e-12) or "dot"
             (largest dot product).
-        backend: "native" (compiled, CPU), "triton" (CUDA), "portable" (torch, any device), or "auto": the fastest that
-            can serve, Triton only after a check on this device.
-        precision: "exact" answers as a float64 brute force over the fp32 numbers does. "fast" lets the Triton back end
-            answer from products in TF32 (10 bits), so that of codes about equally near any may come out; the other
-            back ends have no faster mode and stay exact.
-        check_finite: refuse NaN and infinities; otherwise a vector with one gets index 0 ("fast": any index), and a
-            code with one is never the nearest.
+        backend: "native" (compiled, CPU), "triton" (CUDA), "portable" (torch, any device), or "auto": the fastest one
+            available. Triton is used only after a check on this device.
+        precision: "exact" equals a float64 brute-force search over the fp32 values. With "fast", the Triton back end
+            uses TF32 products (10 bits) only and may return any of several almost equally near codes. The other back
+            ends have no faster mode and stay exact.
+        check_finite: refuse NaN and infinity. Otherwise a vector with one gets index 0 ("fast": any index), and a code
+            with one is never the nearest.
 
     Raises:
-        ValueError: unknown metric, back end or precision, no codes, vectors and codes of different dimension or of
-            none, a back end that cannot serve, numbers that are not finite where that was asked.
+        ValueError: unknown metric, back end or precision; no codes; dimensions of vectors and codes that differ or are
+            0; an unavailable back end; values that are not finite, with `check_finite`.
     """
     for name, value, allowed in (
         ("metric", metric, get_args(Metric)),
@@ -63,17 +63,17 @@ def nearest_code(
         ("precision", precision, get_args(Precision)),
     ):
         if value not in allowed:
-            raise ValueError(f"{name}: got {value!r}, expected one of {allowed}")
+            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}")
     if codebook_KD.shape[0] == 0:
         raise ValueError("codebook_KD: got 0 codes, expected at least 1")
     if z_ND.shape[1] != codebook_KD.shape[1] or z_ND.shape[1] == 0:
         raise ValueError(
-            f"z_ND: got vectors of dimension {z_ND.shape[1]}, expected that of the codes, {codebook_KD.shape[1]}, "
-            "and at least 1"
+            f"z_ND: got vectors of dimension {z_ND.shape[1]}, expected the dimension of the codes, "
+            f"{codebook_KD.shape[1]}, and at least 1"
         )
     if torch.jit.is_tracing():
         return portable.nearest_by_scores(z_ND, codebook_KD, metric)
-    # The dispatcher costs an eager call more than it gives: a graph alone needs the operator.
+    # Eager calls skip the dispatcher's overhead; only a graph needs the operator.
     search = _operator if torch.compiler.is_compiling() else _search
     return search(z_ND, codebook_KD, metric, backend, precision, check_finite)
 
@@ -84,7 +84,7 @@ def _search(
     if check_finite:
         for name, tensor in (("z_ND", z_ND), ("codebook_KD", codebook_KD)):
             if not tensor.isfinite().all():
-                raise ValueError(f"{name}: holds NaN or infinite values")
+                raise ValueError(f"{name}: got NaN or infinity, expected finite values")
     z_ND, codebook_KD = _at_most_fp32(z_ND), _at_most_fp32(codebook_KD)
     chosen = _choose(z_ND, codebook_KD) if backend == "auto" else backend
     if chosen == "native":
@@ -92,8 +92,8 @@ def _search(
         return native.nearest(z_ND, codebook_KD, metric)
     if chosen == "triton":
         if not _has_triton():
-            raise ValueError("backend: got 'triton', but it is not installed: pip install triton (Linux)")
-        from smalti.ops import triton_search  # triton is heavy: loaded when it is needed
+            raise ValueError("backend: got 'triton', but Triton is not installed: pip install triton (Linux)")
+        from smalti.ops import triton_search  # triton is heavy: imported on first use
 
         return triton_search.nearest(z_ND, codebook_KD, metric, precision)
     return portable.nearest(z_ND, codebook_KD, metric)
@@ -113,12 +113,12 @@ def _shape_of_the_result(z_ND: Tensor, *_: object) -> Tensor:
 
 @register_decomposition(torch.ops.smalti.nearest_code.default)
 def _decomposition(z_ND: Tensor, codebook_KD: Tensor, metric: str, *_: object) -> Tensor:
-    """For exporters to formats that know no operator of ours, such as ONNX; compiled graphs keep the operator."""
+    """For export to formats without our operator, such as ONNX. Compiled graphs keep the operator."""
     return portable.nearest_by_scores(z_ND, codebook_KD, metric)
 
 
 def _choose(z_ND: Tensor, codebook_KD: Tensor) -> Literal["native", "triton", "portable"]:
-    """The fastest back end that can serve these tensors."""
+    """The fastest back end that supports these tensors."""
     if z_ND.device.type == "cuda" and _has_triton():
         return "triton" if _triton_agrees(z_ND.device) else "portable"
     if not _fits_native(z_ND, codebook_KD):
@@ -136,9 +136,9 @@ def _has_triton() -> bool:
 
 @cache
 def _triton_agrees(device: torch.device) -> bool:
-    """Whether the Triton kernels run on this device and find there what a matrix product and an arg-min find.
+    """Whether the Triton kernels run on this device and agree with a matrix product and an arg-min.
 
-    Asked once a device, before the first search: Triton, its driver and the GPU are three versions that may not fit.
+    Checked once per device, before the first search: the versions of Triton, driver and GPU may be incompatible.
     """
     from smalti.ops import triton_search
 
@@ -152,11 +152,11 @@ def _triton_agrees(device: torch.device) -> bool:
             if not torch.equal(
                 triton_search.nearest(z_ND.to(device), codebook_KD.to(device), metric).cpu(), expected_N
             ):
-                why = "it finds other codes than a matrix product"
-        except Exception as error:  # a compiler, a driver and a GPU may fail in any way
+                why = "its result differs from a matrix product's"
+        except Exception as error:  # compiler, driver and GPU may raise anything
             why = str(error).strip().split("\n")[0] or type(error).__name__
         if why:
-            warnings.warn(f"Triton cannot serve {device} ({why}): code search uses plain torch", RuntimeWarning, 2)
+            warnings.warn(f"Triton cannot be used on {device} ({why}): code search uses plain torch", RuntimeWarning, 2)
             return False
     return True
 
@@ -167,15 +167,15 @@ def _fits_native(z_ND: Tensor, codebook_KD: Tensor) -> bool:
 
 def _require_native(z_ND: Tensor, codebook_KD: Tensor) -> None:
     if not _fits_native(z_ND, codebook_KD):
-        raise ValueError(f"backend: got 'native', but it takes 1 to {native.MAX_DIM} components on the CPU")
+        raise ValueError(f"backend: got 'native', which needs CPU tensors of dimension 1 to {native.MAX_DIM}")
     if not native.available():
-        raise ValueError("backend: got 'native', but smalti was installed without a compiler")
+        raise ValueError("backend: got 'native', but smalti was installed without a C++ compiler")
 
 
 @cache
 def _say_once_that_there_is_no_kernel() -> None:
     warnings.warn(
-        "smalti was installed without a compiler: code search uses plain torch, which is slower. "
+        "smalti was installed without a C++ compiler: code search uses plain torch, which is slower. "
         "Install a C++ compiler and reinstall smalti for the native kernel.",
         RuntimeWarning,
         stacklevel=5,

@@ -1,12 +1,12 @@
 """Nearest codes in plain torch: any device, bounded memory, no compiler.
 
-Neighbours: `nearest.py` chooses between the back ends; `native.py` is many times faster on CPUs, `triton_search.py` on
-GPUs. The answer is that of a float64 brute force over the float32 numbers, ties to the lowest index, whatever the data.
+`nearest.py` chooses between the back ends; `native.py` is many times faster on CPUs, `triton_search.py` on GPUs. The
+result always equals a float64 brute-force search over the float32 values. Ties go to the lowest index.
 
-Scores |e|^2 / 2 - z.e come tile by tile from a matrix product in fp32. They are fast but rounded, and of two close
-codes far from the origin they keep no digit. So a bound on their error says which codes can be the nearest, mostly one
-or two, and those alone are compared again by their distances in float64. How many they are only a look at the values
-tells, for which a program would wait for a GPU: there all pairs are compared in float64.
+Scores |e|^2 / 2 - z.e are computed in tiles by a matrix product in fp32. They are fast but rounded, and for two close
+codes far from the origin all digits of the difference are lost. A bound on the error tells which codes can be the
+nearest, mostly one or two. Only these are compared again by their distances in float64. Their number depends on the
+values, which a program would have to wait for on a GPU. Therefore all pairs are compared in float64 there.
 
 Legend: N vectors, K codes, D components, P pairs of a vector and a code.
 """
@@ -24,10 +24,10 @@ PAIR_NUMBERS = 2**18  # components compared at once in float64: 2 MiB
 
 
 def nearest(z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metric: str) -> Int64[Tensor, " n"]:
-    """Index of the nearest code of every vector; see `smalti.ops.nearest_code`.
+    """Index of the nearest code for every vector; see `smalti.ops.nearest_code`.
 
-    A row with a NaN or an infinity has index 0; a code with one is never the nearest. Beside the inputs and the result
-    at most about 50 MB are needed.
+    A row with NaN or infinity gets index 0; a code with NaN or infinity is never the nearest. Besides inputs and result
+    it needs about 50 MB at most.
     """
     origin_D = _origin(codebook_KD) if metric == "euclidean" else torch.zeros_like(codebook_KD[0], dtype=torch.float32)
     side = _side(z_ND.shape[1])
@@ -42,10 +42,10 @@ def nearest(z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metri
 
 
 def _search_all(z_ND: Tensor, codebook_KD: Tensor, metric: str) -> Tensor:
-    """All pairs in float64: more arithmetic, but the same whatever the values are, so that no GPU is waited for.
+    """Compare all pairs in float64: more arithmetic, but independent of the values, so the program waits for no GPU.
 
-    A matrix product may add up equal codes in different orders, so costs that differ by less than its rounding are
-    equal, and the lowest index wins.
+    A matrix product may sum equal codes in different orders. Therefore costs that differ by less than its rounding
+    error count as equal, and the lowest index wins.
     """
     finite_N = z_ND.isfinite().all(dim=1)
     z_ND = torch.where(finite_N[:, None], z_ND, 0.0).double()
@@ -63,7 +63,7 @@ def _search_all(z_ND: Tensor, codebook_KD: Tensor, metric: str) -> Tensor:
             rounding_N1 = 2.0**-48 * z_ND.norm(dim=1, keepdim=True) * e_KD.norm(dim=1).amax()
         cost_NK = cost_NK.masked_fill(~finite_K, torch.inf)
         least_N1 = cost_NK.amin(dim=1, keepdim=True)
-        first_N1 = (cost_NK <= least_N1 + rounding_N1).byte().argmax(dim=1, keepdim=True)  # the first of equals
+        first_N1 = (cost_NK <= least_N1 + rounding_N1).byte().argmax(dim=1, keepdim=True)  # lowest index of equals
         closer_N1 = least_N1 < cost_N1 - rounding_N1
         index_N1 = torch.where(closer_N1, first_N1 + number * GPU_SIDE, index_N1)
         cost_N1 = torch.where(closer_N1, least_N1, cost_N1)
@@ -73,9 +73,9 @@ def _search_all(z_ND: Tensor, codebook_KD: Tensor, metric: str) -> Tensor:
 def nearest_by_scores(
     z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metric: str
 ) -> Int64[Tensor, " n"]:
-    """The same in a matrix product and an arg-min, for graphs that go elsewhere: to ONNX or TorchScript.
+    """The same as one matrix product and an arg-min, for graphs that are exported to ONNX or TorchScript.
 
-    All N x K scores exist at once, and rounding decides between codes that are equally near to seven digits.
+    All N x K scores are in memory at once, and rounding decides between codes whose scores agree to seven digits.
     """
     codebook_KD = codebook_KD.float()
     origin_D = _origin(codebook_KD) if metric == "euclidean" else torch.zeros_like(codebook_KD[0])
@@ -88,7 +88,7 @@ def _side(dim: int) -> int:
 
 
 def _origin(codebook_KD: Tensor) -> Tensor:
-    """Where to put the origin: distances stay, and small numbers have small errors. The mean of some of the codes."""
+    """New origin: the mean of some codes. Distances stay the same, and smaller numbers have smaller errors."""
     step = max(1, codebook_KD.numel() // TILE_NUMBERS)
     return codebook_KD[::step].float().mean(dim=0).nan_to_num(0.0, 0.0, 0.0)
 
@@ -98,7 +98,7 @@ def _search_rows(z_ND: Tensor, codebook_KD: Tensor, metric: str, origin_D: Tenso
     z_ND = torch.where(finite_N[:, None], z_ND, 0.0)
     centred_ND = z_ND - origin_D
     length_N = torch.linalg.vector_norm(centred_ND, dim=1)
-    ceiling_N = torch.full_like(length_N, torch.inf)  # the nearest code's true score is not above this
+    ceiling_N = torch.full_like(length_N, torch.inf)  # upper bound of the nearest code's true score
     best = _Best(z_ND)
     side = _side(z_ND.shape[1])
     for start in range(0, codebook_KD.shape[0], side):
@@ -107,7 +107,7 @@ def _search_rows(z_ND: Tensor, codebook_KD: Tensor, metric: str, origin_D: Tenso
         error_N = _error_bound(length_N, codes_KD, metric)
         score_NK = torch.addmm(bias_K, centred_ND, codes_KD.T, alpha=-1)
         ceiling_N = torch.minimum(ceiling_N, score_NK.amin(dim=1) + error_N)
-        # not "<=": where fp32 overflowed, the score or the bound is NaN, and the code stays a candidate
+        # not "<=": if fp32 overflowed, the score or the bound is NaN, and the code must stay a candidate
         candidates_NK = (score_NK > (ceiling_N + error_N)[:, None]).logical_not_()
         rows_P, codes_P = candidates_NK.nonzero(as_tuple=True)
         best.compare(rows_P, codes_P, tile_KD, start, metric)
@@ -129,10 +129,10 @@ def _linear_form(tile_KD: Tensor, metric: str, origin_D: Tensor) -> tuple[Tensor
 
 
 def _error_bound(length_N: Tensor, codes_KD: Tensor, metric: str) -> Tensor:
-    """How far a score of this tile can be from the true one: (N,).
+    """Upper bound (N,) of the error of a score in this tile.
 
-    A sum with n roundings is off by at most about n * 2^-24 times the sum of its absolute terms (Higham, Accuracy and
-    Stability of Numerical Algorithms, 3.1), here |z| |e| + |e|^2 / 2. Twice that covers the origin and the lengths.
+    A sum with n roundings has an error of at most about n * 2^-24 times the sum of its absolute terms (Higham, Accuracy
+    and Stability of Numerical Algorithms, 3.1), here |z| |e| + |e|^2 / 2. Twice that covers origin and lengths.
     """
     dim = codes_KD.shape[1]
     longest = torch.linalg.vector_norm(codes_KD, dim=1).amax()
@@ -140,22 +140,22 @@ def _error_bound(length_N: Tensor, codes_KD: Tensor, metric: str) -> Tensor:
     relative = 2 * (dim + 8) * 2.0**-24
     backend = torch.backends.cuda if length_N.device.type == "cuda" else torch.backends.mkldnn
     if backend.matmul.fp32_precision not in ("none", "ieee"):
-        relative += 2.0**-7  # the user lets products round their factors to TF32 or bfloat16
-    return relative * terms_N + (dim + 8) * 2.0**-125 * (1 + length_N + longest)  # at last: what underflow loses
+        relative += 2.0**-7  # the user allows products to round their factors to TF32 or bfloat16
+    return relative * terms_N + (dim + 8) * 2.0**-125 * (1 + length_N + longest)  # last term: underflow
 
 
 class _Best:
-    """The nearest codes known so far of a tile of rows, by float64 costs."""
+    """Nearest codes found so far for a tile of rows, by float64 cost."""
 
     def __init__(self, z_ND: Tensor):
-        # Apple's GPUs have no float64: their few pairs are compared on the CPU
+        # Apple GPUs have no float64: the few pairs are compared on the CPU
         self.device = torch.device("cpu") if z_ND.device.type == "mps" else z_ND.device
         self.z_ND = z_ND
         self.cost_N = torch.full((z_ND.shape[0],), torch.inf, dtype=torch.float64, device=self.device)
         self.index_N = torch.zeros(z_ND.shape[0], dtype=torch.int64, device=self.device)
 
     def compare(self, rows_P: Tensor, codes_P: Tensor, tile_KD: Tensor, offset: int, metric: str) -> None:
-        """Let the codes `codes_P` of a tile, which starts at code `offset`, compete for the rows `rows_P`."""
+        """Compare codes `codes_P` of a tile, which starts at code `offset`, with the best codes of rows `rows_P`."""
         step = max(1, PAIR_NUMBERS // tile_KD.shape[1])
         for rows, codes in zip(rows_P.split(step), codes_P.split(step), strict=True):
             z_PD, e_PD = self.z_ND[rows].to(self.device).double(), tile_KD[codes].to(self.device).double()
@@ -164,14 +164,14 @@ class _Best:
     def _merge(self, rows_P: Tensor, codes_P: Tensor, cost_P: Tensor) -> None:
         before_N = self.cost_N.clone()
         self.cost_N.scatter_reduce_(0, rows_P, cost_P, "amin")
-        # a row that has improved forgets its old code; one that has not keeps it, unless an equal one is lower
+        # a row that improves drops its old code; otherwise it keeps it, unless an equally near code has a lower index
         self.index_N.masked_fill_(self.cost_N < before_N, torch.iinfo(torch.int64).max)
         equal_P = cost_P == self.cost_N[rows_P]
         self.index_N.scatter_reduce_(0, rows_P[equal_P], codes_P[equal_P], "amin")
 
 
 def _exact_cost(z_PD: Tensor, e_PD: Tensor, metric: str) -> Tensor:
-    """What makes a code near, in float64; smaller is nearer. A code that is not finite costs infinitely much."""
+    """Cost in float64; smaller is nearer. A code that is not finite has infinite cost."""
     if metric == "euclidean":
         cost_P = (z_PD - e_PD).square_().sum(dim=1)
     else:

@@ -1,7 +1,7 @@
-"""Structural similarity (SSIM): local means, contrasts and correlations of two images under a Gaussian window.
+"""Structural similarity (SSIM): compares local means, contrasts and correlations of two images in a Gaussian window.
 
 Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity". The loss
-(`losses/ms_ssim.py`) and the metric (`metrics/image_quality.py`) both stand on this.
+(`losses/ms_ssim.py`) and the metric (`metrics/image_quality.py`) both use it.
 
 Legend: B images, C channels, H x W pixels.
 """
@@ -19,10 +19,10 @@ K1, K2 = 0.01, 0.03
 def structural_similarity(
     x_BCHW: Float[Tensor, "b c h w"], y_BCHW: Float[Tensor, "b c h w"]
 ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
-    """SSIM of each channel of two images (B, C, H, W) in [0, 1], and its part without luminance, (B, C) each.
+    """SSIM per channel of two images (B, C, H, W) in [0, 1], and its contrast-structure term, (B, C) each.
 
-    Both are means over the pixels whose window, 11 x 11 with sigma 1.5, lies inside the image. A side shorter than that
-    gets a window as long as the side.
+    Both are means over the pixels whose window (11 x 11, sigma 1.5) is inside the image. If a side is shorter than 11,
+    the window is as long as the side.
     """
     mu_x, mu_y = _blur(x_BCHW), _blur(y_BCHW)
     var_x = _blur(x_BCHW * x_BCHW) - mu_x * mu_x
@@ -34,7 +34,7 @@ def structural_similarity(
 
 
 def _blur(x_BCHW: Tensor) -> Tensor:
-    """Gaussian mean wherever the whole window lies inside the image (no padding), as two one-dimensional passes."""
+    """Gaussian mean without padding, as two one-dimensional passes."""
     channels, height, width = x_BCHW.shape[1:]
     rows, columns = _window(height, x_BCHW), _window(width, x_BCHW)
     x_BCHW = F.conv2d(x_BCHW, rows.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)

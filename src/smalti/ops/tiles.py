@@ -1,7 +1,7 @@
-"""Work through many rows a tile at a time, so that an intermediate (rows, codes) matrix never exists whole.
+"""Processes many rows in tiles, so that an intermediate (rows, codes) matrix is never in memory as a whole.
 
-In the backward pass each tile is computed again instead of being kept (activation checkpointing, Chen et al. 2016,
-arXiv 1604.06174): a third more arithmetic, memory of one tile.
+The backward pass recomputes each tile instead of storing it (activation checkpointing, Chen et al. 2016, arXiv
+1604.06174): a third more arithmetic, memory of one tile.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ TILE_ENTRIES = 2**23  # entries of the largest intermediate of a tile: 32 MiB in
 
 
 def map_tiles(function: Callable[[Tensor], Result], z_ND: Float[Tensor, "n d"], columns: int) -> list[Result]:
-    """Results of `function` on consecutive tiles of the rows of `z_ND`; at least one, even for no rows.
+    """Results of `function` for consecutive tiles of the rows of `z_ND`; at least one result, even without rows.
 
     Args:
-        function: of a tile (n, D); may be random, the same numbers are drawn again for the backward pass.
+        function: takes a tile (n, D). It may be random: the backward pass draws the same numbers again.
         z_ND: all rows.
-        columns: width of the largest intermediate matrix that `function` makes; decides the rows in a tile.
+        columns: width of the largest intermediate matrix in `function`; determines the number of rows per tile.
     """
     rows = max(1, TILE_ENTRIES // columns)
     if z_ND.shape[0] <= rows:

@@ -1,16 +1,16 @@
-"""Nearest codes on the GPU by Triton kernels: tiles of the codebook stream by, the arg-min stays in registers.
+"""Nearest codes on the GPU by Triton kernels: the codebook is read in tiles, the running arg-min stays in registers.
 
-Neighbours: `native.py` does the same on CPUs, `portable.py` in plain torch anywhere. The exact answer is that of a
-float64 brute force over the float32 numbers, ties to the lowest index, whatever the data. It is found in passes, each
-finer and slower than the one before, which hand on only the rows that they cannot settle. How many these are stays on
-the GPU: a pass starts with all rows, the open ones first, and its programs for the others end at once:
+`native.py` does the same on CPUs, `portable.py` in plain torch on any device. The exact result always equals a float64
+brute-force search over the float32 values. Ties go to the lowest index. It is computed in three passes, each more
+precise and slower than the one before; each pass handles only the rows that are still undecided. Their number stays on
+the GPU: a pass is launched for all rows, undecided rows first, and the programs for the others return at once:
 
     1. scores from TF32 products on tensor cores (10 bits; from `MIN_TF32_DIM` components on),
     2. scores from fp32 products,
     3. distances in float64, from the original numbers.
 
-A row is settled when its best score leads the second best by more than both can be wrong. The fast answer is that of
-pass 1, whoever leads. Beside the inputs and the result only O(N) numbers about rows and O(K) about codes are stored.
+A row is decided when its best score leads the second best by more than the errors of both. The fast result is that of
+pass 1, whatever the lead. Besides inputs and result, O(N) numbers for rows and O(K) for codes are stored.
 
 Status: tested under Triton's interpreter, and compiled for GPUs, but not yet run on one.
 
@@ -27,8 +27,8 @@ from torch import Tensor
 
 Products = Literal["tf32", "ieee"]
 
-MIN_TF32_DIM = 32  # in fewer dimensions too many codes are too close for TF32
-# The largest tiles whose numbers all fit in registers, as the compiler reports for compute capability 8.0 and 9.0
+MIN_TF32_DIM = 32  # with fewer, too many codes are too close for TF32
+# The largest tiles that fit in registers, as the compiler reports for compute capability 8.0 and 9.0
 LAUNCH = {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 8}
 LAUNCH_FLOAT64 = {"BLOCK_N": 16, "BLOCK_K": 128, "num_warps": 8}
 
@@ -39,15 +39,15 @@ def nearest(
     metric: Literal["euclidean", "cosine", "dot"] = "euclidean",
     precision: Literal["exact", "fast"] = "exact",
 ) -> Int64[Tensor, " n"]:
-    """Index of the nearest code of every vector; see `smalti.ops.nearest_code`.
+    """Index of the nearest code for every vector; see `smalti.ops.nearest_code`.
 
     Args:
         z_ND: float32, float16 or bfloat16, on the GPU; any strides.
-        codebook_KD: K >= 1 codes on the same GPU; types as for z.
+        codebook_KD: K >= 1 codes on the same GPU; dtypes as for z.
         metric: as in `nearest_code`.
-        precision: "exact", or "fast": the best TF32 score, unchecked.
+        precision: "exact", or "fast": the best TF32 score, without a check.
 
-    A row with a NaN or an infinity has index 0 (exact) or any; a code with one is never the nearest.
+    A row with NaN or infinity gets index 0 ("fast": any index); a code with NaN or infinity is never the nearest.
     """
     _check_device(z_ND, codebook_KD)
     N, D = z_ND.shape
@@ -72,35 +72,35 @@ def _check_device(z_ND: Tensor, codebook_KD: Tensor) -> None:
     allowed = ("cuda", "cpu") if triton.knobs.runtime.interpret else ("cuda",)
     if z_ND.device.type not in allowed or codebook_KD.device != z_ND.device:
         raise ValueError(
-            f"backend: got 'triton' with z_ND on {z_ND.device} and codebook_KD on {codebook_KD.device}, but it takes "
-            "both on one CUDA device"
+            f"backend: got 'triton' with z_ND on {z_ND.device} and codebook_KD on {codebook_KD.device}, "
+            "expected both on one CUDA device"
         )
 
 
 class _Codes(NamedTuple):
-    """What the kernels have to know of the codes, in the form whose smallest score bias - scale * (z.e) is nearest."""
+    """Codes in the form used by the kernels: the nearest code has the smallest score bias - scale * (z.e)."""
 
     origin_D: Tensor
-    """Subtracted from rows and codes: small numbers have small errors. The mean of some codes, 0 unless euclidean."""
+    """Subtracted from rows and codes to reduce errors: the mean of some codes; 0 unless euclidean."""
     bias_K: Tensor
     """|e|^2 / 2 if euclidean, else 0; infinite for a code that is not finite."""
     scale_K: Tensor
     """1 / |e| if cosine, else 1."""
     largest_3: Tensor
-    """The largest length |e|, scaled length and bias of a finite code."""
+    """Largest length |e|, scaled length and bias among finite codes."""
 
 
 class _Rows(NamedTuple):
-    """Which rows a pass works on."""
+    """The rows of a pass."""
 
     order_N: Tensor
     """Numbers of all rows, those of this pass first."""
     number: Tensor
-    """How many these are, (1,) on the GPU."""
+    """Number of rows of this pass, (1,) on the GPU."""
 
     @classmethod
     def first(cls, is_open_N: Tensor) -> "_Rows":
-        """The open rows first, in their order."""
+        """The undecided rows first, in their order."""
         return cls((~is_open_N).to(torch.uint8).argsort(stable=True), is_open_N.sum().reshape(1))
 
 
@@ -121,7 +121,7 @@ def _describe(codebook_KD: Tensor, metric: str) -> _Codes:
 def _search(
     z_ND: Tensor, codebook_KD: Tensor, codes: _Codes, rows: _Rows, indices_N: Tensor, products: Products
 ) -> Tensor:
-    """Write the indices of some rows; return which of all rows (bool) remain open."""
+    """Write the indices of some rows; return a mask of all rows that are still undecided."""
     K, D = codebook_KD.shape
     is_open_N = torch.zeros(len(z_ND), dtype=torch.bool, device=z_ND.device)
     search[(triton.cdiv(len(z_ND), LAUNCH["BLOCK_N"]),)](
@@ -139,18 +139,18 @@ def _search_float64(z_ND: Tensor, codebook_KD: Tensor, metric: str, rows: _Rows,
 
 
 def _block_d(products: Products, dim: int) -> int:
-    """Components taken at once; tensor cores want many, the registers of the others hold few."""
+    """Components per step: many for tensor cores, few for fp32 products, which are limited by registers."""
     if products == "ieee":
         return 16
     return max(16, triton.next_power_of_2(dim)) if dim <= 64 else 32
 
 
 def _relative_error(products: Products, dim: int) -> float:
-    """How far a score can be from the true one, relative to |z| |e| + |e|^2 / 2.
+    """Upper bound of the error of a score, relative to |z| |e| + |e|^2 / 2.
 
-    A sum with n roundings is off by at most about n * 2^-24 times the sum of its absolute terms (Higham, Accuracy and
-    Stability of Numerical Algorithms, 3.1); twice that covers the origin and the lengths. Tensor cores cut both factors
-    after 10 bits, and cut their sums where others round.
+    A sum with n roundings has an error of at most about n * 2^-24 times the sum of its absolute terms (Higham, Accuracy
+    and Stability of Numerical Algorithms, 3.1); twice that covers origin and lengths. Tensor cores truncate both
+    factors after 10 bits, and truncate their sums instead of rounding.
     """
     return 2 * (dim + 8) * 2.0**-24 if products == "ieee" else 2.0**-9 + 2 * (dim + 8) * 2.0**-22
 
@@ -176,7 +176,7 @@ def describe(codes, origin, bias, scale, length, K, D, stride_k, stride_d, METRI
 
 @triton.jit
 def load_tile(base, d, D, stride_d, origin, mask):
-    """Numbers [base, d] of a matrix in float32, less the origin; 0 outside of it. `base` and `mask` are columns."""
+    """Entries [base, d] of a matrix in float32, minus the origin; 0 outside of it. `base` and `mask` are columns."""
     tile = tl.load(base + d.to(tl.int64)[None, :] * stride_d, mask & (d < D)[None, :], other=0.0).to(tl.float32)
     return tile - tl.load(origin + d, d < D, other=0.0)[None, :]
 
@@ -187,7 +187,7 @@ def search(
     stride_zn, stride_zd, stride_ck, stride_cd, relative_error,
     PRODUCTS: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The code with the smallest score for BLOCK_N rows, and whether rounding leaves that open."""
+    """The code with the smallest score for BLOCK_N rows, and whether rounding leaves it undecided."""
     N = tl.load(count)
     if tl.program_id(0) * BLOCK_N >= N:
         return
@@ -204,7 +204,7 @@ def search(
         z_tile = load_tile(z_row, start_d + d, D, stride_zd, origin, row_exists)
         square += tl.sum(z_tile * z_tile, axis=1)
 
-    # Each lane keeps the best and second best of the codes that pass through it / 每个通道保留最好和次好的分数
+    # Each lane keeps the best and second best score of its codes
     best = tl.full([BLOCK_N, BLOCK_K], float("inf"), tl.float32)
     second = tl.full([BLOCK_N, BLOCK_K], float("inf"), tl.float32)
     code_of_best = tl.zeros([BLOCK_N, BLOCK_K], tl.int32)
@@ -220,11 +220,11 @@ def search(
         b = tl.load(bias + k, k < K, other=float("inf"))
         score = b[None, :] - tl.load(scale + k, k < K, other=0.0)[None, :] * product
         second = tl.minimum(second, tl.maximum(best, score))
-        closer = score < best  # strictly: a tie stays with the lower code
+        closer = score < best  # strict: ties keep the lower index
         code_of_best = tl.where(closer, k[None, :], code_of_best)
         best = tl.where(closer, score, best)
 
-    # The lanes meet / 汇总各通道
+    # Combine the lanes
     best_of_row = tl.min(best, axis=1)
     is_best = best == best_of_row[:, None]
     index = tl.min(tl.where(is_best, code_of_best, K), axis=1)
@@ -232,7 +232,7 @@ def search(
     second_of_row = tl.min(tl.minimum(second, tl.where(is_winner, float("inf"), best)), axis=1)
     tl.store(indices + row, tl.where(index < K, index, 0).to(tl.int64), n < N)
 
-    # How far scores can be wrong / 分数的误差上界
+    # Error bound of the scores
     norm = tl.sqrt(square)
     longest, longest_scaled, largest_bias = tl.load(largest), tl.load(largest + 1), tl.load(largest + 2)
     underflow = (D + 8) * 1e-24  # of products, times a scale of up to 1e12
@@ -275,7 +275,7 @@ def search_float64(
                 cost += (a - e) * (a - e)
             else:
                 cost -= a * (e / length[None, :])
-        usable = (k < K)[None, :] & (cost > -float("inf"))  # of a code that is not finite, the cost is not either
+        usable = (k < K)[None, :] & (cost > -float("inf"))  # a code that is not finite has a cost that is not finite
         cost = tl.where(usable, cost, float("inf"))
         closer = cost < best
         code_of_best = tl.where(closer, k[None, :], code_of_best)

@@ -1,6 +1,6 @@
 """Projection to the unit sphere with a gradient that stays finite.
 
-The gradient of z / ‖z‖ grows as 1 / ‖z‖: a latent of zeros, as a dead network or a padded image gives it, would send
+The gradient of z / ‖z‖ grows as 1 / ‖z‖. A latent of zeros (a dead network, a padded image) would send a gradient of
 1e12 into the encoder, which is infinite in fp16.
 """
 
@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 SHORTEST = 1e-5
-"""Vectors below this length have no direction to turn: their gradient passes unchanged."""
+"""Vectors below this length have no usable direction: their gradient passes unchanged."""
 
 
 def unit_sphere(z: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-    """Vectors along the last axis at length 1 (zeros stay zeros), as `torch.nn.functional.normalize` does it.
+    """Normalize vectors along the last axis to length 1 (zeros stay zeros), like `torch.nn.functional.normalize`.
 
-    The gradient is that of the projection, at most 1e5 times what comes in, and unchanged for shorter vectors.
+    The gradient is that of the projection, at most 1e5 times the incoming one. For vectors that are too short it passes
+    unchanged.
     """
     unit = F.normalize(z, dim=-1)
     with torch.no_grad():

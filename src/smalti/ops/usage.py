@@ -1,6 +1,6 @@
-"""Counting codes: how often each is used, and what that says about the codebook.
+"""Counts of codes, and usage, perplexity and entropy of the codebook.
 
-Usage over one batch depends on the batch size; count over a whole data set before you compare tokenizers.
+Usage over one batch depends on the batch size. Count over a whole data set to compare tokenizers.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 def count_codes(
     indices: Int64[Tensor, "*shape"], num_embeddings: int, counted: Bool[Tensor, "*shape"] | None = None
 ) -> Int64[Tensor, " k"]:
-    """How often each of `num_embeddings` codes occurs in `indices` (any shape), or where `counted` is True."""
+    """Count of each of `num_embeddings` codes in `indices` (any shape); with `counted`, only where it is True."""
     ones_N = torch.ones_like(indices).flatten() if counted is None else counted.flatten().long()
     counts_K = torch.zeros(num_embeddings, dtype=torch.int64, device=indices.device)
     return counts_K.index_add_(0, indices.flatten(), ones_N)
@@ -28,7 +28,7 @@ def code_sums(z_ND: Float[Tensor, "n d"], indices_N: Int64[Tensor, " n"], num_em
 
 @dataclass(frozen=True)
 class UsageStatistics:
-    """What the counts of codes say."""
+    """Statistics of code counts."""
 
     tokens: int
     """Number of tokens counted."""
@@ -39,11 +39,11 @@ class UsageStatistics:
     perplexity: float
     """exp(entropy): the size of a uniformly used codebook with the same entropy, 1 to K."""
     entropy_bits: float
-    """Entropy of the code distribution in bits, 0 to log2 K: what an ideal order-0 coder needs a token."""
+    """Entropy of the code distribution in bits, 0 to log2 K: bits per token of an ideal order-0 coder."""
 
 
 def usage_statistics(counts_K: Int64[Tensor, " k"]) -> UsageStatistics:
-    """Usage, perplexity and entropy of the counts (K,) of each code. All zero when nothing was counted."""
+    """Usage, perplexity and entropy of code counts (K,). All zero if nothing was counted."""
     total = int(counts_K.sum())
     if total == 0:
         return UsageStatistics(tokens=0, used_codes=0, usage=0.0, perplexity=0.0, entropy_bits=0.0)
