@@ -150,7 +150,7 @@ def test_saved_and_loaded_it_is_the_same(prior: Prior, tmp_path: Path) -> None:
     ("tokens", "labels", "message"),
     [
         (torch.zeros(1, 3, dtype=torch.int64), torch.tensor([0]), "tokens: got shape"),
-        (None, torch.tensor([4]), "labels: got 4, allowed are 0 to 3"),
+        (None, torch.tensor([4]), "labels: got 4, expected 0 to 3"),
         (None, torch.tensor([-1]), "labels: got -1"),
     ],
 )
@@ -160,7 +160,7 @@ def test_other_sequences_and_labels_are_refused(
     own, _ = sequences(prior, batch=1)
     with pytest.raises(ValueError, match=message):
         prior.loss(own if tokens is None else tokens, labels)
-    with pytest.raises(ValueError, match=f"the value {V}, allowed are 0 to {V - 1}"):
+    with pytest.raises(ValueError, match=f"the value {V}, expected 0 to {V - 1}"):
         prior.loss(torch.full_like(own, V), torch.tensor([0]))
 
 

@@ -134,10 +134,10 @@ class Prior(SavedModel):
             return
         bad = _outside(labels_B, self.num_classes)
         if bad is not None:
-            raise ValueError(f"labels: got {bad}, allowed are 0 to {self.num_classes} ({self.num_classes}: none)")
+            raise ValueError(f"labels: got {bad}, expected 0 to {self.num_classes} ({self.num_classes}: no class)")
         bad = _outside(tokens_BL, self.layout.vocab_size - 1)
         if bad is not None:
-            raise ValueError(f"tokens: got the value {bad}, allowed are 0 to {self.layout.vocab_size - 1}")
+            raise ValueError(f"tokens: got the value {bad}, expected 0 to {self.layout.vocab_size - 1}")
 
     def _dropped(self, labels_B: Tensor) -> Tensor:
         """Labels of which training has hidden some."""
