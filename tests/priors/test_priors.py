@@ -290,7 +290,7 @@ def test_next_scale_refuses_what_it_cannot_model() -> None:
         NextScaleTransformer(FLAT, 3, quantizer)
     with pytest.raises(ValueError, match="11 codes"):
         NextScaleTransformer(TokenLayout.of(12, PYRAMID.grids, (24, 16)), 3, quantizer)
-    with pytest.raises(ValueError, match=r"codes of shape \(\) a position, the layout \(2,\)"):
+    with pytest.raises(ValueError, match=r"codes of shape \(\) per position, expected \(2,\)"):
         NextScaleTransformer(DEEP_PYRAMID, 3, quantizer)
     with pytest.raises(ValueError, match="do not divide"):
         NextScaleConfig(width=10, num_heads=4)

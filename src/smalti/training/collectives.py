@@ -1,7 +1,7 @@
-"""What several training processes decide together, so that none goes on while another has stopped.
+"""Joint decisions of several training processes, so that no process continues after another has stopped.
 
 The counterpart of `ops/processes.py` for decisions, errors and Python objects. Without a process group every function
-is the plain thing: run the task, raise the error. All processes must call them in the same order.
+acts locally: it runs the task or raises the error. All processes must call these functions in the same order.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from smalti.ops.processes import host_group, process_count, process_rank, sum_nu
 Value = TypeVar("Value")
 
 REFUSALS = (ValueError, OSError)
-"""Errors that speak to the user; all processes are told. Others are bugs: the launcher ends the other processes."""
+"""Errors for the user, sent to all processes. Other errors are bugs: the launcher ends the other processes."""
 
 
 def all_gather(value: Value) -> list[Value]:
@@ -27,19 +27,19 @@ def all_gather(value: Value) -> list[Value]:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
+    """Whether the flag is set in at least one process."""
     return sum_numbers(int(flag)) != [0]
 
 
 def raise_together(error: Exception | None) -> None:
-    """If any process has an error, raise it in all: the first one, in the order of the ranks."""
+    """If processes have errors, raise in all processes the error of the lowest rank."""
     for raised in all_gather(error):
         if raised is not None:
             raise raised
 
 
 def in_all(task: Callable[[], Value]) -> Value:
-    """Run a task in every process; if it is refused in one, it is in all."""
+    """Run a task in every process; an error in one process is raised in all."""
     try:
         result, error = task(), None
     except REFUSALS as refused:
@@ -49,7 +49,7 @@ def in_all(task: Callable[[], Value]) -> Value:
 
 
 def on_main(task: Callable[[], Value]) -> Value:
-    """Run a task in the first process only; all get its result, or its error."""
+    """Run a task in the first process only; all processes get its result or error."""
     if process_count() == 1:
         return task()
     outcome: list[object] = [None, None]
