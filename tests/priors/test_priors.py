@@ -326,7 +326,7 @@ def test_sampling_by_token_reads_what_training_reads(guidance: float, kv_heads: 
 
 def test_next_token_refuses_many_scales() -> None:
     for make in (next_token, masked):
-        with pytest.raises(ValueError, match="single scale, this has 3"):
+        with pytest.raises(ValueError, match="got 3 scales, expected a single one"):
             make(PYRAMID)
 
 
