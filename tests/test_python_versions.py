@@ -81,7 +81,7 @@ assert open_sealed((folder.path / "a.json").read_bytes(), "kind", 1) == (1, {"n"
 try:
     folder.check_new(force=False)
 except FileExistsError as error:
-    assert "is not a run folder" in str(error)
+    assert "is not a run directory" in str(error)
 else:
     raise AssertionError
 """

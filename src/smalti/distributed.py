@@ -19,7 +19,7 @@ from torch import Tensor
 Value = TypeVar("Value")
 
 REFUSALS = (ValueError, OSError)
-"""Errors that speak to the user; all processes are told. Others are bugs: the launcher ends the other processes."""
+"""Errors for the user, sent to all processes. Other errors are bugs: the launcher ends the other processes."""
 
 
 def process_count() -> int:
@@ -140,19 +140,19 @@ def all_gather(value: Value) -> list[Value]:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
+    """Whether the flag is set in at least one process."""
     return sum_numbers(int(flag)) != [0]
 
 
 def raise_together(error: Exception | None) -> None:
-    """If any process has an error, raise it in all: the first one, in the order of the ranks."""
+    """If processes have errors, raise in all processes the error of the lowest rank."""
     for raised in all_gather(error):
         if raised is not None:
             raise raised
 
 
 def in_all(task: Callable[[], Value]) -> Value:
-    """Run a task in every process; if it is refused in one, it is in all."""
+    """Run a task in every process; an error in one process is raised in all."""
     try:
         result, error = task(), None
     except REFUSALS as refused:
@@ -162,7 +162,7 @@ def in_all(task: Callable[[], Value]) -> Value:
 
 
 def on_main(task: Callable[[], Value]) -> Value:
-    """Run a task in the first process only; all get its result, or its error."""
+    """Run a task in the first process only; all processes get its result or error."""
     if process_count() == 1:
         return task()
     outcome: list[object] = [None, None]

@@ -46,4 +46,4 @@ def test_sample_takes_a_published_prior_and_its_tokenizer(
     assert Path("drawn/000.png").is_file()
     capsys.readouterr()
     assert main(["sample", prior, "-o", "again"]) == 2
-    assert "tokenizer: got none, expected the one that the published prior" in capsys.readouterr().err
+    assert "tokenizer: got none, expected the tokenizer of the published prior" in capsys.readouterr().err

@@ -171,7 +171,7 @@ def test_damaged_checkpoints_are_named_and_the_run_ends_as_if_nothing_had_happen
     reporter = StopAt(None)
     train(replace(harmed, resume=True), reporter)
     assert "000014/trained.safetensors: is damaged" in reporter.notes[0]
-    assert "going on from 000012" in reporter.notes[0]
+    assert "resuming from 000012" in reporter.notes[0]
     assert "000020/checkpoint.json: cannot be read" in reporter.notes[1]
     assert "after step 12" in reporter.notes[2]
     assert_same_run(config.out, harmed.out)
@@ -240,7 +240,7 @@ def test_the_recorded_settings_are_the_config(whole):
 def test_a_run_is_not_replaced_unless_forced(whole, photos, tmp_path):
     config = config_for(photos, tmp_path / "run", steps=2)
     train(config)
-    with pytest.raises(FileExistsError, match=r"--resume goes on with it, --force replaces it"):
+    with pytest.raises(FileExistsError, match=r"use --resume to continue it or --force to replace it"):
         train(config)
     train(replace(config, force=True, optimization=replace(config.optimization, steps=1)))
     assert [path.name for path in os.scandir(f"{config.out}/checkpoints")] == ["000001"]
@@ -267,7 +267,7 @@ def test_two_trainings_never_share_a_folder(photos, tmp_path):
     train(config, reporter)
     assert (
         reporter.refused
-        == [f"out: process {os.getpid()} trains in {config.out}; wait for its end or choose another name"] * 2
+        == [f"out: process {os.getpid()} trains in {config.out}; wait until it ends or choose another name"] * 2
     )
     assert len(read_log(config.out)) == 1
     train(replace(config, resume=True))
@@ -389,7 +389,7 @@ def test_a_fine_tune_with_another_codebook_names_what_is_fresh(whole, photos, tm
         ),
         reporter,
     ).best
-    assert "encoder taken; quantizer fresh: " in reporter.notes[1]
+    assert "encoder taken; quantizer not taken: " in reporter.notes[1]
     assert "(16, 4) there, (32, 4) here" in reporter.notes[1]
     assert load(best).vocab_size == 32
 

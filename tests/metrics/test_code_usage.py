@@ -63,7 +63,7 @@ def test_foreign_indices_are_refused_and_leave_no_trace(bad, value):
     usage.update(random_indices(1, 5, ((1, 1), (2, 2))))
     before = usage.compute()
     broken = torch.tensor([[[0, 1], [2, bad]]])
-    with pytest.raises(ValueError, match=f"scale 1: got the value {value}.*allowed are 0 to 4"):
+    with pytest.raises(ValueError, match=f"scale 1: got the value {value}.*expected 0 to 4"):
         usage.update((torch.zeros(1, 1, 1, dtype=torch.int64), broken))
     assert usage.compute() == before
 

@@ -150,7 +150,7 @@ def test_saved_and_loaded_it_is_the_same(prior: Prior, tmp_path: Path) -> None:
     ("tokens", "labels", "message"),
     [
         (torch.zeros(1, 3, dtype=torch.int64), torch.tensor([0]), "tokens: got shape"),
-        (None, torch.tensor([4]), "labels: got 4, allowed are 0 to 3"),
+        (None, torch.tensor([4]), "labels: got 4, expected 0 to 3"),
         (None, torch.tensor([-1]), "labels: got -1"),
     ],
 )
@@ -160,7 +160,7 @@ def test_other_sequences_and_labels_are_refused(
     own, _ = sequences(prior, batch=1)
     with pytest.raises(ValueError, match=message):
         prior.loss(own if tokens is None else tokens, labels)
-    with pytest.raises(ValueError, match=f"the value {V}, allowed are 0 to {V - 1}"):
+    with pytest.raises(ValueError, match=f"the value {V}, expected 0 to {V - 1}"):
         prior.loss(torch.full_like(own, V), torch.tensor([0]))
 
 
@@ -290,7 +290,7 @@ def test_next_scale_refuses_what_it_cannot_model() -> None:
         NextScaleTransformer(FLAT, 3, quantizer)
     with pytest.raises(ValueError, match="11 codes"):
         NextScaleTransformer(TokenLayout.of(12, PYRAMID.grids, (24, 16)), 3, quantizer)
-    with pytest.raises(ValueError, match=r"codes of shape \(\) a position, the layout \(2,\)"):
+    with pytest.raises(ValueError, match=r"codes of shape \(\) per position, expected \(2,\)"):
         NextScaleTransformer(DEEP_PYRAMID, 3, quantizer)
     with pytest.raises(ValueError, match="expected a divisor"):
         NextScaleConfig(width=10, num_heads=4)
@@ -326,7 +326,7 @@ def test_sampling_by_token_reads_what_training_reads(guidance: float, kv_heads: 
 
 def test_next_token_refuses_many_scales() -> None:
     for make in (next_token, masked):
-        with pytest.raises(ValueError, match="single scale, this has 3"):
+        with pytest.raises(ValueError, match="got 3 scales, expected a single one"):
             make(PYRAMID)
 
 

@@ -167,7 +167,7 @@ def test_wrong_indices_are_refused(quantizer: Quantizer):
         with pytest.raises(ValueError, match=match):
             quantizer.decode(changed if isinstance(quantizer, MultiScaleQuantizer) else last)
 
-    refused(indices[-1] + quantizer.num_embeddings, f"allowed are 0 to {quantizer.num_embeddings - 1}")
+    refused(indices[-1] + quantizer.num_embeddings, f"expected 0 to {quantizer.num_embeddings - 1}")
     refused(-1 - indices[-1], "got the value -")
     if indices[-1].dim() > 4 or (indices[-1].shape[1:] and not isinstance(quantizer, PointwiseQuantizer)):
         refused(indices[-1].flatten(), "shape")

@@ -119,7 +119,7 @@ def test_one_object_for_several_parts_is_refused(cls: type[ResidualQuantizer] | 
         [vq, tied],
         [GroupedQuantizer([vq]), GroupedQuantizer([vq])],
     ):
-        with pytest.raises(ValueError, match=rf"one object came twice.*num_\w+={len(parts)}"):
+        with pytest.raises(ValueError, match=rf"got the same object twice.*num_\w+={len(parts)}"):
             cls(parts)
     count = {"num_quantizers" if cls is ResidualQuantizer else "num_groups": 3}
     shared = cls([vq], **count)

@@ -122,7 +122,9 @@ def test_tokens_of_another_model_of_equal_sizes_are_refused() -> None:
     model.decode(tokens)
     copy.deepcopy(model).decode(tokens)
     for decode, made in ((other.decode, tokens), (other.idxBl_to_img, model.img_to_idxBl(image))):
-        with pytest.raises(ValueError, match=f"made by the model {model.fingerprint[:12]}…, this one is"):
+        with pytest.raises(
+            ValueError, match=f"got those of model {model.fingerprint[:12]}…, expected those of this model"
+        ):
             decode(made)
     other.decode(replace(tokens, fingerprint=""))  # said so, one may
     other.load_state_dict(model.state_dict())
@@ -135,7 +137,7 @@ def test_a_model_that_has_changed_is_another_one_and_a_cast_one_is_not() -> None
     with torch.no_grad():
         next(model.decoder.parameters()).add_(1)
     assert model.encode(image).fingerprint == model.fingerprint != tokens.fingerprint
-    with pytest.raises(ValueError, match="made by the model"):
+    with pytest.raises(ValueError, match="got those of model"):
         model.decode(tokens)
     assert model.train().encode(image).fingerprint == ""
     model.decode(tokens)  # what trains changes all the time

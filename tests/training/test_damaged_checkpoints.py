@@ -120,7 +120,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_and_names_the_damaged_on
     assert list(point.damaged) == [path]
     (line,) = run.set_aside(point)
     assert line.startswith(str(path))
-    assert line.endswith(f"kept as {step:06d}.damaged, going on from {newest:06d}")
+    assert line.endswith(f"renamed to {step:06d}.damaged, resuming from {newest:06d}")
     state = new_state()
     load_checkpoint(point.checkpoint, state)
     assert state.step == newest
@@ -145,7 +145,7 @@ def test_damage_during_a_run_does_not_end_it(run):
 def test_where_nothing_is_whole_every_entry_is_named(run):
     for harm, step in (("a weight", 1), ("a file", 2), ("the manifest", 3)):
         HARM[harm](run.checkpoints / f"{step:06d}")
-    with pytest.raises(ValueError, match=r"no checkpoint is whole; --force .*000001/.*000002/.*000003/") as caught:
+    with pytest.raises(ValueError, match=r"all checkpoints are damaged.*--force.*000001/.*000002/.*000003/") as caught:
         run.check_resumable(SETTINGS)
     assert "\n" not in str(caught.value)
 

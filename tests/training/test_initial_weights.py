@@ -45,8 +45,8 @@ def test_another_vocabulary_leaves_the_whole_quantizer_fresh():
     before = {name: value.clone() for name, value in fresh.quantizer.state_dict().items()}
     report = said(take_weights(fresh, trained))
     assert report["encoder"] == "encoder taken"
-    assert report["quantizer"].startswith("quantizer fresh: cluster_size ((16,) there, (32,) here)")
-    assert "embedding.weight ((16, 4) there, (32, 4) here)" in report["quantizer"]
+    assert report["quantizer"].startswith("quantizer not taken: cluster_size (got shape (16,), expected (32,))")
+    assert "embedding.weight (got shape (16, 4), expected (32, 4))" in report["quantizer"]
     for name, value in fresh.quantizer.state_dict().items():
         assert torch.equal(value, before[name])
     assert fresh.quantizer.initialising
@@ -65,14 +65,14 @@ def test_another_latent_leaves_only_the_layers_at_the_latent_fresh():
     words = said(report)
     for part in ("encoder", "decoder"):
         assert "tensors of" in words[part]
-        assert "there" in words[part]
+        assert "expected (" in words[part]
     assert {part.part: bool(part.taken) for part in report} == {"encoder": True, "quantizer": False, "decoder": True}
 
 
 def test_another_kind_of_quantizer_is_fresh():
     fresh = model(2, quantizer=EMAVectorQuantizer(16, 4, init=KMeansInit()), norm="none")
     trained = model(1, patch_nums=(1, 2, 4))
-    assert "quantizer fresh: " in said(take_weights(fresh, trained))["quantizer"]
+    assert "quantizer not taken: " in said(take_weights(fresh, trained))["quantizer"]
 
 
 def test_nothing_in_common_is_refused_in_one_line():

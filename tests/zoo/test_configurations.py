@@ -200,7 +200,7 @@ def test_var(network, patch_nums, shared, znorm, ratio, container):
         listed = [scale.flatten(1) for scale in indices]
         assert (tokenizer.idxBl_to_img(listed, grids=grids) - expected).abs().max() < TOLERANCE
         assert tokenizer.encode(image).grids == (*grids[:-1], (last, last * wide))
-    with pytest.raises(ValueError, match=rf"patch_nums: .*has {len(patch_nums)} scales"):
+    with pytest.raises(ValueError, match=rf"patch_nums: .*the {len(patch_nums)} sides"):
         load(network.tensors, container)
 
 

@@ -101,7 +101,7 @@ def test_cosmos_di(rounds, samplings):
     check(network, image, "cosmos-di", (".pt", "", NESTINGS[0]), levels=[8, 5, 8, 5])
     levels = {"inv_quant.quantizer._levels": torch.tensor([8, 5, 8, 5])}
     assert load(network.tensors | levels).model.quantizer.levels == [8, 5, 8, 5]
-    with pytest.raises(ValueError, match=r"levels: .*4 components"):
+    with pytest.raises(ValueError, match=r"levels: .*4 dimensions"):
         load(network.tensors)
 
 

@@ -48,7 +48,7 @@ def test_one_argument_gives_the_multi_scale_model_the_one_codebook_of_var(tmp_pa
     assert model.quantize.embedding.weight.shape == (512, 32)
     model.save_pretrained(tmp_path)
     assert load(tmp_path).quantizer.config() == model.quantizer.config()
-    with pytest.raises(ValueError, match="num_codebooks: got 1, expected none without several scales"):
+    with pytest.raises(ValueError, match="num_codebooks: got 1, expected None without patch_nums"):
         build("simple", num_codebooks=1)
 
 

@@ -62,7 +62,7 @@ def test_llamagen_gives_the_golden_logits(golden: Path) -> None:
 def test_a_var_prior_refuses_a_tokenizer_of_other_scales(golden: Path) -> None:
     sides = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
     tokenizer = load_published(checkpoint(golden, "var_vqvae"), patch_nums=sides)
-    with pytest.raises(ValueError, match=re.escape("tokenizer: has scales ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6)")):
+    with pytest.raises(ValueError, match=re.escape("tokenizer: got scales ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6)")):
         load_published_prior(checkpoint(golden, "var_vqvae_transformer"), tokenizer)
     assert expected(golden, "var_vqvae")
 
@@ -217,7 +217,7 @@ def test_the_door_opens_saved_and_published_priors(
         assert opened.fingerprint == published.fingerprint
     with pytest.raises(ValueError, match="tokenizer: got none, expected the one"):
         open_prior(path)
-    with pytest.raises(ValueError, match="tokenizer: has a vocabulary of 8, expected 16"):
+    with pytest.raises(ValueError, match="tokenizer: got vocabulary size 8, expected 16"):
         open_prior(tmp_path / "prior", tokenizer(8, scales=False))
     with pytest.raises(ValueError, match="grid: got options for"):
         open_prior(tmp_path / "prior", tok, grid=(16, 16))

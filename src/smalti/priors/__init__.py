@@ -1,7 +1,7 @@
-"""Priors: models of token sequences, from which images are sampled. Codes in, codes out; they never see an image.
+"""Priors: models of token sequences, used to generate images. Input and output are tokens, never images.
 
 `NextScaleTransformer` (VAR), `NextTokenTransformer` (LlamaGen) and `MaskedTransformer` (MaskGIT) share one interface,
-`Prior`; `TokenLayout` is all that they know of a tokenizer.
+`Prior`. They know a tokenizer only through its `TokenLayout`.
 """
 
 from smalti.priors.base import Prior

@@ -1,12 +1,12 @@
-"""The transformer block of VAR: what it does to a token depends on the class, through scales and shifts (AdaLN).
+"""The transformer block of VAR: the class conditions it through scales and shifts (AdaLN).
 
 Source: adaptive layer norm, Peebles and Xie 2022, "DiT" (arXiv 2212.09748); with queries and keys of unit length and
-learned temperatures, as VAR uses it (Tian et al. 2024, arXiv 2404.02905, appendix); branches left out at random, Huang
-et al. 2016, "Deep networks with stochastic depth" (arXiv 1603.09382). `llama_block.py` is the other block
-here: no condition, rotary positions.
+learned temperatures, as VAR uses it (Tian et al. 2024, arXiv 2404.02905, appendix); stochastic depth, Huang
+et al. 2016, "Deep networks with stochastic depth" (arXiv 1603.09382). The other block here is `llama_block.py`: without
+condition, with rotary positions.
 
-Legend: B images, n tokens read now, m tokens read so far, H heads, d components of a head, W = H · d width.
-图例:B 张图像,n 个当前词元,m 个已读词元,H 个注意力头,每头 d 维,宽度 W = H · d。
+Legend: B images, n tokens read now, m tokens read so far, H heads, d dimensions per head, W = H · d width.
+图例：B 张图像，n 个当前词元，m 个已读词元，H 个注意力头，每头 d 维，宽度 W = H · d。
 """
 
 import math
@@ -25,13 +25,13 @@ MIN_LENGTH = 1e-12
 
 
 class UnitAttention(nn.Module):
-    """Multi-head attention; with `l2_norm`, of unit queries and keys at a learned temperature for each head."""
+    """Multi-head attention; `l2_norm`: queries and keys of unit length, with a learned temperature per head."""
 
     def __init__(self, width: int, num_heads: int, *, l2_norm: bool):
         super().__init__()
         self.num_heads, self.l2_norm = num_heads, l2_norm
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        # Keys need no bias: it would add the same number to all scores of a query
+        # Keys need no bias: it would add the same constant to all scores of a query
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.out = nn.Linear(width, width)
@@ -40,7 +40,7 @@ class UnitAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n w"], mask: Bool[Tensor, "n n"] | None = None, cache: LayerCache | None = None
     ) -> Float[Tensor, "b n w"]:
-        """(B, n, W) to the same shape; `mask` is True where a query (row) may look, `cache` holds earlier tokens."""
+        """(B, n, W) to the same shape; `mask` is True where a query (row) may attend, `cache` holds earlier tokens."""
         batch, tokens, width = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = linear(x, self.qkv.weight, bias).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
@@ -76,13 +76,13 @@ class AdaptiveBlock(nn.Module):
     ):
         """
         Args:
-            width: components of a token.
+            width: dimension of a token.
             num_heads: attention heads.
             mlp_ratio: hidden width of the MLP divided by `width`.
             l2_norm: see `UnitAttention`.
-            shared: the six vectors come from one linear layer of the whole model, to which the block adds its own
-                constants; otherwise the block has a linear layer of its own.
-            drop_path: probability that training leaves out what the attention, or the MLP, adds to an image.
+            shared: True: one linear layer of the whole model computes the six vectors, and the block adds its own
+                constants. False: the block has its own linear layer.
+            drop_path: probability of stochastic depth: training omits the attention or MLP branch of an image.
         """
         super().__init__()
         self.attention = UnitAttention(width, num_heads, l2_norm=l2_norm)
@@ -92,7 +92,7 @@ class AdaptiveBlock(nn.Module):
         self.drop_path = drop_path
 
     def modulations(self, condition_BW: Float[Tensor, "b w"], shared_B6W: Tensor | None) -> Float[Tensor, "6 b 1 w"]:
-        """γ1, γ2, σ1, σ2, μ1, μ2 for a condition; the same for all tokens, so sampling computes them once."""
+        """γ1, γ2, σ1, σ2, μ1, μ2 for a condition; equal for all tokens, so sampling computes them once."""
         if self.modulation is not None:
             six_B6W = self.modulation(F.silu(condition_BW)).unflatten(1, (6, -1))
         else:
@@ -103,7 +103,7 @@ class AdaptiveBlock(nn.Module):
 
     @torch.no_grad()
     def write_less(self, factor: float) -> None:
-        """Initial weights as VAR's: what is added to x is divided by `factor`, and γ starts near 0."""
+        """VAR's initial weights: output layers of the branches are divided by `factor`, and γ starts near 0."""
         for layer in (self.attention.out, self.mlp.down):
             layer.weight.div_(factor)
         six = self.offsets if self.modulation is None else self.modulation.weight.unflatten(0, (6, -1))
@@ -124,7 +124,7 @@ class AdaptiveBlock(nn.Module):
         return torch.addcmul(x, self._some(gain2), self.mlp(modulated(x, scale2, shift2)))
 
     def _some(self, gain: Float[Tensor, "b 1 w"]) -> Float[Tensor, "b 1 w"]:
-        """The gain, which in training is 0 for some images and larger for the others: the same on average."""
+        """The gain with stochastic depth: in training 0 for some images, scaled up for the others to keep the mean."""
         if not self.training or self.drop_path == 0:
             return gain
         stays = torch.rand(gain.shape[0], 1, 1, device=gain.device) >= self.drop_path
@@ -132,7 +132,7 @@ class AdaptiveBlock(nn.Module):
 
 
 def length(x: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n 1"]:
-    """Euclidean length of each vector, never 0."""
+    """Euclidean length of each vector, with a positive minimum."""
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=MIN_LENGTH)
 
 

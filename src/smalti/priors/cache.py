@@ -1,6 +1,6 @@
-"""Keys and values of tokens that a transformer has already read, so that sampling reads every token once.
+"""Cache of keys and values, so that sampling processes every token once.
 
-One allocation a sampling run: 2 · layers · B · L · width numbers (`KeyValueCache.bytes` says it beforehand).
+One allocation per sampling run: 2 · layers · B · L · width numbers (`KeyValueCache.bytes` computes its size).
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ class LayerCache:
     """Keys and values of one layer."""
 
     keys: Float[Tensor, "b h l d"]
-    """Room for all L tokens; the first `length` are filled."""
+    """Memory for all L tokens; the first `length` are filled."""
     values: Float[Tensor, "b h l d"]
     """As `keys`."""
     length: int = 0
-    """Tokens read so far."""
+    """Number of stored tokens."""
 
     def append(
         self, k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n d"]
     ) -> tuple[Float[Tensor, "b h m d"], Float[Tensor, "b h m d"]]:
-        """Store n new tokens; returns views of all that are stored."""
+        """Store n new tokens; return views of all stored tokens."""
         end = self.length + k.shape[2]
         self.keys[:, :, self.length : end] = k
         self.values[:, :, self.length : end] = v
@@ -47,19 +47,19 @@ class KeyValueCache:
 
         Args:
             layers: number of transformer blocks.
-            shape: (B, heads, L, components of a head) with room for all tokens that will be read.
+            shape: (B, heads, L, dimension of a head), for all tokens of the run.
             dtype: of keys and values.
-            device: where they lie.
+            device: device of keys and values.
         """
         self._storage = torch.empty(layers, 2, *shape, dtype=dtype, device=device)
         self.layers = [LayerCache(keys, values) for keys, values in self._storage]
 
     @staticmethod
     def bytes(layers: int, batch: int, tokens: int, width: int, dtype: torch.dtype = torch.float32) -> int:
-        """Memory of a cache: 2 · layers · B · L · width · bytes of a number. Guidance doubles B."""
+        """Memory of a cache: 2 · layers · B · L · width · bytes per number. Guidance doubles B."""
         return 2 * layers * batch * tokens * width * dtype.itemsize
 
     @property
     def nbytes(self) -> int:
-        """Bytes that this cache takes."""
+        """Size of this cache in bytes."""
         return self._storage.nbytes

@@ -1,6 +1,6 @@
-"""What a prior knows of a tokenizer: how many tokens an image has, in what grids, of which vocabulary.
+"""Token layout, the only data about a tokenizer that a prior has: tokens per image, grids and vocabulary size.
 
-A prior never sees images, encoder or decoder. It is trained on one layout and refuses tokens of any other.
+A prior uses no images, encoder or decoder. It is trained on one layout and refuses tokens of other layouts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ class TokenLayout:
     """Shape of each scale, coarse to fine: ((1, 1), (2, 2), (4, 4)); one for a single scale; (h, w, Q) where Q codes
     make one position."""
     image_size: tuple[int, int]
-    """Height and width in pixels of the images that the tokens stand for."""
+    """Height and width in pixels of the images."""
     fingerprint: str = ""
-    """Of the tokenizer that made the tokens; "" where it is not known."""
+    """Fingerprint of the tokenizer that made the tokens; "" if unknown."""
 
     def __post_init__(self) -> None:
         if self.vocab_size < 1:
@@ -38,13 +38,13 @@ class TokenLayout:
     def of(
         cls, vocab_size: int, grids: Sequence[Sequence[int]], image_size: Sequence[int], fingerprint: str = ""
     ) -> "TokenLayout":
-        """From lists, as JSON has them."""
+        """A layout from JSON lists."""
         height, width = image_size
         return cls(vocab_size, tuple(tuple(int(side) for side in grid) for grid in grids), (height, width), fingerprint)
 
     @classmethod
     def from_config(cls, config: "Mapping[str, Any] | TokenLayout") -> "TokenLayout":
-        """From what `config` gave, as it comes back from JSON."""
+        """A layout from the result of `config`, also after JSON."""
         return config if isinstance(config, TokenLayout) else cls.of(**config)
 
     @property
@@ -54,22 +54,22 @@ class TokenLayout:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of an image, L."""
+        """Tokens per image, L."""
         return sum(self.scale_lengths)
 
     @property
     def codes_per_position(self) -> int:
-        """Q: residual levels or groups of one position; 1 for plain quantizers."""
+        """Q: residual levels or groups per position; 1 for plain quantizers."""
         return prod(self.grids[0][2:])
 
     @property
     def scale_positions(self) -> tuple[int, ...]:
-        """Positions of each scale; at each stand `codes_per_position` tokens."""
+        """Positions of each scale, with `codes_per_position` tokens each."""
         return tuple(length // self.codes_per_position for length in self.scale_lengths)
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
-        """Where each scale begins and ends in the flat sequence."""
+        """Start and end of each scale in the flat sequence."""
         return tuple(pairwise(accumulate(self.scale_lengths, initial=0)))
 
     def split(self, tokens_BL: Int64[Tensor, "b l"]) -> tuple[Int64[Tensor, "b ..."], ...]:
@@ -80,7 +80,7 @@ class TokenLayout:
         )
 
     def inside(self, box: tuple[float, float, float, float]) -> Bool[Tensor, " l"]:
-        """Which tokens (L,) stand for a part of the box (top, left, bottom, right), given in fractions of the image."""
+        """Mask (L,) of tokens that overlap the box (top, left, bottom, right), given in fractions of the image."""
         top, left, bottom, right = box
         if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
             raise ValueError(f"box: got {box}, expected 0 <= top < bottom <= 1 and 0 <= left < right <= 1")
@@ -95,25 +95,26 @@ class TokenLayout:
         return torch.cat(parts)
 
     def require(self, other: "TokenLayout", what: str) -> None:
-        """Refuse a layout that is not this one.
+        """Refuse another layout.
 
         Raises:
-            ValueError: names what differs: fingerprint, vocabulary or scales.
+            ValueError: names the difference: fingerprint, vocabulary size or scales.
         """
         if self.vocab_size != other.vocab_size:
-            raise ValueError(f"{what}: has a vocabulary of {other.vocab_size}, expected {self.vocab_size}")
+            raise ValueError(f"{what}: got vocabulary size {other.vocab_size}, expected {self.vocab_size}")
         if self.grids != other.grids or self.image_size != other.image_size:
             raise ValueError(
-                f"{what}: has scales {other.grids} for images of {other.image_size}, "
+                f"{what}: got scales {other.grids} for images of {other.image_size}, "
                 f"expected {self.grids} for {self.image_size}"
             )
         if self.fingerprint and other.fingerprint and self.fingerprint != other.fingerprint:
             raise ValueError(
-                f"{what}: belongs to the tokenizer {other.fingerprint[:12]}…, expected that of {self.fingerprint[:12]}…"
+                f"{what}: got fingerprint {other.fingerprint[:12]}…, another tokenizer's, "
+                f"expected {self.fingerprint[:12]}…"
             )
 
     def config(self) -> dict[str, Any]:
-        """In plain JSON types."""
+        """The layout in plain JSON types."""
         return {
             **asdict(self),
             "grids": [list(grid) for grid in self.grids],

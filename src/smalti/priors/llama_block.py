@@ -1,4 +1,4 @@
-"""The transformer block of Llama: RMSNorm before, rotary positions in attention, a gated MLP, no bias anywhere.
+"""The transformer block of Llama: RMSNorm before each branch, rotary positions, gated MLP, no biases.
 
 Source: Touvron et al. 2023, "LLaMA" (arXiv 2302.13971); RMSNorm, Zhang and Sennrich 2019 (arXiv 1910.07467); SwiGLU,
 Shazeer 2020 (arXiv 2002.05202). `adaptive_block.py` is conditioned on the class instead.
@@ -32,7 +32,7 @@ class RotaryAttention(nn.Module):
         q, k = rotate(qk, rotary).split([self.heads, self.kv_heads], dim=1)
         if cache is not None:
             k, v = cache.append(k, v)
-        # One new token may look at all that came before; several at once are a sequence of their own
+        # One new token attends to all earlier tokens; several tokens at once are a new sequence
         h = F.scaled_dot_product_attention(q, k, v, is_causal=x.shape[1] > 1, enable_gqa=self.heads != self.kv_heads)
         return self.out(h.transpose(1, 2).flatten(2))
 
@@ -57,11 +57,11 @@ class LlamaBlock(nn.Module):
     def __init__(self, width: int, num_heads: int, num_kv_heads: int, hidden: int, dropout: float):
         """
         Args:
-            width: components of a token.
+            width: dimension of a token.
             num_heads: heads of queries.
             num_kv_heads: heads of keys and values, a divisor of `num_heads`.
             hidden: hidden width of the MLP.
-            dropout: share of what is added to x that training sets to 0.
+            dropout: fraction of each branch output that training sets to 0.
         """
         super().__init__()
         self.norm1 = nn.RMSNorm(width, eps=1e-5)

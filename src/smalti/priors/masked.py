@@ -1,13 +1,13 @@
-"""MaskGIT: a transformer that predicts hidden tokens from visible ones, and samples by uncovering the surest first.
+"""MaskGIT: a transformer that predicts masked tokens; sampling accepts the most confident tokens first.
 
 Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer" (arXiv 2202.04200): the cosine schedule of
 section 3.2, the confidence sampling of section 3.1 with noise on the confidence that falls over the steps.
 
-All tokens look at all others, so a handful of passes draws a whole image, in no fixed order. `next_token.py` needs a
-pass a token, `next_scale.py` a multi-scale tokenizer.
+All tokens attend to all others, so a few passes sample a whole image, in no fixed order. `next_token.py` needs one
+pass per token, `next_scale.py` a multi-scale tokenizer.
 
 Legend: B images, L tokens, W width, V vocabulary.
-图例:B 张图像,L 个词元,宽度 W,词表 V。
+图例：B 张图像，L 个词元，宽度 W，词表 V。
 """
 
 import math
@@ -32,19 +32,19 @@ class MaskedConfig:
     depth: int = 12
     """Number of blocks."""
     width: int = 768
-    """Components of a token inside."""
+    """Dimension of a token inside the transformer."""
     num_heads: int = 12
     """Attention heads."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLPs divided by `width`."""
     class_dropout: float = 0.1
-    """Probability that training hides the class, so that guidance works."""
+    """Probability that training omits the class, as guidance requires."""
     dropout: float = 0.0
-    """Share of the embeddings, and of what each block adds, that training sets to 0; MaskGIT: 0.1."""
+    """Dropout of embeddings and block outputs; MaskGIT: 0.1."""
     label_smoothing: float = 0.1
-    """Share of the target spread evenly over the vocabulary, as in the paper."""
+    """Label smoothing: fraction of the target spread evenly over the vocabulary, as in the paper."""
     sampling_steps: int = 12
-    """Passes that draw an image."""
+    """Number of sampling passes per image."""
     choice_noise: float = 4.5
     """Strength of the Gumbel noise on the confidence at the first pass; it falls linearly to 0."""
 
@@ -78,12 +78,12 @@ class MaskedTransformer(Prior):
         layout = TokenLayout.from_config(layout)
         self.settings = config = as_settings(MaskedConfig, config)
         if len(layout.grids) != 1:
-            raise ValueError(f"layout: a masked prior needs a single scale, this has {len(layout.grids)}")
+            raise ValueError(f"layout: got {len(layout.grids)} scales, expected a single one for a masked prior")
         self.layout, self.num_classes, self.class_dropout = layout, num_classes, config.class_dropout
         self.class_names = tuple(class_names)
         width = config.width
         self.class_embedding = nn.Embedding(num_classes + 1, width)
-        self.word_embedding = nn.Embedding(layout.vocab_size + 1, width)  # the last row: hidden / 最后一行表示被遮住
+        self.word_embedding = nn.Embedding(layout.vocab_size + 1, width)  # the last row: mask / 最后一行：掩码
         self.positions = nn.Parameter(torch.empty(1 + layout.num_tokens, width))
         sizes = ViTConfig(width, config.depth, config.num_heads, mlp_ratio=config.mlp_ratio)
         self.blocks = nn.ModuleList(TransformerBlock(sizes, config.dropout) for _ in range(config.depth))
@@ -97,13 +97,13 @@ class MaskedTransformer(Prior):
 
     @property
     def hidden(self) -> int:
-        """The token that stands for a hidden one."""
+        """The mask token."""
         return self.layout.vocab_size
 
     # ---- training -----------------------------------------------------------------------------------------------
 
     def forward(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, "b l v"]:
-        """Logits (B, L, V) of every position, from tokens (B, L) of which some are `hidden`."""
+        """Logits (B, L, V) of every position, from tokens (B, L), some of them `hidden`."""
         x_BLW = torch.cat([self.class_embedding(labels_B).unsqueeze(1), self.word_embedding(tokens_BL)], dim=1)
         x_BLW = self.dropout(x_BLW + self.positions)
         for block in self.blocks:
@@ -111,10 +111,10 @@ class MaskedTransformer(Prior):
         return self.head(self.norm(x_BLW[:, 1:]))
 
     def loss(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
-        """See `Prior.loss`; hidden tokens are predicted, a random share of each image, at least one.
+        """See `Prior.loss`; it predicts masked tokens, a random fraction of each image, at least one.
 
-        In eval mode half of the tokens of each image is hidden, the same ones in every call, so that validation losses
-        compare; without label smoothing.
+        In eval mode half of the tokens of each image is masked, the same ones in every call, so that validation losses
+        are comparable; without label smoothing.
         """
         self.check(tokens_BL, labels_B)
         hidden_BL = self._hide(tokens_BL)
@@ -124,7 +124,7 @@ class MaskedTransformer(Prior):
         return cross_entropy(logits_BLV, tokens_BL.masked_fill(~hidden_BL, IGNORED), smoothing)
 
     def _hide(self, tokens_BL: Tensor) -> Tensor:
-        """Which tokens training hides: of each image the share cos(π/2 · u), u uniform."""
+        """Random mask for training: of each image the fraction cos(π/2 · u), u uniform."""
         batch, length = tokens_BL.shape
         if self.training:
             share_B = torch.cos(torch.rand(batch, device=tokens_BL.device) * math.pi / 2)
@@ -148,7 +148,7 @@ class MaskedTransformer(Prior):
         keep_BL: Bool[Tensor, "b l"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b l"]:
-        """See `Prior.sample`: each pass draws all hidden tokens and hides the least sure ones again."""
+        """See `Prior.sample`: each pass samples all masked tokens and masks the least confident ones again."""
         check_given(given_BL, keep_BL)
         self.check(given_BL, labels_B)
         config, steps = config or SamplingConfig(), self.settings.sampling_steps
@@ -168,7 +168,7 @@ class MaskedTransformer(Prior):
             drawn_BL, p_BL = draw(logits_BLV, config, generator)
             chances.append(p_BL)
             tokens_BL = torch.where(hidden_BL, drawn_BL, tokens_BL)
-            # Visible tokens stay; of the new ones the least sure are hidden again / 可见的保留,最不确定的重新遮住
+            # Keep visible tokens; mask the least confident new ones again / 可见的保留，最不确定的重新遮住
             noise_BL = _gumbel(p_BL, generator) * self.settings.choice_noise * (1 - step / steps)
             confidence_BL = torch.where(hidden_BL, p_BL.clamp(min=1e-30).log() + noise_BL, torch.inf)
             again_B = (to_draw_B * math.cos(math.pi / 2 * step / steps)).floor() if step < steps else 0 * to_draw_B

@@ -1,20 +1,20 @@
-"""VAR: a transformer that predicts all tokens of a scale at once from everything coarser.
+"""VAR: a transformer that predicts all tokens of a scale at once from the coarser scales.
 
 Source: Tian et al. 2024, "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction" (arXiv
 2404.02905), and its published weights.
 
-    scale 1      is predicted from the class alone
-    scale k + 1  from the class and, for each of its positions, f_hat after scale k seen at its grid
+    scale 1      is predicted from the class only
+    scale k + 1  is predicted from the class and from f_hat after scale k, resized to the grid of scale k + 1
 
-The second is what `MultiScaleQuantizer.next_scale_input` gives, in training (`var_input`) as in sampling; so the prior
-holds the frozen quantizer, the one part of the tokenizer that it needs. `next_token.py` predicts one token after the
-other instead, `masked.py` any subset from the others.
+`MultiScaleQuantizer.next_scale_input` computes this input, in training (`var_input`) and in sampling. So the prior
+holds the frozen quantizer, the only part of the tokenizer that it needs. `next_token.py` predicts token by token,
+`masked.py` any subset from the other tokens.
 
-Where several codes make one position (residual levels, groups) the head predicts all of them from one vector, each
-independently of the others of its position; the next scale sees their sum.
+With several codes per position (residual levels, groups) the head predicts them independently from one vector; the
+next scale gets their sum.
 
-Legend: B images, L tokens, l_k of scale k, C components of a code, W width, V vocabulary.
-图例:B 张图像,L 个词元,第 k 个尺度 l_k 个,码字 C 维,宽度 W,词表 V。
+Legend: B images, L tokens, l_k of scale k, C dimensions of a code, W width, V vocabulary.
+图例：B 张图像，L 个词元，第 k 个尺度 l_k 个，码字 C 维，宽度 W，词表 V。
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,20 +43,20 @@ class NextScaleConfig:
     depth: int = 16
     """Number of blocks."""
     width: int = 1024
-    """Components of a token inside; VAR: 64 · depth."""
+    """Dimension of a token inside the transformer; VAR: 64 · depth."""
     num_heads: int = 16
     """Attention heads; VAR: as many as blocks."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLPs divided by `width`."""
     l2_attention: bool = True
-    """Whether queries and keys have unit length, which keeps large models stable."""
+    """Whether queries and keys have unit length, for stable training of large models."""
     shared_adaln: bool = False
-    """Whether one linear layer serves the conditioning of all blocks (VAR's 512-pixel model)."""
+    """Whether all blocks share one linear layer for conditioning (VAR's 512-pixel model)."""
     class_dropout: float = 0.1
-    """Probability that training hides the class, so that guidance works."""
+    """Probability that training omits the class, as guidance requires."""
     drop_path: float = 0.0
-    """Probability that training leaves out a branch of the last block, growing linearly from 0 at the first; VAR:
-    depth / 240."""
+    """Stochastic depth: probability of omitting a branch of the last block, rising linearly from 0 at the first block.
+    VAR: depth / 240."""
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.num_heads, self.mlp_ratio, depth=self.depth)
@@ -68,7 +68,7 @@ class NextScaleTransformer(Prior):
     """p(scale k + 1 | scales up to k, class), for tokens of a multi-scale tokenizer."""
 
     level_mask: Bool[Tensor, "l l"]
-    """True where a token (row) may look at another (column): at its own scale and coarser ones."""
+    """True where a token (row) may attend to another (column): at its own scale and coarser scales."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class NextScaleTransformer(Prior):
         Args:
             layout: the tokens to model.
             num_classes: number of classes; 0 without labels.
-            quantizer: that of the tokenizer; held frozen, saved with the prior.
+            quantizer: quantizer of the tokenizer; frozen, and saved with the prior.
             config: sizes.
             class_names: names of the classes, if they have any.
         """
@@ -92,12 +92,12 @@ class NextScaleTransformer(Prior):
         self.settings = config = as_settings(NextScaleConfig, config)
         if layout.vocab_size != quantizer.num_embeddings or len(layout.grids) != len(quantizer.patch_nums):
             raise ValueError(
-                f"quantizer: has {quantizer.num_embeddings} codes and {len(quantizer.patch_nums)} scales, "
-                f"the layout {layout.vocab_size} and {len(layout.grids)}"
+                f"quantizer: got {quantizer.num_embeddings} codes and {len(quantizer.patch_nums)} scales, "
+                f"expected {layout.vocab_size} and {len(layout.grids)} as in the layout"
             )
         if layout.grids[0][2:] != quantizer.code_shape:
             raise ValueError(
-                f"quantizer: has codes of shape {quantizer.code_shape} a position, the layout {layout.grids[0][2:]}"
+                f"quantizer: got codes of shape {quantizer.code_shape} per position, expected {layout.grids[0][2:]}"
             )
         self.layout, self.num_classes, self.class_dropout = layout, num_classes, config.class_dropout
         self.class_names = tuple(class_names)
@@ -128,7 +128,7 @@ class NextScaleTransformer(Prior):
         self._initialise()
 
     def constants(self) -> dict[str, Tensor]:
-        """See `Prior.constants`: the scale of each position, and which positions may look at which."""
+        """See `Prior.constants`: the scale of each position, and the attention mask."""
         positions = self.layout.scale_positions
         level_L = torch.repeat_interleave(
             torch.arange(len(positions)), torch.tensor(positions), output_size=sum(positions)
@@ -148,11 +148,11 @@ class NextScaleTransformer(Prior):
             var_input_BlC: (B, L - l_1, C), `quantizer.var_input` of the true tokens.
             labels_B: classes, 0 to `num_classes`.
         """
-        # 1. The first scale starts from the class, the others from f_hat / 首个尺度由类别开始,其余由 f_hat 开始
+        # 1. The first scale starts from the class, the others from f_hat / 首个尺度由类别开始，其余由 f_hat 开始
         condition_BW = self.class_embedding(labels_B)
         start_BlW = condition_BW.unsqueeze(1) + self.start
         x_BLW = torch.cat([start_BlW, self.word_embedding(var_input_BlC)], dim=1) + self._places()
-        # 2. Every token looks at its own scale and coarser ones / 每个词元只看本尺度与更粗的尺度
+        # 2. Every token attends to its own scale and coarser scales / 每个词元只看本尺度与更粗的尺度
         shared = self._shared(condition_BW)
         for block in self._layers():
             x_BLW = self._through(block, x_BLW, block.modulations(condition_BW, shared), self.level_mask)
@@ -176,7 +176,7 @@ class NextScaleTransformer(Prior):
         keep_BL: Bool[Tensor, "b l"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b l"]:
-        """See `Prior.sample`: one pass a scale; guidance grows from 0 at the first scale to its full strength."""
+        """See `Prior.sample`: one pass per scale; guidance rises from 0 at the first scale to full strength."""
         check_given(given_BL, keep_BL)
         self.check(given_BL, labels_B)
         config = config or SamplingConfig()
@@ -203,7 +203,7 @@ class NextScaleTransformer(Prior):
             tokens.append(kept(drawn_Bl, given_BL, keep_BL, slice(start, end)))
             if end == layout.num_tokens:
                 break
-            # 2. Add them to f_hat and look at it at the next scale / 累加到 f_hat,再以下一尺度观察
+            # 2. Add them to f_hat and resize it to the next scale / 累加到 f_hat，再缩放到下一尺度
             codes_BChw = self.quantizer.scale_codes(k, tokens[k].reshape(-1, *layout.grids[k]))
             f_hat_BCHW, seen_BChw = self.quantizer.next_scale_input(k, f_hat_BCHW, codes_BChw, grids)
             seen_BlC = seen_BChw.flatten(2).transpose(1, 2).to(self.word_embedding.weight.dtype)
@@ -218,7 +218,7 @@ class NextScaleTransformer(Prior):
         return [block for block in self.blocks if isinstance(block, AdaptiveBlock)]
 
     def _places(self) -> Tensor:
-        """Where each token stands: its position and its scale, (L, W)."""
+        """Embeddings of position and scale of each token, (L, W)."""
         return self.positions + self.level_embedding(self.levels)
 
     def _shared(self, condition_BW: Tensor) -> Tensor | None:
@@ -238,7 +238,7 @@ class NextScaleTransformer(Prior):
         return KeyValueCache(self.settings.depth, shape, dtype=weight.dtype, device=weight.device)
 
     def _initialise(self) -> None:
-        """VAR's initial weights: deeper models write less into each residual, blocks begin almost as the identity."""
+        """VAR's initial weights: smaller branches in deeper models, and blocks close to the identity."""
         config = self.settings
         std = (1 / config.width / 3) ** 0.5
         frozen = set(self.quantizer.modules())

@@ -1,13 +1,13 @@
-"""LlamaGen: a language model over tokens in raster order, each predicted from all before it and the class.
+"""LlamaGen: a language model of tokens in raster order; each is predicted from the class and all tokens before it.
 
 Source: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (arXiv 2406.06525),
-and its published weights. Any single-scale tokenizer will do; where Q codes make one position (residual levels,
-groups), they follow each other and an embedding tells which of the Q comes next.
+and its published weights. It works with any single-scale tokenizer. With Q codes per position (residual levels,
+groups), the codes follow each other, and an embedding marks which of the Q comes next.
 
-`next_scale.py` needs one pass a scale instead of one a token, and a multi-scale tokenizer.
+`next_scale.py` needs one pass per scale instead of one per token, and a multi-scale tokenizer.
 
-Legend: B images, L tokens, W width, V vocabulary; the class is token number 0 of what the transformer reads.
-图例:B 张图像,L 个词元,宽度 W,词表 V;类别是输入序列的第 0 个词元。
+Legend: B images, L tokens, W width, V vocabulary; the class is token number 0 of the input sequence.
+图例：B 张图像，L 个词元，宽度 W，词表 V；类别是输入序列的第 0 个词元。
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,19 +35,19 @@ class NextTokenConfig:
     depth: int = 12
     """Number of blocks."""
     width: int = 768
-    """Components of a token inside."""
+    """Dimension of a token inside the transformer."""
     num_heads: int = 12
     """Attention heads of queries."""
     num_kv_heads: int = 0
-    """Heads of keys and values; 0: as many as of queries."""
+    """Attention heads of keys and values; 0: as many as of queries."""
     hidden: int = 0
     """Hidden width of the MLPs; 0: 8/3 of `width`, rounded up to a multiple of 256."""
     rope_base: float = 10000.0
     """Slowest rotary frequency, see `rotary_table`."""
     class_dropout: float = 0.1
-    """Probability that training hides the class, so that guidance works."""
+    """Probability that training omits the class, as guidance requires."""
     dropout: float = 0.0
-    """Share of the embeddings, and of what each block adds, that training sets to 0; LlamaGen: 0.1."""
+    """Dropout of embeddings and block outputs; LlamaGen: 0.1."""
 
     def __post_init__(self) -> None:
         heads = self.num_kv_heads or self.num_heads
@@ -92,7 +92,7 @@ class NextTokenTransformer(Prior):
         layout = TokenLayout.from_config(layout)
         self.settings = config = as_settings(NextTokenConfig, config)
         if len(layout.grids) != 1:
-            raise ValueError(f"layout: a next-token prior needs a single scale, this has {len(layout.grids)}")
+            raise ValueError(f"layout: got {len(layout.grids)} scales, expected a single one for a next-token prior")
         self.layout, self.num_classes, self.class_dropout = layout, num_classes, config.class_dropout
         self.class_names = tuple(class_names)
         codes, heads = layout.codes_per_position, config.num_heads
@@ -113,7 +113,7 @@ class NextTokenTransformer(Prior):
         nn.init.zeros_(self.head.weight)
 
     def constants(self) -> dict[str, Tensor]:
-        """See `Prior.constants`: the angles of all positions."""
+        """See `Prior.constants`: the rotary angles of all positions."""
         height, width = self.layout.grids[0][:2]
         head_dim, codes = self.settings.width // self.settings.num_heads, self.layout.codes_per_position
         return {"rotary": rotary_table((height, width), head_dim, codes=codes, base=self.settings.rope_base)}
@@ -149,7 +149,7 @@ class NextTokenTransformer(Prior):
         keep_BL: Bool[Tensor, "b l"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "b l"]:
-        """See `Prior.sample`: one pass a token; kept tokens are read like drawn ones."""
+        """See `Prior.sample`: one pass per token; kept tokens are processed like sampled ones."""
         check_given(given_BL, keep_BL)
         self.check(given_BL, labels_B)
         config = config or SamplingConfig()
@@ -174,7 +174,7 @@ class NextTokenTransformer(Prior):
     # ---- parts --------------------------------------------------------------------------------------------------
 
     def _read(self, x_BnW: Tensor, start: int, cache: KeyValueCache | None) -> Tensor:
-        """Logits after each of n inputs, which stand at positions `start`, `start` + 1, …"""
+        """Logits after each of n inputs at positions `start`, `start` + 1, …"""
         end = start + x_BnW.shape[1]
         if self.code_embedding is not None:
             x_BnW = (

@@ -1,8 +1,8 @@
-"""A network for one run of sampling, whose linear layers keep their weights as the CPU's library multiplies them.
+"""A copy of a network for sampling, with weights packed in the memory layout of the CPU's matrix library.
 
-Drawing token by token, each layer multiplies a row or two an image, hundreds of times, and the time goes into reading
-the weights. In their usual order they are rearranged before every product (see `ops/linear.py`); here only once.
-逐词元采样时,每层每次只乘寥寥几行,却重复数百次,时间几乎都花在读取权重上。这里只重排权重一次,而非每次相乘前都重排。
+In sampling token by token, each layer multiplies one or two rows per image, hundreds of times, and reading the weights
+takes most of the time. Unpacked weights are rearranged before every product (see `ops/linear.py`); here only once.
+逐词元采样时，每层每次只乘寥寥几行，却重复数百次，时间几乎都花在读取权重上。这里只重排权重一次，而非每次相乘前都重排。
 """
 
 import copy
@@ -16,16 +16,16 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def packed(network: Network, rows: int) -> Network:
-    """A twin to be read by, without gradients: its linear layers have packed weights where that is faster.
+    """A copy for inference without gradients, with packed weights in linear layers where that is faster.
 
-    All else is shared with the network, which stays as it is. The packed weights take as much memory as those that they
-    stand for, as long as the twin lives. The same numbers but for the order of sums.
+    All other tensors are shared with the network, which is not changed. Packed weights take as much memory again as
+    the original ones. Results differ only by the order of sums.
 
     Args:
-        network: the original; changes of its weights do not reach packed ones.
-        rows: vectors that a layer will read in a call.
+        network: the original; later changes of its weights do not change packed ones.
+        rows: vectors per call of a layer.
     """
-    if type(network) is nn.Linear:  # no subclass, whose weights may be anything
+    if type(network) is nn.Linear:  # no subclasses, as their weights may have other meanings
         layer = cast(nn.Linear, network)
         multiply = packed_linear(layer.weight, layer.bias, rows)
         return network if multiply is None else _twin(network, forward=multiply)

@@ -1,9 +1,9 @@
-"""Rotary positions in two dimensions: queries and keys are turned by angles that tell row and column.
+"""Rotary positions in two dimensions: queries and keys are rotated by angles of row and column.
 
-Source: Su et al. 2021, "RoFormer" (arXiv 2104.09864); half of the components turns with the row, half with the column,
+Source: Su et al. 2021, "RoFormer" (arXiv 2104.09864); half of the dimensions rotate by row, half by column,
 as in LlamaGen (Sun et al. 2024, arXiv 2406.06525) and its published weights.
 
-Legend: B images, H heads, n tokens, d components of a head.
+Legend: B images, H heads, n tokens, d dimensions per head.
 """
 
 import torch
@@ -16,14 +16,14 @@ def rotary_table(
 ) -> Float[Tensor, "l half 2"]:
     """Cosine and sine (1 + h · w · codes, d / 2, 2) for a class token followed by a grid in raster order.
 
-    The class token gets zeros for both, which makes its queries and keys zero: that is how LlamaGen trained, so that
-    every token looks at the class with a score of 0, neither near nor far.
+    The class token gets zeros for both, as in LlamaGen's training. Its queries and keys are then zero, and every token
+    attends to the class with score 0.
 
     Args:
         grid: rows h and columns w.
         head_dim: d, a multiple of 4.
-        codes: tokens of one position, which share its angles.
-        base: the slowest angle turns by 1 / base a step.
+        codes: tokens per position; they share its angles.
+        base: the slowest angle grows by 1 / base per step.
     """
     if head_dim % 4:
         raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 4 for rotary positions in two dimensions")
@@ -36,6 +36,6 @@ def rotary_table(
 
 
 def rotate(x: Float[Tensor, "b h n d"], table: Float[Tensor, "n half 2"]) -> Float[Tensor, "b h n d"]:
-    """Turn each pair of neighbouring components (2i, 2i + 1), as a complex number, by the angle of its token."""
+    """Rotate each pair of neighbouring dimensions (2i, 2i + 1), as a complex number, by the angle of its token."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * torch.view_as_complex(table.float())).flatten(-2).to(x.dtype)

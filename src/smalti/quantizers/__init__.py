@@ -3,8 +3,8 @@
 Start reading at `vector.py`, then `base.py`. A new quantizer is one file here and one line in `rebuild.py`.
 
 Codes in a table: `VectorQuantizer`, `EMAVectorQuantizer`, `SimVQ`, `IndexBackpropagationQuantizer`, `GumbelQuantizer`.
-Codes that are computed: `FiniteScalarQuantizer`, `LookupFreeQuantizer`, `BinarySphericalQuantizer`.
-Around any of them: `ProjectedQuantizer`, `ResidualQuantizer`, `GroupedQuantizer`, `MultiScaleQuantizer`.
+With computed codes: `FiniteScalarQuantizer`, `LookupFreeQuantizer`, `BinarySphericalQuantizer`.
+Wrappers: `ProjectedQuantizer`, `ResidualQuantizer`, `GroupedQuantizer`, `MultiScaleQuantizer`.
 """
 
 from smalti.quantizers.base import Indices, PointwiseQuantizer, Quantizer, QuantizerOutput

@@ -1,12 +1,13 @@
-"""One bit per component: signs as codes, bits as indices, entropies as losses.
+"""One bit per dimension: the codes are signs, the indices are bits, the losses are entropies.
 
-The codebook, all 2**bits combinations of signs, is implicit: codes are computed from indices and never listed. The two
-leaves differ in lengths: LFQ takes the signs of the latent as it is (codes ±1), BSQ projects the latent to the unit
-sphere first (codes ±1/√D).
+The codebook of all 2**bits combinations of signs is implicit: codes are computed from indices. The two classes differ
+in the length of codes: LFQ takes the signs of the latent directly (codes ±1), BSQ first projects the latent to the unit
+sphere (codes ±1/√D).
+每一维一个比特：码字是符号，索引是比特，损失是熵。LFQ 直接取符号（±1），BSQ 先投影到单位球面（±1/√D）。
 
-`finite_scalar.py` is the same idea with more values per component, a bound on the latent and no entropy loss.
+`finite_scalar.py` is the same idea with more values per dimension, a bounded latent and no entropy loss.
 
-Legend: N vectors, D components = bits.
+Legend: N vectors, D dimensions = bits.
 图例：N 个向量，D 维 = 比特数。
 """
 
@@ -26,7 +27,7 @@ from smalti.quantizers.latents import constant
 
 
 class BinaryQuantizer(PointwiseQuantizer):
-    """One bit per component: loss = beta · ‖u − sg[e]‖² + entropy_weight · (E[H(p)] + gamma · (log K − H(E[p])))."""
+    """One bit per dimension: loss = beta · ‖u − sg[e]‖² + entropy_weight · (E[H(p)] + gamma · (log K − H(E[p])))."""
 
     older_defaults: ClassVar = {"highest_first": False}
 
@@ -46,11 +47,11 @@ class BinaryQuantizer(PointwiseQuantizer):
             embedding_dim: number of bits, the channels of the latent; there are 2**embedding_dim codes.
             beta: weight of the commitment term.
             entropy_weight: weight of the two entropy terms together.
-            gamma: weight of even usage (codebook_divergence) against sureness (sample_entropy).
-            temperature: of the soft assignment p(e) ~ exp(-‖u − e‖² / temperature), whose entropies are taken.
-            group_size: bits whose combinations are to be used evenly. Groups count as independent of each other: the
-                entropy of 2**18 codes cannot be measured on one batch, that of two groups of 9 bits can.
-            highest_first: the first component is the highest bit of the index, not the lowest.
+            gamma: weight of codebook_divergence (uniform usage) relative to sample_entropy (confident assignment).
+            temperature: temperature of the soft assignment p(e) ~ exp(-‖u − e‖² / temperature) in the entropy terms.
+            group_size: bits per group in codebook_divergence. Groups are treated as independent: one batch is too small
+                to estimate the entropy of 2**18 codes, but not of two groups of 9 bits.
+            highest_first: True: the first dimension is the highest bit of the index; False: the lowest.
         """
         super().__init__()
         between(1, 62, embedding_dim=embedding_dim)  # an index is an int64
@@ -60,35 +61,35 @@ class BinaryQuantizer(PointwiseQuantizer):
         self.embedding_dim, self.num_embeddings, self.beta = embedding_dim, 2**embedding_dim, beta
         self.entropy_weight, self.gamma = entropy_weight, gamma
         self.temperature, self.group_size, self.highest_first = temperature, group_size, highest_first
-        self.register_buffer("on_device", torch.empty(0), persistent=False)  # says which device
+        self.register_buffer("on_device", torch.empty(0), persistent=False)  # holds the device
 
     @property
     @abstractmethod
     def amplitude(self) -> float:
-        """Size of every component of every code."""
+        """Absolute value of all dimensions of all codes."""
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
-        """Bit d of the index (it counts 2**d, or `highest_first` 2**(D - 1 - d)) is 1 where component d is positive."""
+        """Bit d of the index (value 2**d, with `highest_first` 2**(D - 1 - d)) is 1 where dimension d is positive."""
         return ((u_ND > 0).long() * self._bit_values(u_ND)).sum(dim=1)
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """Bits as ± amplitude."""
+        """Bits 1 and 0 as + and − amplitude."""
         return (self.indices_to_bits(indices_N).float() * 2.0 - 1.0) * self.amplitude
 
     def indices_to_bits(self, indices: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape d"]:
-        """Bits of indices: bit d belongs to component d of the latent, the least significant unless `highest_first`."""
+        """Bits of indices: bit d belongs to dimension d of the latent, lowest bit first unless `highest_first`."""
         return (indices.unsqueeze(-1) // self._bit_values(indices) % 2).bool()
 
     def _bit_values(self, beside: Tensor) -> Tensor:
-        """1, 2, 4, …, or these backwards: what the bit of each component adds to the index."""
+        """Value in the index of each dimension's bit: 1, 2, 4, …, or in reverse order."""
         powers = [2**d for d in range(self.embedding_dim)]
         return constant(powers[::-1] if self.highest_first else powers, beside, torch.int64)
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
-        """Signs, and the loss terms."""
+        """Signs and loss terms. 取符号，并计算损失项。"""
         indices_N = self.search(u_ND)
         codes_ND = self.lookup(indices_N)
-        # ‖u − e‖² of the two values of a bit differ by 4 · amplitude · u
+        # The two values of a bit differ in ‖u − e‖² by 4 · amplitude · u / 一个比特的两种取值之差
         logits_ND = u_ND * (4 * self.amplitude / self.temperature)
         distances = {"commitment": mean_square(u_ND, codes_ND)}
         return QuantizedVectors(indices_N, codes_ND, distances, self._entropies(logits_ND))
@@ -105,7 +106,7 @@ class BinaryQuantizer(PointwiseQuantizer):
         }
 
     def weights(self) -> dict[str, float]:
-        """Commitment beta; even usage gamma times as much as sureness."""
+        """Commitment `beta`; sample_entropy `entropy_weight`; codebook_divergence `entropy_weight * gamma`."""
         return {
             "commitment": self.beta,
             "sample_entropy": self.entropy_weight,
@@ -113,13 +114,13 @@ class BinaryQuantizer(PointwiseQuantizer):
         }
 
     def residual_scale(self) -> list[float]:
-        """A sign leaves over about half of what it stands for."""
+        """The residual of a sign is about half as large as the sign's value."""
         return [0.5] * self.embedding_dim
 
 
 @final
 class LookupFreeQuantizer(BinaryQuantizer):
-    """Codes ±1 per component; terms commitment, sample_entropy, codebook_divergence.
+    """Codes ±1 per dimension; terms commitment, sample_entropy, codebook_divergence.
 
     Source: Yu et al. 2023, "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation" (MAGVIT-v2, arXiv
     2310.05737), section 3.1; entropy over groups of bits and weights as in Open-MAGVIT2 (Luo et al. 2024, arXiv
@@ -137,11 +138,11 @@ class LookupFreeQuantizer(BinaryQuantizer):
 
 @final
 class BinarySphericalQuantizer(BinaryQuantizer):
-    """Codes ±1/√D per component; terms commitment, sample_entropy, codebook_divergence.
+    """Codes ±1/√D per dimension; terms commitment, sample_entropy, codebook_divergence.
 
     Source: Zhao et al. 2024, "Image and Video Tokenization with Binary Spherical Quantization" (arXiv 2406.07548).
     Vectors are projected to the unit sphere first. The quantization error is then bounded, so the commitment term can
-    be left out (beta = 0, as in the paper's code), and assignments stay soft at temperature 1.
+    be omitted (beta = 0, as in the paper's code), and assignments are soft at temperature 1.
 
     >>> bsq = BinarySphericalQuantizer(embedding_dim=18)  # 2**18 codes
     >>> quantized, loss, indices = bsq(torch.randn(1, 18, 8, 8))  # (1, 18, 8, 8), (), (1, 8, 8)
@@ -175,5 +176,5 @@ class BinarySphericalQuantizer(BinaryQuantizer):
         return 1 / math.sqrt(self.embedding_dim)
 
     def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """To the unit sphere."""
+        """Project to the unit sphere."""
         return unit_sphere(z_ND)

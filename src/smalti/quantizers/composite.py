@@ -1,10 +1,11 @@
-"""Several codes for one vector: residual levels, which add up, and groups of channels, which stand side by side.
+"""Several codes per vector: residual levels, which are added, and groups of channels, which are concatenated.
 
-`CompositeQuantizer` is what both have in common: each part has its own codebook, or all parts use one. Q parts of K
-codes reach K**Q vectors. Levels are found one after the other, groups independently. `multi_scale.py` refines in space
-where residual levels refine in value.
+`CompositeQuantizer` is the common base: each part has its own codebook, or all parts share one. Q parts of K codes
+represent K**Q vectors. Levels are quantized one after the other, groups independently. `multi_scale.py` refines
+resolution, residual levels refine values.
+一个向量用多个码字表示：残差各层相加，通道各组拼接。
 
-Legend: N vectors, D components, Q parts.
+Legend: N vectors, D dimensions, Q parts (residual levels or groups of channels).
 图例：N 个向量，D 维，Q 个部分（残差层或通道组）。
 """
 
@@ -22,7 +23,7 @@ from smalti.quantizers.latents import constant
 
 
 class CompositeQuantizer(PointwiseQuantizer):
-    """Several quantizers whose codes together make one vector; indices are (…, Q)."""
+    """Several quantizers, each with one code per vector; indices are (…, Q)."""
 
     def __init__(self, quantizers: Sequence[PointwiseQuantizer], count: int | None, what: str):
         """
@@ -35,21 +36,25 @@ class CompositeQuantizer(PointwiseQuantizer):
         count = len(quantizers) if count is None else count
         if not quantizers or count < 1 or len(quantizers) not in (1, count):
             raise ValueError(
-                f"quantizers: got {len(quantizers)} for {what} = {count}, expected one for each or one for all"
+                f"quantizers: got {len(quantizers)} for {what}={count}, expected one per part or one for all parts"
             )
         parts = [id(module) for quantizer in quantizers for module in quantizer.modules()]
         if len(set(parts)) < len(parts):
-            raise ValueError(f"quantizers: one object came twice; to share it, pass it once with {what}={count}")
+            raise ValueError(
+                f"quantizers: got the same object twice, expected it once; to share it, pass it with {what}={count}"
+            )
         first = quantizers[0]
         for quantizer in quantizers:
             for name in ("num_embeddings", "embedding_dim", "code_shape", "soft"):
                 if getattr(quantizer, name) != getattr(first, name):
                     raise ValueError(
-                        f"quantizers: {name} is {getattr(first, name)} in one and {getattr(quantizer, name)} in "
-                        "another, expected the same in all"
+                        f"quantizers: got {name} {getattr(first, name)} and {getattr(quantizer, name)}, "
+                        "expected the same in all"
                     )
             if quantizer.weights() != first.weights():
-                raise ValueError(f"quantizers: loss weights {first.weights()} and {quantizer.weights()} differ")
+                raise ValueError(
+                    f"quantizers: got loss weights {first.weights()} and {quantizer.weights()}, expected equal ones"
+                )
         self.quantizers = nn.ModuleList(quantizers)
         self.count, self.num_embeddings, self.soft = count, first.num_embeddings, first.soft
         self.code_shape = (count, *first.code_shape)
@@ -64,16 +69,16 @@ class CompositeQuantizer(PointwiseQuantizer):
     def vectors(
         self, u_ND: Float[Tensor, "n d"], indices: Int64[Tensor, "n q *code"]
     ) -> Iterable[Float[Tensor, "n _"]]:
-        """What each part got to quantize, when `indices` are what they chose."""
+        """The input of each part, given the chosen `indices`."""
 
     @property
     def initialising(self) -> bool:
-        """Whether any part is."""
+        """Whether any part is initialising."""
         return any(self.part(q).initialising for q in range(len(self.quantizers)))
 
     @torch.no_grad()
     def initialise(self, u_ND: Float[Tensor, "n d"]) -> None:
-        """Start each codebook from the vectors of all parts that use it; first parts first, later ones see them."""
+        """Initialise each codebook, in order, from the inputs of all parts that use it."""
         for q, quantizer in enumerate(self.quantizers):
             vectors = list(self.vectors(u_ND, self.search(u_ND)))
             assert isinstance(quantizer, PointwiseQuantizer)
@@ -81,7 +86,7 @@ class CompositeQuantizer(PointwiseQuantizer):
 
     @torch.no_grad()
     def learn(self, u_ND: Float[Tensor, "n d"], indices: Int64[Tensor, "n q *code"]) -> None:
-        """Let each codebook learn once, from all parts that use it."""
+        """Update each codebook once, from all parts that use it."""
         vectors, chosen = list(self.vectors(u_ND, indices)), indices.unbind(dim=1)
         if len(self.quantizers) == 1:
             vectors, chosen = [_in_batch_order(vectors)], (indices.flatten(0, 1),)
@@ -94,7 +99,7 @@ class CompositeQuantizer(PointwiseQuantizer):
             self.part(q).make_symmetric()
 
     def weights(self) -> dict[str, float]:
-        """Those of the parts; terms are means over parts."""
+        """The weights of the parts; terms are means over parts."""
         return self.part(0).weights()
 
     def get_codebook(self) -> Float[Tensor, "*parts k d"]:
@@ -102,7 +107,7 @@ class CompositeQuantizer(PointwiseQuantizer):
         return torch.stack([self.part(q).get_codebook() for q in range(self.count)])
 
     def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
-        """Those of the parts; parts that share a codebook share its count."""
+        """The counts of the parts; parts that share a codebook share one count."""
         counts = [self.part(q).code_counts() for q in range(self.count)]
         kept = [of_part for of_part in counts if of_part is not None]
         return [count for of_part in kept for count in of_part] if len(kept) == len(counts) else None
@@ -110,20 +115,20 @@ class CompositeQuantizer(PointwiseQuantizer):
 
 @final
 class ResidualQuantizer(CompositeQuantizer):
-    """Q levels, coarse to fine, each quantizes what the levels before it left over; indices (B, *spatial, Q).
+    """Q levels, coarse to fine; each quantizes the residual of the levels before it; indices (B, *spatial, Q).
 
-    Source: SoundStream (Zeghidour et al. 2021, arXiv 2107.03312), section 3.3, for codebooks per level and quantizer
-    dropout; RQ-VAE (Lee et al. 2022, arXiv 2203.01941) for images and one codebook for all levels; scales of fixed
-    grids follow the residual FSQ of vector-quantize-pytorch.
+    Source: SoundStream (Zeghidour et al. 2021, arXiv 2107.03312), section 3.3, for one codebook per level and
+    quantizer dropout; RQ-VAE (Lee et al. 2022, arXiv 2203.01941) for images and one codebook for all levels; the scales
+    of fixed grids follow the residual FSQ of vector-quantize-pytorch.
 
     >>> rq = ResidualQuantizer([VectorQuantizer(1024, 64) for _ in range(4)])
     >>> quantized, loss, indices = rq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8, 4)
 
-    Decoding takes the first levels alone, too: `rq.decode(indices[..., :2])`.
+    Decoding also works with the first levels only: `rq.decode(indices[..., :2])`.
     """
 
     scales: list[list[float]]
-    """What the codes of each level are multiplied with, (Q, D): 1 for learned tables, ever smaller for fixed grids."""
+    """Factor of the codes of each level, (Q, D): 1 for learned tables, decreasing for fixed grids."""
 
     older_defaults: ClassVar = {"symmetric": False}
 
@@ -139,11 +144,10 @@ class ResidualQuantizer(CompositeQuantizer):
         Args:
             quantizers: one per level, or a single one that all levels share.
             num_quantizers: number of levels Q; None: as many as quantizers.
-            quantizer_dropout: probability that a training pass shows the decoder only the first n levels, n drawn from
-                1 to Q, so that one model serves all rates. The other levels still learn from the pass.
-            symmetric: make grids of fixed codes symmetric (`make_symmetric`), or levels after the first leave codes
-                unused. False is how models were saved before there was a choice, and what a configuration without this
-                argument means.
+            quantizer_dropout: probability that a training pass decodes only the first n levels, with n drawn from 1 to
+                Q, so that one model works at all rates. The other levels still learn from the pass.
+            symmetric: make fixed grids symmetric (`make_symmetric`); otherwise levels after the first leave codes
+                unused. False: as in older models, and in a saved configuration without this argument.
         """
         super().__init__(quantizers, num_quantizers, "num_quantizers")
         between(0, 1, quantizer_dropout=quantizer_dropout)
@@ -157,11 +161,11 @@ class ResidualQuantizer(CompositeQuantizer):
         self.scales = [scale_D.tolist() for scale_D in scales]
 
     def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """To where the codes of the first level live; residuals are taken there."""
+        """Project as the first level does; residuals are computed after the projection."""
         return self.part(0).project(z_ND)
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, "n q *code"]:
-        """One level after the other."""
+        """Search level by level. 逐层查找。"""
         chosen: list[Tensor] = []
         total_ND = torch.zeros_like(u_ND)
         for q, scale_D in enumerate(self._scales(u_ND)):
@@ -170,32 +174,32 @@ class ResidualQuantizer(CompositeQuantizer):
         return torch.stack(chosen, dim=1)
 
     def lookup(self, indices: Int64[Tensor, "n q *code"]) -> Float[Tensor, "n d"]:
-        """Sum of the codes of all levels given."""
+        """Sum of the codes of all given levels."""
         *_, total_ND = self._partial_sums(indices)
         return total_ND
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
-        """Quantize level by level; terms are means over levels."""
+        """Quantize level by level; terms are means over levels. 逐层量化残差；损失项对各层取平均。"""
         chosen, distances, entropies = [], [], []
         total_ND = kept_ND = torch.zeros_like(u_ND)
         keep_Q = self._kept_levels(u_ND.device)
         for q, scale_D in enumerate(self._scales(u_ND)):
-            # Hard codes are constants to the next level; soft ones depend on u and the chain rule goes through them
-            # 硬码字对下一层是常数；软码字依赖 u，链式法则要经过它
+            # Hard codes are constants for the next level; soft codes depend on u, and the gradient passes through them
+            # 硬码字对下一层是常数；软码字依赖 u，梯度要经过它
             residual_ND = u_ND - (total_ND if self.soft else total_ND.detach())
             found = self.part(q).quantize(residual_ND / scale_D)
             codes_ND = found.codes * scale_D
             total_ND = total_ND + codes_ND
             kept_ND = total_ND if keep_Q is None else kept_ND + keep_Q[q] * codes_ND
             chosen.append(found.indices)
-            # Distances: from units of the level to units of the latent / 距离换回潜变量的单位
+            # Distances: convert from units of the level to units of the latent / 距离换回潜变量的单位
             area = scale_D.square().mean()
             distances.append({name: term * area for name, term in found.distances.items()})
             entropies.append(found.entropies)
         return QuantizedVectors(torch.stack(chosen, dim=1), kept_ND, average_terms(distances), average_terms(entropies))
 
     def estimate(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """As the levels do, on the sum."""
+        """The gradient estimator of the levels, applied to the sum of codes."""
         return self.part(0).estimate(u_ND, codes_ND)
 
     def vectors(
@@ -207,17 +211,17 @@ class ResidualQuantizer(CompositeQuantizer):
 
     def decode_progressive(self, indices: Indices) -> list[Float[Tensor, "b c *spatial"]]:
         """Quantized latents after each level, coarse to fine."""
-        self.decode(indices)  # refuses what is not indices
+        self.decode(indices)  # refuses invalid indices
         assert isinstance(indices, Tensor)
         levels = -len(self.code_shape)
         return [self.decode(indices.narrow(levels, 0, n + 1)) for n in range(indices.shape[levels])]
 
     def accepts(self, code_shape: tuple[int, ...]) -> bool:
-        """Any number of first levels, from 1."""
+        """The first n levels, for any n from 1 to Q."""
         return len(code_shape) > 0 and 1 <= code_shape[0] <= self.count and self.part(0).accepts(code_shape[1:])
 
     def residual_scale(self) -> list[float]:
-        """What all levels together leave over."""
+        """Range of the residual after all levels."""
         return (_fp32(self.scales[-1]) * _fp32(self.part(self.count - 1).residual_scale())).tolist()
 
     def _partial_sums(self, indices: Tensor) -> Iterator[Tensor]:
@@ -231,7 +235,7 @@ class ResidualQuantizer(CompositeQuantizer):
         return constant([s for scale in self.scales for s in scale], beside, torch.float32).chunk(self.count)
 
     def _kept_levels(self, device: torch.device) -> Tensor | None:
-        """1 for levels that the decoder sees in this pass, 0 for the others; None: all."""
+        """1 for levels that are decoded in this pass, 0 for the others; None: all levels."""
         if not self.training or self.quantizer_dropout == 0:
             return None
         depth = torch.randint(1, self.count + 1, (), device=device)
@@ -241,10 +245,10 @@ class ResidualQuantizer(CompositeQuantizer):
 
 @final
 class GroupedQuantizer(CompositeQuantizer):
-    """G groups of consecutive channels, each with a code of its own; indices (B, *spatial, G).
+    """G groups of consecutive channels, each with its own code; indices (B, *spatial, G).
 
     Source: product quantization (Jégou et al. 2011, "Product Quantization for Nearest Neighbor Search"); with one
-    codebook for all groups it is the multi-head quantizer of the field.
+    codebook for all groups it is known as multi-head quantization.
 
     >>> pq = GroupedQuantizer([VectorQuantizer(256, 16) for _ in range(4)])
     >>> quantized, loss, indices = pq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8, 4)
@@ -253,27 +257,27 @@ class GroupedQuantizer(CompositeQuantizer):
     def __init__(self, quantizers: Sequence[PointwiseQuantizer], *, num_groups: int | None = None):
         """
         Args:
-            quantizers: one per group, or a single one that all groups share (heads). The latent has as many channels
-                as all groups together.
+            quantizers: one per group, or a single one that all groups share (heads). The channels of the latent are
+                those of all groups together.
             num_groups: number of groups G; None: as many as quantizers.
         """
         super().__init__(quantizers, num_groups, "num_groups")
         self.embedding_dim, self.num_groups = self.count * quantizers[0].embedding_dim, self.count
 
     def project(self, z_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Each group to where its codes live."""
+        """Project each group as its quantizer does."""
         return torch.cat([self.part(g).project(z) for g, z in enumerate(self._split(z_ND))], dim=1)
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, "n q *code"]:
-        """Each group on its own."""
+        """Search each group independently. 各组独立查找。"""
         return torch.stack([self.part(g).search(u) for g, u in enumerate(self._split(u_ND))], dim=1)
 
     def lookup(self, indices: Int64[Tensor, "n q *code"]) -> Float[Tensor, "n d"]:
-        """The codes of all groups side by side."""
+        """The codes of all groups, concatenated."""
         return torch.cat([self.part(g).lookup(group) for g, group in enumerate(indices.unbind(dim=1))], dim=1)
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
-        """Quantize each group; terms are means over groups."""
+        """Quantize each group; terms are means over groups. 各组分别量化；损失项对各组取平均。"""
         groups = [self.part(g).quantize(u) for g, u in enumerate(self._split(u_ND))]
         return QuantizedVectors(
             torch.stack([group.indices for group in groups], dim=1),
@@ -283,7 +287,7 @@ class GroupedQuantizer(CompositeQuantizer):
         )
 
     def estimate(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Each group as its quantizer does."""
+        """The gradient estimator of each group's quantizer."""
         pairs = zip(self._split(u_ND), self._split(codes_ND), strict=True)
         return torch.cat([self.part(g).estimate(u, codes) for g, (u, codes) in enumerate(pairs)], dim=1)
 
@@ -296,7 +300,7 @@ class GroupedQuantizer(CompositeQuantizer):
         return len(code_shape) > 0 and code_shape[0] == self.count and self.part(0).accepts(code_shape[1:])
 
     def residual_scale(self) -> list[float]:
-        """Those of the groups side by side."""
+        """The scales of all groups, concatenated."""
         return [scale for g in range(self.count) for scale in self.part(g).residual_scale()]
 
     def _split(self, x_ND: Tensor) -> list[Tensor]:
@@ -304,13 +308,13 @@ class GroupedQuantizer(CompositeQuantizer):
 
 
 def _in_batch_order(parts: Sequence[Tensor]) -> Tensor:
-    """The vectors of all parts (N * Q, D), those of one latent vector beside each other.
+    """The vectors of all parts (N * Q, D), ordered by latent vector.
 
-    Then the vectors of several processes, one process after the other, are in the order in which one would have them.
+    Concatenated over several processes they are then in the same order as in a single process.
     """
     return torch.stack(list(parts), dim=1).flatten(0, 1)
 
 
 def _fp32(values: list[float]) -> Tensor:
-    """On the CPU, also where a model is built on the meta device."""
+    """As fp32 on the CPU, even if the model is built on the meta device."""
     return torch.tensor(values, dtype=torch.float32, device="cpu")

@@ -1,4 +1,4 @@
-"""The vector quantizer whose codebook is a moving average of the vectors that chose each code.
+"""Vector quantizer with a codebook by moving average: each code is the average of the vectors that chose it.
 
 Source: van den Oord et al. 2017 (arXiv 1711.00937), appendix A.1:
 
@@ -6,9 +6,10 @@ Source: van den Oord et al. 2017 (arXiv 1711.00937), appendix A.1:
     m_i <- decay * m_i + (1 - decay) * sum_j z_ij   their sum
     e_i <- m_i / N_i
 
-It differs from `vector.py` in that no gradient reaches the codebook and the optimizer does not hold it. The Laplace
-smoothing of N that many implementations add is not in the paper, pulls codes away from m / N, and is not needed here:
-a code that is not chosen keeps its ratio, hence its place.
+Difference from `vector.py`: the codebook has no gradient and is not a parameter of the optimizer. Many implementations
+add Laplace smoothing of N. It is not in the paper, it pulls codes away from m / N, and it is not needed here: a code
+that is not chosen keeps its ratio m / N and does not move.
+与 `vector.py` 的区别：码本没有梯度，由选中各码字的向量的滑动平均得到。
 """
 
 from typing import final
@@ -36,14 +37,14 @@ class EMAVectorQuantizer(CodebookQuantizer):
     """m of the paper; the codebook is embedding_sum / cluster_size."""
 
     def prepare(self) -> None:
-        """Take the table from the optimizer, and keep the sums of the moving average beside it."""
-        # There is no codebook term that `swap_beta` could weigh
+        """Switch off the gradient of the table, and add the sums of the moving average as a buffer."""
+        # There is no codebook term for `swap_beta` to weight
         expect(not self.swap_beta, "swap_beta", self.swap_beta, "False for a codebook learned by moving average")
         self.embedding.weight.requires_grad_(False)
         self.register_buffer("embedding_sum", self.embedding.weight.detach().clone())
 
     def loss_terms(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
-        """Only the commitment term: the codebook follows by itself."""
+        """Only the commitment term: the codebook is updated without gradient. 只有承诺损失。"""
         return {"commitment": mean_square(u_ND, codes_ND.detach())}
 
     def weights(self) -> dict[str, float]:
@@ -52,7 +53,7 @@ class EMAVectorQuantizer(CodebookQuantizer):
 
     @property
     def writes_codes(self) -> bool:
-        """Every update does."""
+        """Always true: every update writes into the table."""
         return True
 
     def update_averages(
@@ -67,20 +68,20 @@ class EMAVectorQuantizer(CodebookQuantizer):
         u_ND = u_ND.masked_fill(~finite_N.unsqueeze(1), 0)
         sums_KD = sum_over_processes(code_sums(u_ND, indices_N, self.num_embeddings))
         self.embedding_sum.lerp_(sums_KD, 1 - self.decay)
-        # A code unused for very long decays to 0 / 0: it keeps its last place / 长期未用的码字保持原位，避免 0 / 0
+        # A code unused for very long would become 0 / 0: keep its last value / 长期未用的码字保持原值，避免 0 / 0
         alive_K1 = (self.cluster_size > torch.finfo(torch.float32).tiny * 1e6).unsqueeze(1)
         mean_KD = self.embedding_sum / self.cluster_size.unsqueeze(1)
         self.embedding.weight.data.copy_(torch.where(alive_K1, self.normalise(mean_KD), self.embedding.weight))
 
     def start_averages(self, first: Bool[Tensor, ""], vectors: int) -> None:
-        """Counts and sums start together."""
+        """Start counts and sums together."""
         super().start_averages(first, vectors)
         self._set_sums(first)
 
     def replace(
         self, chosen_K: Bool[Tensor, " k"], codes_KD: Float[Tensor, "k d"], cluster_size_K: Float[Tensor, " k"]
     ) -> None:
-        """Codes, counts and sums, so that nothing learned before pulls a code back."""
+        """Replace codes, counts and sums, so that older averages do not pull a code back."""
         super().replace(chosen_K, codes_KD, cluster_size_K)
         self._set_sums(chosen_K.unsqueeze(1))
 

@@ -1,16 +1,18 @@
-"""Codes chosen by score: the latent is turned into one logit per code, not compared with the codes.
+"""Codes chosen by logits: the latent is mapped to one logit per code, not compared with the codes.
 
-`GumbelQuantizer` draws codes at random in training and softens the draw for the gradient; `OneHotQuantizer` takes the
-largest component of a latent that is made of logits already.
+`GumbelQuantizer` samples codes in training and uses a softmax for the gradient; `OneHotQuantizer` takes the largest
+channel of a latent that already consists of logits.
 
 Source: Jang et al. 2016, "Categorical Reparameterization with Gumbel-Softmax" (arXiv 1611.01144); as the bottleneck of
 an image tokenizer: the dVAE of DALL-E (Ramesh et al. 2021, arXiv 2102.12092) and taming-transformers' GumbelVQ (Esser
 et al. 2021, arXiv 2012.09841).
 
-There is no distance and no commitment; a divergence from the uniform prior keeps all codes in use. Compare
-`index_backpropagation.py`: same gradient, no randomness, logits from the codes.
+There are no distances and no commitment loss; the KL divergence from a uniform prior keeps all codes in use. Compare
+`index_backpropagation.py`: same gradient, no randomness, logits computed from the codes.
+潜变量经线性层得到每个码字的 logit；训练时带 Gumbel 噪声采样，梯度取自 softmax。
 
-Legend: N vectors, K codes, D components.
+Legend: N vectors, K codes, D dimensions.
+图例：N 个向量，K 个码字，D 维。
 """
 
 import math
@@ -29,7 +31,7 @@ from smalti.quantizers.vector import Codebook
 
 @final
 class GumbelQuantizer(PointwiseQuantizer):
-    """Codes drawn from softmax(logits): loss = kl_weight · KL(softmax(logits) ‖ uniform).
+    """Codes sampled from softmax(logits): loss = kl_weight · KL(softmax(logits) ‖ uniform).
 
     >>> vq = GumbelQuantizer(num_embeddings=1024, embedding_dim=64)
     >>> quantized, loss, indices = vq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8)
@@ -37,7 +39,7 @@ class GumbelQuantizer(PointwiseQuantizer):
 
     soft = True
     temperature: Float[Tensor, ""]
-    """Of the softened draw. A training loop may anneal it, `quantizer.temperature.fill_(t)`; it is saved."""
+    """Softmax temperature. A training loop may anneal it with `quantizer.temperature.fill_(t)`; it is saved."""
 
     def __init__(
         self,
@@ -51,11 +53,11 @@ class GumbelQuantizer(PointwiseQuantizer):
         """
         Args:
             num_embeddings: number of codes K.
-            embedding_dim: components of a code D, the channels of the latent.
-            straight_through: in training forward the code that was drawn; False forwards the soft mixture, as DALL-E's
-                dVAE does. In eval mode it is always the likeliest code, without randomness.
-            kl_weight: weight of the divergence.
-            temperature: at the start.
+            embedding_dim: dimension D of a code, equal to the channels of the latent.
+            straight_through: True: training forwards the sampled code. False: training forwards the softmax mixture of
+                codes, as DALL-E's dVAE does. Eval mode always forwards the most likely code.
+            kl_weight: weight of the KL divergence.
+            temperature: initial softmax temperature.
         """
         super().__init__()
         at_least(1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
@@ -68,24 +70,24 @@ class GumbelQuantizer(PointwiseQuantizer):
         self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
-        """The likeliest code: the largest logit w·u + b, found as the largest dot product with (w, b)."""
+        """The most likely code: the largest logit w·u + b, found as the largest dot product with (w, b)."""
         with torch.no_grad():
             one_N1 = u_ND.new_ones(u_ND.shape[0], 1)
             weight_KD = torch.cat([self.proj.weight.float(), self.proj.bias.float().unsqueeze(1)], dim=1)
             return nearest_code(torch.cat([u_ND, one_N1], dim=1), weight_KD, "dot")
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """Codes of indices, by gathering."""
+        """Codes of indices, by gather."""
         return self.embedding(indices_N).float()
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
-        """Draw codes (train mode) or take the likeliest (eval mode)."""
+        """Sample codes (train mode) or take the most likely (eval mode). 训练时采样，评估时取最可能的码字。"""
         table_KD, log_k = self.embedding.weight.float(), math.log(self.num_embeddings)
 
         def tile(u_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             logits_NK = F.linear(u_ND, self.proj.weight.float(), self.proj.bias.float())
             if self.training:
-                # Gumbel noise: −log of an exponential variable / Gumbel 噪声
+                # Gumbel noise: −log of an exponential variable / Gumbel 噪声：指数变量的 −log
                 noisy_NK = logits_NK - torch.empty_like(logits_NK).exponential_().log()
                 indices_N = noisy_NK.detach().argmax(dim=1)
             else:
@@ -103,20 +105,20 @@ class GumbelQuantizer(PointwiseQuantizer):
         return QuantizedVectors(torch.cat(indices), torch.cat(codes), entropies={"kl": divergence})
 
     def weights(self) -> dict[str, float]:
-        """The divergence `kl_weight`."""
+        """KL divergence: `kl_weight`."""
         return {"kl": self.kl_weight}
 
     def config(self) -> dict[str, Any]:
-        """See `Quantizer.config`; the temperature is that of the start."""
+        """See `Quantizer.config`; the temperature is the initial one."""
         return super().config() | {"temperature": self.initial_temperature}
 
 
 @final
 class OneHotQuantizer(PointwiseQuantizer):
-    """The largest component is the code; no loss. The gradient is that of the softmax, without its noise.
+    """The index of the largest channel is the code; no loss. The gradient is that of the softmax, without noise.
 
-    Source: the dVAE of DALL-E, whose decoder begins with a convolution of the one-hot code. `GumbelQuantizer` holds the
-    layers on both sides, which make logits and codes; here they belong to encoder and decoder, and nothing is learned.
+    Source: the dVAE of DALL-E; its decoder begins with a convolution of the one-hot code. In `GumbelQuantizer` the
+    layers that make logits and codes are part of the quantizer; here they are part of encoder and decoder.
 
     >>> one_hot = OneHotQuantizer(num_embeddings=512)
     >>> quantized, loss, indices = one_hot(torch.randn(1, 512, 8, 8))  # (1, 512, 8, 8), 0, (1, 8, 8)
@@ -132,22 +134,22 @@ class OneHotQuantizer(PointwiseQuantizer):
         super().__init__()
         at_least(1, num_embeddings=num_embeddings)
         self.num_embeddings = self.embedding_dim = num_embeddings
-        self.register_buffer("on_device", torch.empty(0), persistent=False)  # says which device
+        self.register_buffer("on_device", torch.empty(0), persistent=False)  # holds the device
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
-        """The first of the largest components."""
+        """The index of the largest channel; the first one if several are equal."""
         return u_ND.argmax(dim=1)
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """A one at the place of the index."""
+        """One-hot vectors of the indices."""
         return F.one_hot(indices_N, self.num_embeddings).float()
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
-        """Forward the one, backward to the softmax."""
+        """Forward: one-hot; backward: through the softmax. 前向为独热向量，反向经过 softmax。"""
         indices_N = self.search(u_ND)
         soft_NK = u_ND.softmax(dim=1)
         return QuantizedVectors(indices_N, self.lookup(indices_N) + (soft_NK - soft_NK.detach()))
 
     def weights(self) -> dict[str, float]:
-        """No terms."""
+        """No loss terms."""
         return {}

@@ -1,10 +1,14 @@
-"""IBQ: the gradient goes through the choice of the code, to all codes at once.
+"""IBQ: the gradient passes through the choice of the code and reaches all codes.
 
 Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation Quantization" (arXiv 2412.02692). The
-choice is the largest dot product; its gradient is that of the softmax (`ops/index_backpropagation.py`). It differs
-from `gumbel.py` in that nothing is drawn at random and the logits are the dot products with the codes themselves, and
-from `vector.py` in that every code moves at every step. The price is arithmetic of N x K x D also in the backward
-pass; memory does not grow with N x K, because it is done in tiles.
+code with the largest dot product is chosen; the gradient is that of the softmax (`ops/index_backpropagation.py`).
+Difference from `gumbel.py`: no sampling, and the logits are dot products with the codes. Difference from `vector.py`:
+every step moves every code. The cost is N x K x D operations also in the backward pass; memory does not grow with
+N x K, because the computation is tiled.
+选点积最大的码字，梯度取自 softmax，因此每一步都更新全部码字；计算分块进行，内存不随 N × K 增长。
+
+Legend: N vectors, K codes, D dimensions, T tiles.
+图例：N 个向量，K 个码字，D 维，T 块。
 """
 
 from typing import final
@@ -21,7 +25,7 @@ from smalti.quantizers.base import QuantizedVectors, mean_square
 from smalti.quantizers.vector import CodebookQuantizer, vq_terms
 
 JOINS = (torch.cat, torch.cat, torch.stack, torch.stack)
-"""How the results of tiles become one: indices and codes one after the other, sums beside each other."""
+"""How the results of tiles are joined: indices and codes concatenated, sums stacked."""
 
 
 @final
@@ -48,12 +52,12 @@ class IndexBackpropagationQuantizer(CodebookQuantizer):
         """
         Args:
             num_embeddings: number of codes K.
-            embedding_dim: components of a code D, the channels of the latent.
+            embedding_dim: dimension D of a code, equal to the channels of the latent.
             beta: weight of the commitment term.
             entropy_weight: weight of the two entropy terms.
-            entropy_temperature: divides the dot products before the softmax whose entropies are taken.
-            decay: of the moving average of usage, per training batch.
-            swap_beta: as in `CodebookQuantizer`; the publisher's code trains with it.
+            entropy_temperature: divides the dot products before the softmax of the entropy terms.
+            decay: decay of the moving average of usage, per training batch.
+            swap_beta: as in `CodebookQuantizer`; the authors' code uses True.
         """
         at_least(0, entropy_weight=entropy_weight)
         above_zero(entropy_temperature=entropy_temperature)
@@ -62,7 +66,10 @@ class IndexBackpropagationQuantizer(CodebookQuantizer):
         nn.init.normal_(self.embedding.weight)
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
-        """The code with the largest dot product, and the gradient of the softmax over all."""
+        """The code with the largest dot product, with the gradient of the softmax over all codes.
+
+        取点积最大的码字，梯度为对全部码字的 softmax 的梯度。
+        """
         table_KD = self.table()
 
         def tile(u_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -87,11 +94,11 @@ class IndexBackpropagationQuantizer(CodebookQuantizer):
         return QuantizedVectors(indices_N, codes_ND, distances, entropies)
 
     def loss_terms(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
-        """The two terms of `VectorQuantizer`, on the codes alone; the double quantization loss adds a third."""
+        """The two terms of `VectorQuantizer`; `quantize` adds the double quantization loss."""
         return vq_terms(u_ND, codes_ND)
 
     def weights(self) -> dict[str, float]:
-        """Distances as in `CodebookQuantizer`, the double one 1; both entropies `entropy_weight`."""
+        """Codebook and commitment as in `CodebookQuantizer`; double_quantization 1; both entropies `entropy_weight`."""
         return super().weights() | {
             "double_quantization": 1.0,
             "sample_entropy": self.entropy_weight,

@@ -1,6 +1,6 @@
-"""Latents, vectors and indices as tensors: how one becomes the other, and what is refused.
+"""Latents, vectors and indices as tensors: conversions and checks.
 
-Legend: B images, C components, N vectors (all positions of the batch).
+Legend: B images, C dimensions, N vectors (all positions of the batch).
 图例：B 张图像，C 维，N 个向量（批次中的所有位置）。
 """
 
@@ -15,7 +15,7 @@ from smalti.ops.graphs import recording
 from smalti.ops.waiting import reads_are_free, worth_a_wait
 
 INVALID = -1
-"""The index of a vector that has no code. Nothing decodes it, and no file takes it."""
+"""The index of a vector that has no code. Decoders and token files refuse it."""
 
 
 def to_vectors(z: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "n c"]:
@@ -29,24 +29,24 @@ def from_vectors(z_ND: Float[Tensor, "n c"], batch_and_grid: tuple[int, ...]) ->
 
 
 def select(values: Shaped[Tensor, "n *rest"], valid_N: Bool[Tensor, " n"] | None) -> Shaped[Tensor, "m *rest"]:
-    """What belongs to valid positions; everything without a mask."""
+    """The values at valid positions; all values if there is no mask."""
     return values if valid_N is None else values[valid_N]
 
 
 def constant(numbers: Sequence[int | float], beside: Tensor, dtype: torch.dtype) -> Shaped[Tensor, " n"]:
-    """Plain numbers as a tensor on the device of another.
+    """Plain numbers as a tensor on the device of `beside`.
 
-    Constants that decide what an index means are plain numbers, not buffers: a buffer that is not saved is lost when a
-    model is built on the meta device. The copy does not block, so that the program does not wait for a GPU.
+    Constants that define the meaning of an index are plain numbers, not buffers: an unsaved buffer is lost when a
+    model is built on the meta device. The copy does not block, so the program does not wait for a GPU.
     """
     return torch.tensor(numbers, dtype=dtype, device="cpu").to(beside.device, non_blocking=True)
 
 
 def check_latent(z: Tensor, mask: Tensor | None, embedding_dim: int) -> None:
-    """Refuse what is not a float latent (B, embedding_dim, *spatial), or a mask that does not fit it."""
+    """Refuse a `z` that is not a float latent (B, embedding_dim, *spatial), or a mask that does not fit it."""
     if z.dim() < 2 or z.shape[1] != embedding_dim:
         raise ValueError(
-            f"z: got shape {tuple(z.shape)}, expected (B, {embedding_dim}, *spatial) as embedding_dim says"
+            f"z: got shape {tuple(z.shape)}, expected (B, {embedding_dim}, *spatial) for embedding_dim {embedding_dim}"
         )
     if not z.is_floating_point():
         raise ValueError(f"z: got dtype {z.dtype}, expected a floating-point dtype")
@@ -57,16 +57,16 @@ def check_latent(z: Tensor, mask: Tensor | None, embedding_dim: int) -> None:
 
 
 def check_finite(z: Tensor) -> None:
-    """Refuse a latent with NaN or infinities, whose codes would mean nothing; see `marked` for a GPU."""
+    """Refuse a latent with NaN or infinite values, as its codes would be meaningless; on a GPU see `marked`."""
     if not reads_are_free(z) or z.device.type == "meta":
         return
     bad = z.numel() - int(z.isfinite().sum())
     if bad:
-        raise ValueError(f"z: got non-finite values ({bad} of {z.numel()} are NaN or infinite), expected finite ones")
+        raise ValueError(f"z: got non-finite values ({bad} of {z.numel()} are NaN or infinite), expected finite values")
 
 
 def marked(indices: Int64[Tensor, "b *grid"], z: Float[Tensor, "b *c_and_spatial"]) -> Int64[Tensor, "b *grid"]:
-    """On a GPU, which `check_finite` does not wait for: `INVALID` for all tokens of an image with such a latent."""
+    """On a GPU, in place of `check_finite`: all tokens of an image with a non-finite latent become `INVALID`."""
     if reads_are_free(z) or recording() or z.device.type == "meta":
         return indices
     finite_B = z.isfinite().flatten(1).all(dim=1)
@@ -74,9 +74,9 @@ def marked(indices: Int64[Tensor, "b *grid"], z: Float[Tensor, "b *c_and_spatial
 
 
 def check_indices(indices: Any, num_embeddings: int, name: str = "indices") -> None:
-    """Refuse what cannot be looked up: another dtype than int64, or values outside [0, num_embeddings).
+    """Refuse indices of another dtype than int64, or with values outside [0, num_embeddings).
 
-    Where torch records a graph (`ops/graphs.py`) and in training on a GPU values are not looked at.
+    Values are not checked where torch records a graph (`ops/graphs.py`), nor in training on a GPU.
     """
     if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
         kind = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
@@ -86,5 +86,5 @@ def check_indices(indices: Any, num_embeddings: int, name: str = "indices") -> N
     low, high = (int(value) for value in indices.aminmax())
     if low < 0 or high >= num_embeddings:
         bad = low if low < 0 else high
-        why = " (it stands for an image with values out of range or not finite)" if bad == INVALID else ""
-        raise ValueError(f"{name}: got the value {bad}{why}, allowed are 0 to {num_embeddings - 1}")
+        why = " (it marks an image with non-finite or out-of-range values)" if bad == INVALID else ""
+        raise ValueError(f"{name}: got the value {bad}{why}, expected 0 to {num_embeddings - 1}")

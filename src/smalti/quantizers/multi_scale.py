@@ -1,14 +1,16 @@
-"""The residual multi-scale quantizer of VAR: from one token for the whole image to one for each latent cell.
+"""The residual multi-scale quantizer of VAR: from one token per image to one token per latent cell.
 
 Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905), algorithms 1 and 2. There all scales
-share one codebook; here each may have its own. Each scale looks at what the coarser ones left over:
+share one codebook; here each may have its own. Each scale quantizes the residual of the coarser scales:
 
     residual -> area-downsample -> nearest code -> bicubic-upsample -> convolve with φ -> add to f_hat
 
-It wraps any pointwise quantizer (`base.py`), which searches and learns; this file only walks over the scales, and
-`scales.py` has φ and what a scale sees. `ResidualQuantizer` refines in value what this one refines in space: with equal
-sides and `phi_ratio=0` they are the same.
-The step is `ops.add_scale`, the one loop over it `_walk`; training, encoding, decoding and generating cannot disagree.
+每个尺度量化较粗尺度留下的残差：缩小（面积平均）→ 最近码字 → 放大（双三次）→ φ 卷积 → 累加到 f_hat。
+
+It wraps any pointwise quantizer (`base.py`), which does search and codebook update. This file holds the loop over the
+scales; `scales.py` has φ and the residual at each scale. `ResidualQuantizer` refines values, this class refines
+resolution: with equal sides and `phi_ratio=0` both are the same.
+Training, encoding, decoding and generation share one step, `ops.add_scale`, and one loop over it, `_walk`.
 
 Legend: B images, C channels, H x W latent, K scales, h_k x w_k grid of scale k, l_k = h_k * w_k, L = sum of l_k.
 图例：B 张图像，C 通道，H×W 潜变量，K 个尺度，第 k 个尺度的网格 h_k×w_k，l_k = h_k·w_k，L 为总词元数。
@@ -49,11 +51,11 @@ from smalti.quantizers.vector import VectorQuantizer
 
 Grids = tuple[tuple[int, int], ...]
 Choose = Callable[[int, Tensor], tuple[Tensor, Tensor]]
-"""Given the scale k and f_hat before it: indices (B, h_k, w_k, *code_shape) and codes (B, C, h_k, w_k)."""
+"""Given scale k and f_hat of the scales before it: indices (B, h_k, w_k, *code_shape) and codes (B, C, h_k, w_k)."""
 
 
 class Scale(NamedTuple):
-    """One scale of the walk."""
+    """Result of one scale in `_walk`."""
 
     indices: Tensor
     """Codes chosen at this scale, (B, h_k, w_k, *code_shape)."""
@@ -63,7 +65,7 @@ class Scale(NamedTuple):
 
 @final
 class MultiScaleQuantizer(Quantizer):
-    """Quantize a latent (B, C, H, W) as token maps of growing size.
+    """Quantize a latent (B, C, H, W) as token maps of growing size. 把潜变量量化为一组逐渐变大的词元图。
 
     Examples:
         >>> vq = MultiScaleQuantizer(num_embeddings=512, embedding_dim=32, patch_nums=(1, 2, 4, 8))
@@ -73,8 +75,8 @@ class MultiScaleQuantizer(Quantizer):
     """
 
     scale_usage: Float[Tensor, "scales *code k"] | None
-    """Moving average of how often each code is chosen at each scale, per training batch; None of a codebook too large
-    to be listed."""
+    """Moving average of the count of each code at each scale, per training batch; None if the codebook is too large to
+    be listed."""
 
     def __init__(
         self,
@@ -90,26 +92,25 @@ class MultiScaleQuantizer(Quantizer):
     ):
         """
         Args:
-            num_embeddings: number of codes in a codebook.
+            num_embeddings: number of codes per codebook.
             embedding_dim: channels C of the latent.
             patch_nums: side lengths of the scales for the square latent of training, coarse to fine; the last is the
                 latent's own side. Latents of other sizes get scales in proportion (`ops.proportional_grids`). A
                 shared codebook also encodes and decodes at other numbers of scales, as VAR's does.
-            beta: weight of the commitment term, in place of the quantizer's own; None: the quantizer's own, 0.25 where
-                it has no such term.
-            num_phi: 1: one φ for all scales; len(patch_nums): one per scale; between: neighbours have one in common.
-                The default, VAR's, is also taken for fewer scales.
-            phi_ratio: weight of the convolution in φ, 0 (no convolution at all) to 1.
-            num_codebooks: 1: one codebook for all scales (VAR); len(patch_nums): one per scale; between: neighbours
-                have one in common.
-            quantizer: what searches and learns at every scale; of several codebooks each starts as a copy of it. None:
+            beta: weight of the commitment term; None: that of the quantizer, or 0.25 if it has no such term.
+            num_phi: number of φ. 1: shared by all scales; len(patch_nums): one per scale; in between: neighbouring
+                scales share one. The default, VAR's, is also used for fewer scales.
+            phi_ratio: weight of the convolution in φ, from 0 (no convolution) to 1.
+            num_codebooks: number of codebooks. 1: shared by all scales (VAR); len(patch_nums): one per scale; in
+                between: neighbouring scales share one.
+            quantizer: quantizer of every scale; each codebook starts as a copy of it. None:
                 `VectorQuantizer(num_embeddings, embedding_dim)`.
         """
         super().__init__()
         at_least(1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         sides = tuple(patch_nums)
         growing = bool(sides) and all(side == int(side) for side in sides) and list(sides) == sorted(sides)
-        expect(growing and sides[0] >= 1, "patch_nums", sides, "whole side lengths of at least 1 in growing order")
+        expect(growing and sides[0] >= 1, "patch_nums", sides, "integer side lengths of at least 1 in growing order")
         between(1, max(len(sides), VAR_NUM_PHI), num_phi=num_phi)
         between(1, len(sides), num_codebooks=num_codebooks)
         between(0, 1, phi_ratio=phi_ratio)
@@ -131,7 +132,7 @@ class MultiScaleQuantizer(Quantizer):
         listed = num_embeddings <= LARGEST_LISTED_CODEBOOK
         self.register_buffer("scale_usage", torch.zeros(usage_shape, dtype=torch.float32) if listed else None)
 
-    # ---- the contract -------------------------------------------------------------------------------------------
+    # ---- the interface ------------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -142,26 +143,27 @@ class MultiScaleQuantizer(Quantizer):
         """See `Quantizer.forward`; indices are one (B, h_k, w_k, *code_shape) per scale, coarse to fine.
 
         The terms compare the latent with f_hat after every scale and average over scales, as in VAR's code:
-        codebook = mean_k ‖f_hat_k − sg[z]‖² (it trains codes and φ), commitment = mean_k ‖sg[f_hat_k] − z‖². They take
-        the place of the quantizer's own distances; its entropies are kept, as means over scales. A soft quantizer keeps
-        its distances, too, added to these: nothing else would train what lies inside it.
+        codebook = mean_k ‖f_hat_k − sg[z]‖² (it trains codes and φ), commitment = mean_k ‖sg[f_hat_k] − z‖². They
+        replace the inner quantizer's distances; its entropies are kept, as means over scales. The distances of a soft
+        inner quantizer are added too, as no other term trains its inner parts.
+        每个尺度之后比较潜变量与 f_hat，再对尺度取平均：码本损失训练码字与 φ，承诺损失训练编码器。
 
         Args:
             z: latent (B, C, H, W).
             mask: True where a position of the latent is valid, (B, H, W).
-            grids: sides (h_k, w_k) of each scale; default: in proportion to `patch_nums`.
+            grids: sides (h_k, w_k) of each scale; None: in proportion to `patch_nums`.
         """
         check_latent(z, mask, self.embedding_dim)
         grids = self._grids_for(z, grids)
         with torch.autocast(z.device.type, enabled=False):
             f_BCHW = self._project(z, mask)
             if self.training and len(grids) != len(self.patch_nums):
-                raise ValueError(f"grids: got {len(grids)} scales, training needs all {len(self.patch_nums)}")
+                raise ValueError(f"grids: got {len(grids)} scales, expected all {len(self.patch_nums)} in training")
             if self.learning and self.part(0).initialising:
                 self._initialise(f_BCHW, grids, mask)
             residuals = self._residuals(f_BCHW, grids, mask)
             scales = list(self._walk(residuals.quantize, z.shape[0], grids, z.device))
-            # Losses after every scale, over valid positions / 每个尺度之后都计算损失，仅限有效位置
+            # Losses after every scale, valid positions only / 每个尺度之后都计算损失，仅限有效位置
             terms = self._terms(f_BCHW, [scale.f_hat_BCHW for scale in scales], residuals, mask)
             quantized_ND = self.part(0).estimate(to_vectors(f_BCHW), to_vectors(scales[-1].f_hat_BCHW))
             if self.learning:
@@ -185,7 +187,7 @@ class MultiScaleQuantizer(Quantizer):
             return tuple(marked(scale.indices, z) for scale in walk)
 
     def decode(self, indices: Indices) -> Float[Tensor, "b c h w"]:
-        """f_hat (B, C, H, W) in fp32 of the indices of all scales."""
+        """f_hat (B, C, H, W), in fp32, of the indices of all scales. 由各尺度的索引得到 f_hat。"""
         return self.decode_progressive(indices)[-1]
 
     def decode_progressive(self, indices: Indices) -> list[Float[Tensor, "b c h w"]]:
@@ -200,18 +202,19 @@ class MultiScaleQuantizer(Quantizer):
     def next_scale_input(
         self, k: int, f_hat_BCHW: Float[Tensor, "b c h w"], codes_BChw: Float[Tensor, "b c hk wk"], grids: Grids
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c hn wn"]]:
-        """One step of a next-scale generator: add the codes of scale `k`, look at the result at scale k + 1.
+        """One step of a next-scale generator: add the codes of scale `k`, resize the sum to the grid of scale k + 1.
 
-        Training by teacher forcing (`var_input`) and sampling scale by scale both call this function.
+        Teacher forcing in training (`var_input`) and sampling both call this function.
+        训练（教师强制）与采样共用的一步：加上第 k 个尺度的码字，再缩放到第 k + 1 个尺度的网格。
 
         Args:
-            k: the scale that the codes belong to, from 0.
-            f_hat_BCHW: what the scales before k add up to; zeros at k = 0.
+            k: the scale of the codes, from 0.
+            f_hat_BCHW: sum of the scales before k; zeros at k = 0.
             codes_BChw: code vectors of scale k.
             grids: (h_k, w_k) of all scales.
 
         Returns:
-            The new f_hat (B, C, H, W), and it seen at the grid of scale k + 1 (at the last scale: f_hat itself).
+            The new f_hat (B, C, H, W), and f_hat at the grid of scale k + 1 (at the last scale: f_hat itself).
         """
         with torch.autocast(f_hat_BCHW.device.type, enabled=False):
             f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k, len(grids)))
@@ -220,9 +223,9 @@ class MultiScaleQuantizer(Quantizer):
     def var_input(self, indices: Indices) -> Float[Tensor, "b l c"]:
         """Teacher-forcing input of a next-scale generator (B, L - l_1, C) of the indices of all scales.
 
-        The vectors of scale k + 1 are f_hat up to scale k, seen at the grid of scale k + 1; the first scale has none, a
-        generator starts it from its class embedding. With a single scale there is nothing to predict from, and the
-        input is the code vectors in raster order (B, L, C).
+        The vectors of scale k + 1 are f_hat up to scale k, resized to the grid of scale k + 1. The first scale has no
+        input: a generator starts it from its class embedding. With a single scale the input is the code vectors in
+        raster order (B, L, C).
         """
         scales, grids = self._check_scales(indices)
         if len(scales) == 1:
@@ -237,7 +240,7 @@ class MultiScaleQuantizer(Quantizer):
 
     @property
     def quantizer(self) -> PointwiseQuantizer:
-        """What searches and learns, as the constructor was given it: that of the first scale."""
+        """The inner quantizer of the first scale, as given to the constructor."""
         return self.part(0)
 
     def part(self, k: int) -> PointwiseQuantizer:
@@ -247,19 +250,19 @@ class MultiScaleQuantizer(Quantizer):
         return quantizer
 
     def phi(self, k: int, num_scales: int | None = None) -> nn.Module:
-        """φ of scale `k` of so many, by default as many as in training; the identity with `phi_ratio=0`."""
+        """φ of scale `k` out of `num_scales`, by default as many as in training; the identity with `phi_ratio=0`."""
         num_scales = len(self.patch_nums) if num_scales is None else num_scales
         return self.phis[phi_of_scale(k, num_scales, len(self.phis))] if len(self.phis) else nn.Identity()
 
     def get_codebook(self) -> Float[Tensor, "*parts k d"]:
-        """The codes (num_embeddings, embedding_dim) that all scales share; of several codebooks that of each scale,
-        (scales, num_embeddings, embedding_dim)."""
+        """The shared codebook (num_embeddings, embedding_dim); with several codebooks one per scale, (scales,
+        num_embeddings, embedding_dim)."""
         if len(self.quantizers) == 1:
             return self.part(0).get_codebook()
         return torch.stack([self.part(k).get_codebook() for k in range(len(self.patch_nums))])
 
     def code_counts(self) -> list[Int64[Tensor, " k"]] | None:
-        """See `Quantizer.code_counts`: those of `scale_usage`."""
+        """See `Quantizer.code_counts`: the counts of `scale_usage`."""
         if self.scale_usage is None or not self.scale_usage.any():
             return None
         return [whole_counts(usage_K) for usage_K in self.scale_usage.reshape(-1, self.num_embeddings)]
@@ -267,19 +270,22 @@ class MultiScaleQuantizer(Quantizer):
     # ---- the one loop over scales -------------------------------------------------------------------------------
 
     def _walk(self, choose: Choose, batch: int, grids: Grids, device: torch.device) -> Iterator[Scale]:
-        """Coarse to fine: `choose(k, f_hat)` gives indices and codes of scale k, which are added to f_hat."""
+        """Coarse to fine: `choose(k, f_hat)` returns indices and codes of scale k; the codes are added to f_hat.
+
+        由粗到细遍历各尺度：`choose(k, f_hat)` 给出第 k 个尺度的索引与码字，码字累加到 f_hat。
+        """
         f_hat_BCHW = self._zeros(batch, grids, device)
         for k in range(len(grids)):
-            # Codes of this scale: searched when encoding, given when decoding / 编码时查找，解码时直接给出
+            # Codes of this scale: searched in encoding, given in decoding / 编码时查找，解码时直接给出
             indices, codes_BChw = choose(k, f_hat_BCHW)
-            # Enlarge, φ, accumulate / 放大、φ 卷积、累加：(B, C, h_k, w_k) -> (B, C, H, W)
+            # Up-sample, φ, accumulate / 放大、φ 卷积、累加：(B, C, h_k, w_k) -> (B, C, H, W)
             f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k, len(grids)))
             yield Scale(indices, f_hat_BCHW)
 
     def _terms(
         self, f_BCHW: Tensor, f_hats: list[Tensor], inner: ScaleResiduals, mask: Tensor | None
     ) -> dict[str, Tensor]:
-        """This quantizer's distances, and what it keeps of the inner quantizer's terms."""
+        """This quantizer's distances, and the terms of the inner quantizer that are kept."""
         valid_N = None if mask is None else mask.reshape(-1)
         f_ND, *f_hats_ND = (select(to_vectors(f), valid_N) for f in (f_BCHW, *f_hats))
         terms = average_terms(
@@ -296,37 +302,37 @@ class MultiScaleQuantizer(Quantizer):
 
     @torch.no_grad()
     def _initialise(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> None:
-        """Start each codebook from the residuals that it and those before it leave as they are now, coarse to fine."""
+        """Initialise each codebook, coarse to fine, from the residuals under the current codebooks."""
         for scales in self._scales_of_codebooks():
             residuals = self._residuals(f_BCHW, grids, mask)
             list(self._walk(residuals.quantize, f_BCHW.shape[0], grids, f_BCHW.device))
             self.part(scales[0]).initialise(residuals.joined(scales)[0])
 
     def _learn(self, residuals: ScaleResiduals) -> None:
-        """Let each codebook learn from all its scales at once, and keep the usage of each scale."""
+        """Update each codebook once from all its scales, and count the usage of each scale. 更新码本与使用率。"""
         for scales in self._scales_of_codebooks():
             self.part(scales[0]).learn(*residuals.joined(scales))
         if self.scale_usage is None:
             return
         codes = self.scale_usage[0].numel()
-        # One count over all codes of all levels or groups: each gets a range of its own / 每层（组）各占一段计数
+        # One count for all levels or groups, each with its own range / 每层（组）各占一段计数
         offsets = torch.arange(0, codes, self.num_embeddings, device=self.scale_usage.device)
         counts = [count_codes(indices.reshape(-1, offsets.numel()) + offsets, codes) for indices in residuals.indices]
         joined = sum_over_processes(torch.stack(counts)).reshape(self.scale_usage.shape)
         self.scale_usage.lerp_(joined.float(), 1 - self.part(0).decay)
 
     def _project(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The latent in fp32, where the codes live."""
-        # Padding may hold anything, NaN included, and φ looks at neighbours / 填充位置置零，避免污染邻域
+        """The latent in fp32, projected to the space of the codes."""
+        # Padding may hold any value, NaN included, and φ reads neighbours: set it to zero / 填充位置置零，避免污染邻域
         f_BCHW = z.float() if mask is None else z.float().masked_fill(~mask.unsqueeze(1), 0)
         return _to_map(self.part(0).project(to_vectors(f_BCHW)), z)
 
     def scale_codes(self, k: int, indices: Int64[Tensor, "b h w *code"]) -> Float[Tensor, "b c h w"]:
-        """Code vectors (B, C, h, w) of the indices (B, h, w, *code_shape) of scale `k`, as `next_scale_input` takes."""
+        """Code vectors (B, C, h, w), as for `next_scale_input`, of the indices (B, h, w, *code_shape) of scale `k`."""
         return from_vectors(self.part(k).lookup(indices.flatten(0, 2)), tuple(indices.shape[:3]))
 
     def _scales_of_codebooks(self) -> list[list[int]]:
-        """For each codebook the scales that use it; there is always one."""
+        """For each codebook the scales that use it, at least one."""
         return [[k for k, own in enumerate(self.codebook_of_scale) if own == q] for q in range(len(self.quantizers))]
 
     def _zeros(self, batch: int, grids: Grids, device: torch.device) -> Tensor:
@@ -335,24 +341,24 @@ class MultiScaleQuantizer(Quantizer):
     # ---- checks -------------------------------------------------------------------------------------------------
 
     def check_number(self, num_scales: int, name: str) -> None:
-        """Refuse another number of scales than in training, unless they share one codebook.
+        """Refuse another number of scales than in training, unless all scales share one codebook.
 
-        φ is chosen by how far a scale stands from the first to the last, which any number of scales answers; which
-        codebook a scale has, it does not.
+        φ depends on the relative position of a scale between first and last, defined for any number of scales. The
+        codebook of a scale is not.
         """
         trained = len(self.patch_nums)
         shared = len(self.quantizers) == 1 < trained
         if num_scales < 1 or (num_scales != trained and not shared):
             raise ValueError(
                 f"{name}: got {num_scales} scales, expected {trained}"
-                + (", or more or fewer" if shared else ", as no codebook serves others")
+                + (" or another number of at least 1" if shared else " as in training, one codebook each")
             )
 
     def _grids_for(self, z: Tensor, grids: Sequence[Sequence[int]] | None) -> Grids:
         if z.dim() != 4 or min(z.shape[2:]) < 1:
             raise ValueError(f"z: got shape {tuple(z.shape)}, expected (B, C, H, W) with H, W >= 1")
         height, width = z.shape[2:]
-        # A trace holds sizes as tensors, and scales must be numbers: it is for images of one size
+        # In a trace sizes are tensors, but scales must be numbers: a trace is for images of one size
         size = (int(height), int(width)) if torch.jit.is_tracing() else (height, width)
         if grids is None:
             return proportional_grids(self.patch_nums, *size)
@@ -362,11 +368,11 @@ class MultiScaleQuantizer(Quantizer):
         fits = all(1 <= h <= size[0] and 1 <= w <= size[1] for h, w in sides)
         self.check_number(len(sides), "grids")
         if not fits or sides[-1] != size:
-            raise ValueError(f"grids: got {sides}, expected scales within and ending with {size}")
+            raise ValueError(f"grids: got {sides}, expected scales of at most {size}, with {size} as the last")
         return sides
 
     def _check_scales(self, indices: Indices) -> tuple[tuple[Tensor, ...], Grids]:
-        """Refuse what is not one (B, h_k, w_k, *code_shape) per scale in range; return it with its grids."""
+        """Refuse indices other than one valid (B, h_k, w_k, *code_shape) per scale; return them with their grids."""
         scales = (indices,) if isinstance(indices, Tensor) else tuple(indices)
         self.check_number(len(scales), "indices")
         expected = ", ".join(["B", "h_k", "w_k", *map(str, self.code_shape)])
@@ -380,10 +386,10 @@ class MultiScaleQuantizer(Quantizer):
 
 
 def _to_map(z_ND: Tensor, like_BCHW: Tensor) -> Tensor:
-    """Vectors (N, C) as a map (B, C, H, W), stored in this order as f_hat is.
+    """Vectors (N, C) as a map (B, C, H, W), in the memory layout of f_hat.
 
-    The decoder behind then gives the same image to the last bit after `forward` and after `decode`; a clone, because
-    `contiguous` leaves the strides of axes of length 1 as they are.
+    The decoder then gives bitwise equal images after `forward` and after `decode`. `clone`, because `contiguous` does
+    not change the strides of axes of length 1.
     """
     z_BCHW = from_vectors(z_ND, (like_BCHW.shape[0], *like_BCHW.shape[2:]))
     return z_BCHW.clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""From the plain dictionary in a saved model's config.json back to the quantizer it describes."""
+"""Builds a quantizer from its dictionary in a saved model's config.json."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,24 +36,24 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
 
 
 def quantizer_from_config(config: Mapping[str, Any]) -> Quantizer:
-    """Build the quantizer that `Quantizer.config()` described.
+    """Build a quantizer from a dictionary as `Quantizer.config()` returns it.
 
     Args:
-        config: "type" (a name in `QUANTIZERS`) and constructor arguments; omitted ones keep their defaults, or are what
-            older models mean (`Quantizer.older_defaults`).
+        config: "type" (a name in `QUANTIZERS`) and constructor arguments; omitted arguments have the value of older
+            models (`Quantizer.older_defaults`) or else their default.
 
     Raises:
-        ValueError: an unknown type, or an argument that it does not take.
+        ValueError: an unknown type, or an unknown argument of the type.
     """
     if not isinstance(config, Mapping) or config.get("type") not in list(QUANTIZERS):
-        raise ValueError(f"quantizer: got {config!r}, expected a mapping with a type among {', '.join(QUANTIZERS)}")
+        raise ValueError(f"quantizer: got {config!r}, expected a mapping with type one of {', '.join(QUANTIZERS)}")
     arguments = {name: _part(name, value) for name, value in config.items() if name != "type"}
     kind = QUANTIZERS[config["type"]]
     return construct(kind, {**kind.older_defaults, **arguments})
 
 
 def with_quantizer(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments of a model, with its quantizer built where that is a dictionary as `Quantizer.config` returns."""
+    """The arguments of a model; a quantizer given as a dictionary (`Quantizer.config`) is built."""
     quantizer = config.get("quantizer")
     if quantizer is None or isinstance(quantizer, Quantizer):
         return config
@@ -61,7 +61,7 @@ def with_quantizer(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _part(name: str, value: Any) -> Any:
-    """An argument that is itself an object, from its dictionary."""
+    """An argument; if it is an object, built from its dictionary."""
     if value is None:
         return None
     if name == "quantizer":

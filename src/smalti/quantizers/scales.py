@@ -1,6 +1,6 @@
-"""Parts of the multi-scale quantizer: φ, and what each scale of a pyramid sees of a latent.
+"""Parts of the multi-scale quantizer: the convolution φ, and the residual of a latent at each scale.
 
-`multi_scale.py` walks over the scales and tells the method.
+The loop over the scales and the method are in `multi_scale.py`.
 
 Legend: B images, C channels, H x W latent, h x w grid of scale k, N cells of a scale in the batch.
 图例：B 张图像，C 通道，H×W 潜变量，h×w 为第 k 个尺度的网格，N 为批次中该尺度的格子数。
@@ -21,7 +21,9 @@ VAR_NUM_PHI = 4
 
 
 class Phi(nn.Module):
-    """φ repairs what enlarging a token map blurs: a 3×3 convolution mixed with the identity.
+    """φ corrects the blur of up-sampling a token map: a 3×3 convolution mixed with the identity.
+
+    φ 修正词元图放大后的模糊：3×3 卷积与恒等映射的混合。
 
     (1 − ratio) · h + ratio · conv(h). Source: VAR (Tian et al. 2024, arXiv 2404.02905), section 3.2.
     """
@@ -37,10 +39,10 @@ class Phi(nn.Module):
 
 
 def phi_of_scale(k: int, num_scales: int, num_phi: int) -> int:
-    """Which φ scale `k` uses: the one whose tick lies nearest to k / (num_scales - 1) in [0, 1].
+    """Index of the φ of scale `k`: the one with its tick nearest to k / (num_scales - 1) in [0, 1].
 
-    The ticks are those of VAR's published code, which its checkpoints depend on, to the last bit: some scales lie
-    halfway between two.
+    The ticks equal those of VAR's published code to the last bit, as its checkpoints require: some scales lie halfway
+    between two ticks.
 
     >>> [phi_of_scale(k, 10, 4) for k in range(10)]
     [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
@@ -53,7 +55,10 @@ def phi_of_scale(k: int, num_scales: int, num_phi: int) -> int:
 
 
 class ScaleResiduals:
-    """Chooses codes by quantizing what the coarser scales left over, and remembers what it saw for learning."""
+    """Quantizes the residual of the coarser scales, and keeps vectors and indices for the codebook update.
+
+    量化较粗尺度留下的残差，并保存向量与索引供码本更新。
+    """
 
     def __init__(
         self,
@@ -64,32 +69,32 @@ class ScaleResiduals:
     ):
         """
         Args:
-            quantizers: that of each scale.
-            f_BCHW: the latent, where the codes live.
+            quantizers: the quantizer of each scale.
+            f_BCHW: the latent, projected to the space of the codes.
             grids: sides (h_k, w_k) of each scale.
-            mask_BHW: True where a position of the latent is valid; None: everywhere.
+            mask_BHW: True where a position of the latent is valid; None: all positions are valid.
         """
         self.quantizers, self.f_BCHW, self.grids = quantizers, f_BCHW, grids
         self.mask_B1HW = None if mask_BHW is None else mask_BHW.unsqueeze(1)
         self.vectors: list[Tensor] = []
         """Residual vectors of valid cells, one (n_k, C) per scale."""
         self.indices: list[Tensor] = []
-        """The codes they chose, one (n_k, *code_shape) per scale."""
+        """The indices of their codes, one (n_k, *code_shape) per scale."""
         self.images: list[Tensor] = []
-        """Which image of the batch each belongs to, one (n_k,) per scale."""
+        """The image of the batch that each vector belongs to, one (n_k,) per scale."""
         self.distances: list[dict[str, Tensor]] = []
         """The quantizer's distances (`QuantizedVectors.distances`), one dictionary per scale."""
         self.entropies: list[dict[str, Tensor]] = []
         """The quantizer's entropies, one dictionary per scale."""
 
     def search(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices and codes of the residual seen at scale k, and nothing else."""
+        """Indices and codes of the residual at scale k, without gradients or loss terms."""
         u_ND, _ = self._look(k, f_hat_BCHW)
         indices = self.quantizers[k].search(u_ND)
         return self._maps(indices, self.quantizers[k].lookup(indices), k)
 
     def quantize(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices and codes of the residual seen at scale k, with gradients and loss terms."""
+        """Indices and codes of the residual at scale k, with gradients and loss terms."""
         u_ND, valid_N = self._look(k, f_hat_BCHW if self.quantizers[k].soft else f_hat_BCHW.detach())
         found = self.quantizers[k].quantize_valid(u_ND, valid_N)
         self.vectors.append(select(u_ND, valid_N).detach())
@@ -102,21 +107,21 @@ class ScaleResiduals:
         return self._maps(found.indices, found.codes, k)
 
     def joined(self, scales: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """All vectors (N, C) and indices (N, *code_shape) of some scales, image after image.
+        """All vectors (N, C) and indices (N, *code_shape) of some scales, ordered by image.
 
-        Then those of several processes, one process after the other, are in the order in which one would have them.
+        Concatenated over several processes they are then in the same order as in a single process.
         """
         order_N = torch.cat([self.images[k] for k in scales]).argsort(stable=True)
         vectors_ND, indices = (torch.cat([of_scale[k] for k in scales]) for of_scale in (self.vectors, self.indices))
         return vectors_ND[order_N], indices[order_N]
 
     def _look(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The residual at scale k as vectors (n_k, C), and which cells are valid."""
+        """The residual at scale k as vectors (n_k, C), and the mask of valid cells."""
         residual_BCHW = self.f_BCHW - f_hat_BCHW
         if self.mask_B1HW is None:
             return to_vectors(to_grid(residual_BCHW, self.grids[k])), None
-        # The mean over valid positions only; a cell without any is not valid itself / 只对有效位置取平均
-        # valid_B1hw: which fraction of a cell is valid / 每个格子中有效位置的比例
+        # Mean over valid positions only; a cell without a valid position is invalid / 只对有效位置取平均
+        # valid_B1hw: fraction of valid positions in each cell / 每个格子中有效位置的比例
         valid_B1hw = to_grid(self.mask_B1HW.to(residual_BCHW.dtype), self.grids[k])
         sum_BChw = to_grid(residual_BCHW.masked_fill(~self.mask_B1HW, 0), self.grids[k])
         return to_vectors(sum_BChw / valid_B1hw.clamp(min=1e-12)), valid_B1hw.reshape(-1) > 0

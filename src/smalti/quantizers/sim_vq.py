@@ -3,8 +3,8 @@
 Source: Zhu et al. 2024, "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (arXiv
 2411.02038). The codes are e = W c + b with c fixed at random, W and b learned.
 
-In `vector.py` only the codes that were chosen move; here every step turns the space of all codes, so none is left
-behind and dead codes need no revival.
+In `vector.py` a step moves only the chosen codes. Here every step transforms all codes, so dead codes need no revival.
+码字 e = W c + b，c 随机且固定，只学习 W 与 b；每一步都改变全部码字，因此不必复活死码。
 """
 
 from typing import final
@@ -19,7 +19,7 @@ from smalti.quantizers.vector import CodebookQuantizer, vq_terms
 
 @final
 class CodeTransform(nn.Linear):
-    """A linear layer that makes all codes out of others. It has no weight decay, which would pull every code to 0."""
+    """The linear layer that computes all codes. It has no weight decay, which would pull every code to 0."""
 
 
 @final
@@ -50,15 +50,15 @@ class SimVQ(CodebookQuantizer):
         self.embedding_proj = CodeTransform(embedding_dim, embedding_dim, dtype=torch.float32)
 
     def table(self) -> Float[Tensor, "k d"]:
-        """All codes (K, D): the frozen ones behind the linear layer."""
+        """All codes (K, D): the frozen vectors after the linear layer."""
         return self._transform(self.embedding.weight)
 
     def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        """Codes of indices: gather the frozen ones, then transform only those."""
+        """Codes of indices: gather the frozen vectors, then transform only these."""
         return self.normalise(self._transform(self.embedding(indices_N)))
 
     def loss_terms(self, u_ND: Float[Tensor, "n d"], codes_ND: Float[Tensor, "n d"]) -> dict[str, Float[Tensor, ""]]:
-        """Codebook and commitment; the codebook term moves the linear layer."""
+        """Codebook and commitment terms; the codebook term trains the linear layer."""
         return vq_terms(u_ND, codes_ND)
 
     def _transform(self, latent_basis_KD: Tensor) -> Tensor:

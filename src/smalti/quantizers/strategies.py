@@ -1,8 +1,8 @@
-"""How a codebook starts and how it stays alive: strategies that a codebook quantizer is given.
+"""Initialisation and revival: two arguments of a codebook quantizer against codebook collapse.
 
-Both answer the field's most frequent complaint, collapse: codes that start far from the data are never chosen, so they
-never move, so they are never chosen. A strategy says which codes get which new places; `CodebookQuantizer.replace`
-puts them there, together with their statistics.
+Codes that start far from the data are never chosen, so they never move and stay unused. A strategy decides which codes
+get which new values; `CodebookQuantizer.replace` writes them, together with their statistics.
+两种对付码本坍缩的策略：用 k-means 初始化，以及复活死码。
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from smalti.ops.waiting import reads_are_free
 
 @dataclass(frozen=True)
 class KMeansInit:
-    """Start the codebook at the k-means centres of the first training batches."""
+    """Initialise the codebook with the k-means centres of the first training batches."""
 
     batches: int = 4
-    """Number of first training batches on which k-means runs, each from the centres of the one before."""
+    """Number of first training batches for k-means; each batch starts from the centres of the previous one."""
     iterations: int = 10
     """Lloyd iterations per batch."""
 
@@ -33,11 +33,11 @@ class KMeansInit:
     def centres(
         self, u_ND: Float[Tensor, "n d"], table_KD: Float[Tensor, "k d"], batch: Int64[Tensor, ""]
     ) -> tuple[Float[Tensor, "k d"], Int64[Tensor, " k"]]:
-        """The centres after one more batch and how many vectors each attracts: 0 for all when initialisation is over.
+        """Centres after one more batch, and the number of vectors of each; all 0 when initialisation is over.
 
         Args:
             u_ND: vectors of the batch.
-            table_KD: the codes so far.
+            table_KD: the current codes.
             batch: number of the batch, from 0.
         """
         return kmeans_start(u_ND, table_KD, batch, self.batches, self.iterations)
@@ -45,34 +45,34 @@ class KMeansInit:
 
 @dataclass(frozen=True)
 class DeadCodeRevival:
-    """Replace codes that are hardly ever chosen by vectors of the current batch."""
+    """Replace rarely chosen codes by vectors of the current batch."""
 
     threshold: float = 0.1
-    """A code is dead when its usage falls below this fraction of uniform usage (all tokens / all codes), so the rule
-    means the same at every codebook and batch size."""
+    """A code is dead when its usage is below this fraction of uniform usage (all tokens / all codes). This does not
+    depend on codebook or batch size."""
 
     def __post_init__(self) -> None:
         expect(0 < self.threshold < 1, "threshold", self.threshold, "a fraction between 0 and 1")
 
     def dead(self, cluster_size_K: Float[Tensor, " k"]) -> Bool[Tensor, " k"]:
-        """Which codes are dead, given the moving average of how often each is chosen."""
+        """Which codes are dead, by the moving average of their counts."""
         return cluster_size_K < self.threshold * torch.mean(cluster_size_K)
 
     def replacements(
         self, cluster_size_K: Float[Tensor, " k"], u_ND: Float[Tensor, "n d"], passes: Sequence[int]
     ) -> tuple[Bool[Tensor, " k"], Float[Tensor, "k d"]] | None:
-        """Which codes to replace, and by which random vectors of the batch; None where no code is known to be dead.
+        """Which codes to replace, and by which random vectors of the batch; None if no code is known to be dead.
 
-        No vector serves twice: of more dead codes than vectors the rest waits for the next batch.
+        Each vector is used at most once: if there are more dead codes than vectors, the rest waits for the next batch.
 
         Args:
-            cluster_size_K: moving average of how often each code is chosen.
+            cluster_size_K: moving average of the count of each code.
             u_ND: vectors of this process.
-            passes: how many of `u_ND` each forward pass brought.
+            passes: number of vectors of `u_ND` per forward pass.
         """
         dead_K = self.dead(cluster_size_K)
         if reads_are_free(dead_K) and not dead_K.any():
-            return None  # nothing is drawn; a graph and a GPU do not look, so they draw in vain
+            return None  # no sampling needed; a graph and a GPU cannot check this and always sample
         turn_K = dead_K.cumsum(0) - 1
         count = min(len(dead_K), joined_size(u_ND))
         vectors_KD = sample_vectors(u_ND, count, passes)[turn_K.clamp(0, count - 1)]

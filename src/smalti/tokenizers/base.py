@@ -1,6 +1,9 @@
-"""What every image tokenizer is: encoder + quantizer + decoder, images of any size, tokens there and back.
+"""The interface of all image tokenizers: encoder + quantizer + decoder, for images of any size.
 
-Legend: B images, C image channels, H x W pixels, D embedding_dim, K scales, l_k tokens of scale k, L their sum.
+所有图像分词器的接口：编码器 + 量化器 + 解码器，适用于任意大小的图像。
+
+Legend: B images, C image channels, H x W pixels, h x w latent, D embedding_dim.
+图例：B 张图像，C 个图像通道，H×W 像素，h×w 潜变量，D 为 embedding_dim。
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +29,7 @@ class TokenizerOutput:
     """Result of a forward pass; unpacks as `reconstruction, vq_loss, indices`."""
 
     reconstruction: Float[Tensor, "b c h w"]
-    """Images of the same size as the input; clamped to [-1, 1] in eval mode, as they come in train mode."""
+    """Images of the same size as the input; clamped to [-1, 1] in eval mode only."""
     quantizer_output: QuantizerOutput
     """Quantized latent, indices and the loss terms by name."""
 
@@ -40,9 +43,11 @@ Model = TypeVar("Model", bound="Tokenizer")
 class Tokenizer(SavedModel):
     """An image tokenizer: image -> latent -> codes -> image.
 
-    A subclass builds `encoder`, `quantizer` and `decoder` and says what it is (`config`). One whose quantizer may have
-    scales also has VAR's interface (`var_interface.py`). Saving and loading, also
-    to and from the Hugging Face hub, come with `save_pretrained`, `from_pretrained` and `push_to_hub`.
+    A subclass builds `encoder`, `quantizer` and `decoder` and returns its arguments from `config`. A subclass with
+    multi-scale quantizers also has VAR's interface (`var_interface.py`). `save_pretrained`, `from_pretrained` and
+    `push_to_hub` save and load models, also on the Hugging Face hub.
+
+    图像分词器：图像 → 潜变量 → 码字 → 图像。
     """
 
     hub_tag = "image-tokenizer"
@@ -54,17 +59,17 @@ class Tokenizer(SavedModel):
     decoder: nn.Module
     """(B, D, h, w) to (B, C, h * stride, w * stride)."""
     stride: int
-    """Pixels a side of the area that one latent cell stands for."""
+    """Side in pixels of the area that one latent cell covers."""
     image_channels: int
-    """Channels C of images in and out."""
+    """Channels C of input and output images."""
     image_range: tuple[float, float] = (-1.0, 1.0)
-    """What -1 and 1 become for encoder and decoder; images in and out of a tokenizer always lie in [-1, 1]."""
+    """Value range of encoder input and decoder output; the tokenizer's own images always lie in [-1, 1]."""
     _seen: tuple[list[tuple[int, int, int]], str] = ([], "")
-    """The tensors' places and versions when the fingerprint was last computed for tokens, and the fingerprint."""
+    """Addresses and versions of the tensors at the last computation of the fingerprint, and the fingerprint."""
 
     @classmethod
     def from_config(cls: type[Model], config: Mapping[str, Any]) -> Model:
-        """See `SavedModel.from_config`; a quantizer may be built already."""
+        """See `SavedModel.from_config`; the quantizer may already be an object."""
         arguments = {name: value for name, value in config.items() if name != "frozen"}
         model = super().from_config(with_quantizer(arguments))
         quantizers, frozen = model._quantizers(), config.get("frozen", [])
@@ -75,12 +80,12 @@ class Tokenizer(SavedModel):
         return model
 
     def training_state(self) -> dict[str, Any]:
-        """The names of the frozen quantizers, where there are any."""
+        """The names of the frozen quantizers, if there are any."""
         frozen = [name for name, quantizer in self._quantizers().items() if quantizer.frozen]
         return {"frozen": frozen} if frozen else {}
 
     def _quantizers(self) -> dict[str, Quantizer]:
-        """The quantizer and those inside it, by name."""
+        """The quantizer and its inner quantizers, by name."""
         return {name: module for name, module in self.named_modules() if isinstance(module, Quantizer)}
 
     @property
@@ -91,7 +96,10 @@ class Tokenizer(SavedModel):
     # ---- image -> tokens -> image -------------------------------------------------------------------------------
 
     def forward(self, image: Shaped[Tensor, "b ..."]) -> TokenizerOutput:
-        """`reconstruction, vq_loss, indices = tokenizer(image)` for images (B, C, H, W) in [-1, 1], any size >= 1."""
+        """`reconstruction, vq_loss, indices = tokenizer(image)` for images (B, C, H, W) in [-1, 1], any size >= 1.
+
+        训练用的前向传播：返回重建、量化损失与索引。
+        """
         output = self.quantizer(self._latent(image))
         reconstruction = self._image(output.quantized, (image.shape[2], image.shape[3]))
         return TokenizerOutput(reconstruction, output)
@@ -100,12 +108,14 @@ class Tokenizer(SavedModel):
     def encode(self, image: Shaped[Tensor, "b ..."]) -> Tokens:
         """Tokens of images (B, C, H, W) of any size >= 1: uint8 from 0 to 255, or float from -1 to 1.
 
-        Call `eval()` first where the network has batch normalisation, which else would learn from what it encodes.
-        Tokens of a model in eval mode, in fp32 and not on a GPU bear its fingerprint.
+        Call `eval()` first if the network has batch normalisation; in train mode its statistics change in `encode`.
+        Tokens carry the model's fingerprint if the model is in eval mode, in fp32 and not on a GPU.
+
+        图像 → 词元。uint8 的范围是 0 到 255，浮点数的范围是 -1 到 1。
 
         Raises:
-            ValueError: another dtype, or floats outside [-1, 1]: the dtype declares the range, nothing is guessed. On a
-                GPU the tokens of such an image are -1 instead, which nothing decodes.
+            ValueError: another dtype, or floats outside [-1, 1]; the range follows from the dtype and is not guessed.
+                On a GPU the tokens of such an image are -1 instead, and `decode` refuses them.
         """
         pixels = to_float(image) if image.dtype == torch.uint8 else image
         indices = as_scales(self.quantizer.encode(self._latent(in_range(pixels))))
@@ -114,16 +124,19 @@ class Tokenizer(SavedModel):
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Shaped[Tensor, "b c h w"]:
-        """Images (B, C, *tokens.image_size): uint8 if the encoded images were, else float in [-1, 1].
+        """Images (B, C, *tokens.image_size): uint8 if the encoded images were uint8, else float in [-1, 1].
+
+        词元 → 图像。
 
         Raises:
-            ValueError: tokens of another model or vocabulary, scales that do not belong to the image size, bad indices.
+            ValueError: tokens of another model or vocabulary size, scales that do not match the image size, or invalid
+                indices.
         """
         return self._finish(self.quantizer.decode(self._checked(tokens)), tokens)
 
     @torch.no_grad()
     def progressive(self, tokens: Tokens) -> list[Shaped[Tensor, "b c h w"]]:
-        """The images after each scale, coarse to fine; the last is `decode(tokens)`. One for a single scale."""
+        """Images after each scale, coarse to fine; the last equals `decode(tokens)`. One image for a single scale."""
         return [self._finish(z_q, tokens) for z_q in self.quantizer.decode_progressive(self._checked(tokens))]
 
     # ---- parts --------------------------------------------------------------------------------------------------
@@ -135,15 +148,15 @@ class Tokenizer(SavedModel):
                 f"image: got shape {tuple(image.shape)}, expected (B, {self.image_channels}, H, W) with H, W >= 1"
             )
         if not image.is_floating_point():
-            raise ValueError(f"image: got dtype {image.dtype}, expected float (-1 to 1)")
+            raise ValueError(f"image: got dtype {image.dtype}, expected a floating-point dtype (-1 to 1)")
         image = pad_to_multiple(image.to(dtype_of(self.encoder)), self.stride)
         return self.encoder(_rescaled(image, (-1.0, 1.0), self.image_range))
 
     def _settled_fingerprint(self) -> str:
-        """The fingerprint, computed again only where a tensor has changed since.
+        """The fingerprint, computed again only if a tensor has changed.
 
-        "" in train mode, where it would change with the next step; in another number format than fp32, since casting
-        makes no other model; and on a GPU, which the program would have to wait for.
+        "" in train mode, as the next step changes it; in other number formats than fp32, as the fingerprint is that of
+        the fp32 weights; and on a GPU, to avoid waiting for the device.
         """
         tensors = [*self.parameters(), *self.buffers()]
         cast = any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in self.parameters())
@@ -156,12 +169,12 @@ class Tokenizer(SavedModel):
         return self._seen[1]
 
     def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the latent, and of the last token map, of an image of that size."""
+        """Height and width of the latent (equal to the last token map) for an image size."""
         height, width = image_size
         return -(-height // self.stride), -(-width // self.stride)
 
     def _image(self, z_q: Tensor, size: tuple[int, int]) -> Tensor:
-        """Decode and crop the padding away; clamped in eval mode, when the result is an image, not a prediction."""
+        """Decode a latent and crop the padding; in eval mode clamp to [-1, 1]."""
         image = _rescaled(self.decoder(z_q), self.image_range, (-1.0, 1.0))[:, :, : size[0], : size[1]]
         return image if self.training else image.clamp(-1, 1)
 
@@ -170,16 +183,18 @@ class Tokenizer(SavedModel):
         return to_uint8(image) if tokens.image_dtype == torch.uint8 else image.to(tokens.image_dtype)
 
     def _checked(self, tokens: Tokens) -> Indices:
-        """The indices as the quantizer wants them, after a look at vocabulary and image size."""
+        """The indices in the form of the quantizer, after checks of vocabulary and image size."""
         if tokens.vocab_size != self.vocab_size:
             raise ValueError(
-                f"tokens: got a vocabulary of {tokens.vocab_size}, expected {self.vocab_size} as this model has"
+                f"tokens: got vocabulary size {tokens.vocab_size}, expected {self.vocab_size} as in this model"
             )
         own = self._settled_fingerprint() if tokens.fingerprint else ""
         if own and own != tokens.fingerprint:
-            raise ValueError(f"tokens: made by the model {tokens.fingerprint[:12]}…, this one is {own[:12]}…")
+            raise ValueError(
+                f"tokens: got those of model {tokens.fingerprint[:12]}…, expected those of this model, {own[:12]}…"
+            )
         latent, last = self.latent_grid(tokens.image_size), tokens.grids[-1]
-        # How many codes a position may have is the quantizer's to say: residual levels may be left out
+        # The quantizer checks the number of codes per position: residual levels may be left out
         if last[:2] != latent or len(last) != 2 + len(self.quantizer.code_shape):
             raise ValueError(
                 f"tokens: got {last} as the last grid, expected {(*latent, *self.quantizer.code_shape)} for an image "
@@ -189,23 +204,23 @@ class Tokenizer(SavedModel):
 
 
 def check_strides(encoder: int, decoder: int) -> None:
-    """Refuse a decoder that does not undo the encoder's reduction in size."""
+    """Refuse a decoder with another stride than the encoder."""
     if encoder != decoder:
         raise ValueError(f"decoder: got stride {decoder}, expected the encoder's {encoder}")
 
 
 def growing(image_range: Sequence[float]) -> tuple[float, float]:
-    """A range of values, refused where it is none."""
+    """A range of values as two growing numbers; refuses anything else."""
     good = len(image_range) == 2 and image_range[0] < image_range[1]
     expect(good, "image_range", tuple(image_range), "two growing numbers such as (-1, 1)")
     return float(image_range[0]), float(image_range[1])
 
 
 def pad_to_multiple(image: Float[Tensor, "b c h w"], stride: int) -> Float[Tensor, "b c H W"]:
-    """Pad below and right to multiples of `stride`: by reflection, or by the edge pixel where the side is too short."""
+    """Pad bottom and right to multiples of `stride`: by reflection, or by edge pixels where the side is too short."""
     for axis in (2, 3):
         missing = -image.shape[axis] % stride
-        if recording() or missing:  # a graph for all sizes may not ask whether this one needs it
+        if recording() or missing:  # a graph for all sizes cannot depend on whether this size needs padding
             padding = (0, 0, 0, missing) if axis == 2 else (0, missing, 0, 0)
             image = F.pad(image, padding, mode="reflect" if missing < image.shape[axis] else "replicate")
     return image
@@ -225,20 +240,20 @@ def _rescaled(image: Tensor, source: tuple[float, float], target: tuple[float, f
 
 
 def as_scales(indices: Indices) -> tuple[Tensor, ...]:
-    """The indices of each scale; those of a single scale may come as one tensor."""
+    """The indices as a tuple of scales; a single tensor becomes one scale."""
     return (indices,) if isinstance(indices, Tensor) else tuple(indices)
 
 
 def in_range(image: Tensor) -> Tensor:
-    """A float image in [-1, 1], refused where it is not: the dtype declares the range, the values do not."""
+    """The image as float in [-1, 1]; refuses other ranges. The range follows from the dtype, not from the values."""
     if not image.is_floating_point():
         raise ValueError(f"image: got dtype {image.dtype}, expected uint8 (0 to 255) or float (-1 to 1)")
     if recording() or image.numel() == 0:
         return image
-    if not reads_are_free(image):  # NaN has no token (`quantizers.latents.marked`), and nobody waits
+    if not reads_are_free(image):  # no wait for the device: `quantizers.latents.marked` handles NaN
         inside_B = (image.abs() <= 1.001).flatten(1).all(dim=1)
         return torch.where(inside_B.reshape(-1, 1, 1, 1), image, torch.nan)
     low, high = (float(value) for value in image.aminmax())
     if not (low >= -1.001 and high <= 1.001):
-        raise ValueError(f"image: float values from {low:.4g} to {high:.4g}, expected -1 to 1 (or uint8, 0 to 255)")
+        raise ValueError(f"image: got float values from {low:.4g} to {high:.4g}, expected -1 to 1 (or uint8, 0 to 255)")
     return image

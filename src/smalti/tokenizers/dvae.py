@@ -1,7 +1,7 @@
-"""DALL-E's discrete VAE: the encoder scores every code at every position, the decoder sees the best as one-hot.
+"""DALL-E's discrete VAE: the encoder outputs one logit per code and position, the decoder gets one-hot codes.
 
-Source: Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv 2102.12092). It differs from `vqgan.py` in its
-networks and in that codes are not vectors of the latent.
+Source: Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv 2102.12092). Differences from `vqgan.py`: the
+networks, and no codebook of latent vectors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,10 +32,10 @@ class DVAE(Tokenizer):
         Args:
             encoder: sizes of the encoder.
             quantizer: `OneHotQuantizer`.
-            decoder: sizes of the decoder, with as many groups.
+            decoder: sizes of the decoder, with as many groups as the encoder.
             image_channels: channels of the images.
-            image_range: values that the networks work with; images in and out of the tokenizer lie in [-1, 1].
-            source: where published weights come from: family, url, licence. Kept in config.json.
+            image_range: value range inside the networks; input and output images of the tokenizer lie in [-1, 1].
+            source: origin of published weights: family, url, licence. Kept in config.json.
         """
         super().__init__()
         encoder, decoder = from_plain(DVAEConfig, encoder), from_plain(DVAEConfig, decoder)

@@ -1,7 +1,7 @@
-"""Emu3's tokenizer, for images: a VQGAN with a temporal part between pyramid and quantizer.
+"""Emu3's tokenizer, for images: a VQGAN with temporal layers between pyramid and quantizer.
 
-Source: Wang et al. 2024, "Emu3" (arXiv 2409.18869). It is a video tokenizer; an image is a video that stands still,
-and gets the same tokens as in its publisher's code. It differs from `vqgan.py` in the temporal part alone.
+Source: Wang et al. 2024, "Emu3" (arXiv 2409.18869). It is a video tokenizer. An image is encoded as a video of equal
+frames and gets the same tokens as in the authors' code. The only difference from `vqgan.py` is the temporal part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from smalti.tokenizers.base import Tokenizer, check_strides, growing
 
 @final
 class Emu3VQ(Tokenizer):
-    """Pyramid and temporal encoder, quantizer, temporal and pyramid decoder whose norms look at the latent."""
+    """Pyramid and temporal encoder, quantizer, temporal and pyramid decoder with norms conditioned on the latent."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Emu3VQ(Tokenizer):
             encoder: sizes of the pyramid, see `PyramidConfig`; its projection is 0.
             quantizer: any quantizer; its embedding_dim equals latent_channels.
             decoder: sizes of the decoder's pyramid.
-            time_halvings: 2 ** time_halvings frames become one.
+            time_halvings: temporal down-sampling stages; 2 ** time_halvings frames become one.
             time_blocks: temporal residual blocks on each side.
             image_channels: channels of the images.
-            image_range: values that the networks work with; images in and out of the tokenizer lie in [-1, 1].
-            source: where published weights come from: family, url, licence. Kept in config.json.
+            image_range: value range inside the networks; input and output images of the tokenizer lie in [-1, 1].
+            source: origin of published weights: family, url, licence. Kept in config.json.
         """
         super().__init__()
         encoder, decoder = PyramidConfig.of(encoder), PyramidConfig.of(decoder)

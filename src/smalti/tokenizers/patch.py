@@ -1,7 +1,7 @@
-"""PatchVQVAE: a tokenizer whose network never runs at the image's own resolution, fast enough to train on a CPU.
+"""PatchVQVAE: a tokenizer that computes at the resolution of patches, fast enough to train on a CPU.
 
-It differs from `simple.py` and `vqgan.py` in its encoder and decoder alone (`blocks/patch.py`). The default model of
-`smalti train` is of this class, and so are the models for photographs, `photo-f8` and `photo-pyramid`.
+It differs from `simple.py` and `vqgan.py` only in encoder and decoder (`blocks/patch.py`). The default model of
+`smalti train` has this class, and so have the models for photographs, `photo-f8` and `photo-pyramid`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,16 +39,17 @@ class PatchVQVAE(VARTokenizer):
         """
         Args:
             vocab_size: number of codes.
-            embedding_dim: channels of the latent, components of a code.
+            embedding_dim: channels of the latent and dimension of a code.
             encoder: sizes of the encoder; None: the defaults of `PatchConfig`.
             decoder: sizes of the decoder; None: those of the encoder.
             image_channels: channels of the images, 3 for colour, 1 for grey.
             patch_nums: sides of the token maps, coarse to fine, for a multi-scale (VAR) tokenizer; None: one map.
-            num_codebooks: of several scales; 1: they share one, as VAR's own code wants; None: each has its own.
-            quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must agree with it.
+            num_codebooks: number of codebooks for several scales; 1: shared by all scales, as VAR's code requires;
+                None: one per scale.
+            quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must be those of it.
 
         Raises:
-            ValueError: encoder and decoder of different strides, sizes below 1; see also `chosen_quantizer`.
+            ValueError: encoder and decoder of different strides, or sizes below 1; see also `chosen_quantizer`.
         """
         super().__init__()
         at_least(1, image_channels=image_channels)

@@ -15,7 +15,7 @@ from smalti.tokenizers.chosen_quantizer import chosen_quantizer
 from smalti.tokenizers.var_interface import VARTokenizer
 
 MOST_STAGES = 16
-"""More of them would make one latent cell of more pixels than any image has."""
+"""With more stages one latent cell would cover more pixels than any image has."""
 
 
 @final
@@ -44,16 +44,17 @@ class SimpleVQVAE(VARTokenizer):
         """
         Args:
             vocab_size: number of codes.
-            embedding_dim: channels of the latent, components of a code.
-            hidden_dim: channels inside encoder and decoder at the latent's resolution.
+            embedding_dim: channels of the latent and dimension of a code.
+            hidden_dim: channels of encoder and decoder at the latent's resolution.
             num_stages: down-sampling stages; the stride is 2 ** num_stages.
-            num_res_blocks: residual blocks a stage.
+            num_res_blocks: residual blocks per stage.
             activation: "relu", "leaky_relu", "elu", "gelu" or "silu".
             norm: "group", "batch" or "none".
             image_channels: channels of the images, 3 for colour, 1 for grey.
             patch_nums: sides of the token maps, coarse to fine, for a multi-scale (VAR) tokenizer; None: one map.
-            num_codebooks: of several scales; 1: they share one, as VAR's own code wants; None: each has its own.
-            quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must agree with it.
+            num_codebooks: number of codebooks for several scales; 1: shared by all scales, as VAR's code requires;
+                None: one per scale.
+            quantizer: any quantizer instead of the default one; vocab_size and embedding_dim must be those of it.
         """
         super().__init__()
         at_least(1, hidden_dim=hidden_dim, image_channels=image_channels)

@@ -1,8 +1,8 @@
-"""TiTok: an image as a short row of tokens, 32 for 256 x 256 pixels.
+"""TiTok: an image as a short sequence of tokens, 32 for 256 x 256 pixels.
 
-Source: Yu et al. 2024, "An Image is Worth 32 Tokens for Reconstruction and Generation" (arXiv 2406.07550). It differs
-from all others here in that a token does not stand for a place: each says something about the whole image. Positions
-are learned for one image size; smaller images are padded to it, larger ones are refused.
+Source: Yu et al. 2024, "An Image is Worth 32 Tokens for Reconstruction and Generation" (arXiv 2406.07550). Unlike
+all other tokenizers here, a token does not belong to a position: each token describes the whole image. Position
+embeddings are learned for one image size; smaller images are padded to it, larger ones are refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,17 +47,17 @@ class TiTok(Tokenizer):
     ):
         """
         Args:
-            quantizer: any quantizer; its embedding_dim is the components of a latent token.
+            quantizer: any quantizer; its embedding_dim is the dimension of a latent token.
             encoder: sizes of the encoder, see `ViTConfig`.
             decoder: sizes of the decoder; None: those of the encoder.
             image_size: side of the images in pixels.
-            num_latent_tokens: tokens an image.
-            pixel_decoder: decoder of the VQGAN that makes pixels (the two-stage models); None: patches become pixels
-                directly (the single-stage models).
+            num_latent_tokens: tokens per image.
+            pixel_decoder: decoder of the VQGAN that computes pixels (two-stage models); None: patches become pixels
+                directly (single-stage models).
             num_pixel_codes: codes of that VQGAN.
             image_channels: channels of the images.
-            image_range: values that the networks work with; images in and out of the tokenizer lie in [-1, 1].
-            source: where published weights come from: family, url, licence. Kept in config.json.
+            image_range: value range inside the networks; input and output images of the tokenizer lie in [-1, 1].
+            source: origin of published weights: family, url, licence. Kept in config.json.
         """
         super().__init__()
         encoder = encoder if isinstance(encoder, ViTConfig) else construct(ViTConfig, encoder)
@@ -97,7 +97,7 @@ class TiTok(Tokenizer):
         return {**self._sizes, "quantizer": self.quantizer.config()}
 
     def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(1, num_latent_tokens) for every image up to the trained size."""
+        """(1, num_latent_tokens) for all images up to the training size."""
         if max(image_size) > self.stride:
             raise ValueError(
                 f"image: got {image_size[0]}x{image_size[1]} pixels, expected at most {self.stride}x{self.stride}"

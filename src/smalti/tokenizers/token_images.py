@@ -1,4 +1,4 @@
-"""Tokens of one image as they stand in a token file, and back."""
+"""Conversion between tokens of one image and an image of a token file."""
 
 import torch
 
@@ -9,14 +9,14 @@ __all__ = ["to_token_image", "to_tokens"]
 
 
 def to_token_image(name: str, tokens: Tokens, channels: int) -> TokenImage:
-    """Tokens of one image (B = 1) as they stand in a token file. `to_tokens` is the inverse."""
+    """Tokens of one image (B = 1) as an image of a token file. `to_tokens` is the inverse."""
     if len(tokens) != 1:
-        raise ValueError(f"tokens: got those of {len(tokens)} images, expected one")
+        raise ValueError(f"tokens: got {len(tokens)} images, expected one")
     return TokenImage(name, tokens.image_size, channels, tokens.grids, tokens.flatten()[0].cpu().numpy())
 
 
 def to_tokens(image: TokenImage, vocab_size: int) -> Tokens:
-    """An image of a token file as tokens of a batch of one, to be decoded to uint8.
+    """An image of a token file as tokens with B = 1, for decoding to uint8.
 
     `to_token_image` is the inverse.
     """

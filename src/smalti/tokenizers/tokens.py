@@ -1,6 +1,9 @@
-"""Tokens: what an image became, with everything needed to flatten the maps to one sequence and to get back.
+"""Tokens: the token maps of images, with all that is needed to flatten them to a sequence and back.
+
+词元：图像的词元图，可展平为一个序列，也可还原。
 
 Legend: B images, K scales, grid_k the shape of scale k, l_k its number of tokens, L the sum of all l_k.
+图例：B 张图像，K 个尺度，grid_k 为第 k 个尺度的形状，l_k 为其词元数，L 为全部 l_k 之和。
 """
 
 from collections.abc import Sequence
@@ -26,9 +29,9 @@ class Tokens:
     vocab_size: int
     """Indices lie in [0, vocab_size)."""
     image_dtype: torch.dtype = torch.float32
-    """What the images were, and what decoding gives: torch.uint8 (0 to 255) or a float dtype (-1 to 1)."""
+    """Dtype of the images before encoding and after decoding: torch.uint8 (0 to 255) or a float dtype (-1 to 1)."""
     fingerprint: str = ""
-    """`Tokenizer.fingerprint` of the model that made the tokens; another one refuses them. "": not known, see
+    """`Tokenizer.fingerprint` of the model that made the tokens; other models refuse them. "": unknown, see
     `Tokenizer.encode`."""
 
     def __post_init__(self) -> None:
@@ -47,14 +50,14 @@ class Tokens:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of one image, L."""
+        """Tokens per image, L."""
         return sum(prod(grid) for grid in self.grids)
 
     def __len__(self) -> int:
         return self.indices[0].shape[0]
 
     def __getitem__(self, images: int | slice) -> "Tokens":
-        """Tokens of one image of the batch (B becomes 1), or of those of a slice."""
+        """Tokens of one image of the batch (B becomes 1), or of a slice of images."""
         if not isinstance(images, slice):
             image = range(len(self))[images]
             images = slice(image, image + 1)
@@ -65,7 +68,7 @@ class Tokens:
         return replace(self, indices=tuple(scale.to(device) for scale in self.indices))
 
     def flatten(self) -> Int64[Tensor, "b l"]:
-        """One sequence an image (B, L): scales coarse to fine, each in raster order."""
+        """One sequence per image (B, L): scales coarse to fine, each in raster order."""
         return torch.cat([scale.flatten(1) for scale in self.indices], dim=1)
 
     @classmethod

@@ -1,13 +1,16 @@
 """VAR's interface: a tokenizer and its multi-scale quantizer under VAR's names, so that VAR code runs unchanged.
 
-VAR has one codebook for all scales. Where each scale has its own, VAR's trainer and plain sampler still work; what
-mixes codes (`more_smooth`) is refused, as there is no one codebook to mix.
+以 VAR 的名称提供分词器与多尺度量化器，VAR 的代码无需改动即可运行。
 
-Source: the interface of `vae_local` and `vae_local.quantize` in Tian et al. 2024 (arXiv 2404.02905): argument names and
-return values are VAR's, the work is done by `Tokenizer` and `MultiScaleQuantizer`. Latents that are not square work
-too: the scales follow in proportion.
+VAR has one codebook for all scales. If each scale has its own, VAR's trainer and plain sampler still work; mixtures of
+codes (`more_smooth`) are refused, as they need a shared codebook.
+
+Source: the interface of `vae_local` and `vae_local.quantize` in Tian et al. 2024 (arXiv 2404.02905). Argument names and
+return values are VAR's; `Tokenizer` and `MultiScaleQuantizer` do the computation. Latents need not be square: scales
+then have sides in proportion.
 
 Legend: B images, C channels, H x W latent, h_k x w_k scale k, l_k = h_k * w_k, L the sum of all l_k.
+图例：B 张图像，C 通道，H×W 潜变量，第 k 个尺度 h_k×w_k，l_k = h_k·w_k，L 为全部 l_k 之和。
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,37 +29,37 @@ from smalti.tokenizers.base import Tokenizer, as_scales, dtype_of, in_range
 from smalti.tokenizers.tokens import Grids, Tokens
 
 PatchNums = Sequence[int | tuple[int, int] | list[int]]
-"""Scales, coarse to fine: the side of each, or its height and width."""
+"""Scales, coarse to fine: side, or height and width, of each."""
 
 
 class VARTokenizer(Tokenizer):
-    """A tokenizer whose quantizer may have scales, with VAR's interface beside `encode` and `decode`.
+    """A tokenizer with single-scale or multi-scale quantizer, and VAR's interface beside `encode` and `decode`.
 
-    With one scale the lists have one entry, and there is no `quantize`.
+    With a single scale the lists have one entry, and `quantize` is not available.
     """
 
     @property
     def Cvae(self) -> int:
-        """Components of a code, under VAR's name."""
+        """Dimension of a code, under VAR's name."""
         return self.quantizer.embedding_dim
 
     @property
     def quantize(self) -> "VARQuantizer":
-        """The multi-scale quantizer under VAR's names; where there is one scale there is none."""
+        """The multi-scale quantizer under VAR's names; not available with a single scale."""
         return VARQuantizer(self.quantizer)
 
     @torch.no_grad()
     def img_to_idxBl(self, inp_img_no_grad: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None) -> "IdxBl":
         """Token indices of images (B, C, H, W) in [-1, 1]: a list of int64 (B, l_k), coarse to fine.
 
-        The list also remembers the grids and the image size (`IdxBl`), which lengths alone do not tell when images are
-        not square.
+        The list also holds the grids and the image size (`IdxBl`); for images that are not square they do not follow
+        from the lengths.
 
-        图像 → 各尺度的词元索引列表，由粗到细；列表还记得网格和图像大小。
+        图像 → 各尺度的词元索引列表，由粗到细；列表还保存网格和图像大小。
 
         Args:
             inp_img_no_grad: the images.
-            v_patch_nums: sides, or (h_k, w_k), of the scales of a multi-scale tokenizer; default: in proportion.
+            v_patch_nums: sides, or (h_k, w_k), of the scales of a multi-scale tokenizer; None: in proportion.
         """
         return IdxBl(self._scale_tokens(inp_img_no_grad, v_patch_nums))
 
@@ -69,20 +72,20 @@ class VARTokenizer(Tokenizer):
         *,
         grids: Sequence[Sequence[int]] | None = None,
     ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
-        """Images in [-1, 1] of token indices: what the forward pass reconstructs in eval mode.
+        """Images in [-1, 1] of token indices: the reconstructions of the forward pass in eval mode.
 
-        `idxBl_to_img(indices)` is the final image. With VAR's arguments it is what VAR returns: the list of images
-        after each scale, or with `last_one` the last of them.
+        `idxBl_to_img(indices)` returns the final image. With VAR's arguments it returns the same as VAR: the list of
+        images after each scale, or with `last_one` only the last image.
 
         各尺度的词元索引 → 图像；带上 VAR 的参数时，返回值与 VAR 相同。
 
         Args:
             ms_idx_Bl: one (B, l_k) per scale, coarse to fine, as `img_to_idxBl` returns.
-            same_shape: VAR's; True: all images have the full size. False, an experiment of VAR's that its training
-                never does: the latent grows from scale to scale, and the images with it.
-            last_one: VAR's; only the last image.
-            grids: (h_k, w_k) of each scale, or (h_k, w_k, *code_shape); needed for a plain list whose scales are not
-                square.
+            same_shape: VAR's argument. True: all images have the full size. False: latent and images grow from scale to
+                scale, an experiment of VAR's that its training never uses.
+            last_one: VAR's argument; return only the last image.
+            grids: (h_k, w_k) of each scale, or (h_k, w_k, *code_shape); required for a plain list of scales that are
+                not square.
         """
         tokens = self._tokens(ms_idx_Bl, grids)
         if same_shape is None or (same_shape and last_one):
@@ -96,7 +99,7 @@ class VARTokenizer(Tokenizer):
     def embed_to_img(
         self, ms_h_BChw: Sequence[Float[Tensor, "b d _ _"]], all_to_max_scale: bool, last_one: bool = False
     ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
-        """Images in [-1, 1] after each scale, or with `last_one` the last, of code vectors (B, D, h_k, w_k).
+        """Images in [-1, 1] of code vectors (B, D, h_k, w_k): after each scale, or with `last_one` only the last.
 
         Args:
             ms_h_BChw: code vectors, or mixtures of them, coarse to fine.
@@ -108,7 +111,7 @@ class VARTokenizer(Tokenizer):
         return images[-1] if last_one else images
 
     def fhat_to_img(self, f_hat: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
-        """Images in [-1, 1] of quantized latents (B, D, h, w): the decoder and a clamp."""
+        """Images in [-1, 1] of quantized latents (B, D, h, w): decode and clamp."""
         size = (f_hat.shape[2] * self.stride, f_hat.shape[3] * self.stride)
         return self._image(f_hat.to(dtype_of(self.decoder)), size).clamp(-1, 1)
 
@@ -124,7 +127,7 @@ class VARTokenizer(Tokenizer):
     def idxBl_to_var_input(
         self, ms_idx_Bl: Sequence[Shaped[Tensor, "b ..."]], grids: Sequence[Sequence[int]] | None = None
     ) -> Float[Tensor, "b l d"]:
-        """Input of a visual autoregressive generator: (B, L - l_1, D); (B, L, D), the codes, for a single scale.
+        """Input of a visual autoregressive generator: (B, L - l_1, D); for a single scale the codes (B, L, D).
 
         Arguments as in `idxBl_to_img`.
 
@@ -133,7 +136,7 @@ class VARTokenizer(Tokenizer):
         return self.quantizer.var_input(self._checked(self._tokens(ms_idx_Bl, grids)))
 
     def _scale_tokens(self, image: Tensor, v_patch_nums: PatchNums | None) -> Tokens:
-        """Tokens of float images, at the scales that are asked for."""
+        """Tokens of float images at the requested scales."""
         z = self._latent(in_range(image))
         grids = None if v_patch_nums is None else as_grids(v_patch_nums)
         indices = self.quantizer.encode(z) if grids is None else self.quantize.encode(z, grids)
@@ -150,31 +153,33 @@ class VARTokenizer(Tokenizer):
         squares = (square_grid(length, code_shape, "ms_idx_Bl") for _, length in shapes)
         grids = [(*grid, *code_shape[len(grid) - 2 :]) for grid in grids or squares]
         if [prod(grid) for grid in grids] != [length for _, length in shapes]:
-            raise ValueError(f"grids: got {grids}, expected such of {[length for _, length in shapes]} tokens")
+            raise ValueError(f"grids: got {grids}, expected grids of {[length for _, length in shapes]} tokens")
         image_size = (grids[-1][0] * self.stride, grids[-1][1] * self.stride)
         return Tokens.unflatten(torch.cat(list(ms_idx_Bl), dim=1), grids, image_size, self.vocab_size)
 
 
 class IdxBl(list[Tensor]):
-    """A list of (B, l_k) indices that remembers the grids and the image size it came from."""
+    """A list of (B, l_k) indices that also holds grids and image size."""
 
     def __init__(self, tokens: Tokens):
         super().__init__(numbered(tokens.indices))
         self._tokens = tokens
 
     def tokens(self) -> Tokens:
-        """The tokens as maps, with the indices that the list holds now."""
+        """The current indices of the list as `Tokens`."""
         made = self._tokens
         tokens = Tokens.unflatten(torch.cat(list(self), dim=1), made.grids, made.image_size, made.vocab_size)
         return replace(tokens, fingerprint=made.fingerprint)
 
 
 class VARQuantizer(nn.Module):
-    """View of a `MultiScaleQuantizer`; its parameters are that quantizer's, it adds none."""
+    """View of a `MultiScaleQuantizer` with VAR's names; it has no parameters of its own."""
 
     def __init__(self, quantizer: Quantizer):
         if not isinstance(quantizer, MultiScaleQuantizer):
-            raise AttributeError(f"quantize: VAR's interface needs a multi-scale quantizer, this is {type(quantizer)}")
+            raise AttributeError(
+                f"quantize: got {type(quantizer).__name__}, expected a multi-scale quantizer for VAR's interface"
+            )
         super().__init__()
         self._quantizer = quantizer
         self.training = quantizer.training
@@ -186,7 +191,7 @@ class VARQuantizer(nn.Module):
 
     @property
     def Cvae(self) -> int:
-        """Components of a code C."""
+        """Dimension of a code C."""
         return self._quantizer.embedding_dim
 
     @property
@@ -203,11 +208,11 @@ class VARQuantizer(nn.Module):
     def embedding(self) -> nn.Module:
         """The codebook (V, C) as a layer: indices (B, l) to code vectors (B, l, C). No gradient reaches it.
 
-        Where scales have codebooks of their own it finds the right one and has no `weight` (`ScaleEmbedding`).
+        If scales have their own codebooks, the layer selects the right one and has no `weight` (`ScaleEmbedding`).
         """
         if self._quantizer.code_shape:
             raise ValueError(
-                f"embedding: VAR's code knows one code per position, this quantizer has {self._quantizer.code_shape}"
+                f"embedding: got {self._quantizer.code_shape} codes per position, expected one for VAR's interface"
             )
         codebook = self._quantizer.get_codebook().detach()
         if len(self._quantizer.quantizers) == 1:
@@ -215,7 +220,7 @@ class VARQuantizer(nn.Module):
         return ScaleEmbedding(codebook, self.v_patch_nums)
 
     def code_maps(self, indices: Sequence[Int64[Tensor, "b _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
-        """Code vectors (B, C, h_k, w_k) of the indices (B, h_k, w_k) of all scales; not of VAR's interface."""
+        """Code vectors (B, C, h_k, w_k) of the indices (B, h_k, w_k) of all scales; not part of VAR's interface."""
         return [self._quantizer.scale_codes(k, scale) for k, scale in enumerate(indices)]
 
     @property
@@ -225,7 +230,7 @@ class VARQuantizer(nn.Module):
 
     @prog_si.setter
     def prog_si(self, value: int) -> None:
-        """Accept what VAR's trainer sets while it trains plainly."""
+        """Accept the value that VAR's trainer sets without progressive training."""
         if value >= 0:
             raise ValueError(f"prog_si: got {value}, expected -1: progressive training is not supported")
 
@@ -237,7 +242,7 @@ class VARQuantizer(nn.Module):
     def f_to_idxBl_or_fhat(
         self, f_BChw: Float[Tensor, "b c h w"], to_fhat: bool, v_patch_nums: PatchNums | None = None
     ) -> list[Int64[Tensor, "b _"]] | list[Float[Tensor, "b c h w"]]:
-        """Of a latent (B, C, H, W) the indices (B, l_k) of all scales, or with `to_fhat` f_hat after each scale."""
+        """Indices (B, l_k) of all scales of a latent (B, C, H, W), or with `to_fhat` f_hat after each scale."""
         grids = None if v_patch_nums is None else as_grids(v_patch_nums)
         indices = self._quantizer.encode(f_BChw, grids)
         return self._quantizer.decode_progressive(indices) if to_fhat else numbered(tuple(indices))
@@ -245,7 +250,7 @@ class VARQuantizer(nn.Module):
     def idxBl_to_var_input(self, gt_ms_idx_Bl: Sequence[Int64[Tensor, "b _"]]) -> Float[Tensor, "b l c"]:
         """Teacher-forcing input (B, L - l_1, C) of the indices (B, l_k) of all scales.
 
-        Scales of a plain list are taken to be square; a list from `img_to_idxBl` knows its own.
+        Scales of a plain list must be square; a list from `img_to_idxBl` holds its grids.
         """
         if isinstance(gt_ms_idx_Bl, IdxBl):
             return self._quantizer.var_input(gt_ms_idx_Bl.tokens().indices)
@@ -257,31 +262,35 @@ class VARQuantizer(nn.Module):
     def get_next_autoregressive_input(
         self, si: int, SN: int, f_hat: Float[Tensor, "b c h w"], h_BChw: Float[Tensor, "b c hk wk"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c hn wn"]]:
-        """One step of sampling: add scale `si` of `SN` to f_hat; f_hat, and its look at the next scale.
+        """One step of sampling: add the codes of scale `si` to f_hat, and resize the sum to the next scale.
+
+        采样的一步：把尺度 `si` 的码字加到 f_hat，再缩放到下一个尺度。
 
         Args:
-            si: the scale whose codes are given, from 0.
+            si: the scale of the codes, from 0.
             SN: number of scales.
-            f_hat: (B, C, H, W) what the scales before add up to; zeros at first.
+            f_hat: (B, C, H, W), the sum of the scales before; zeros for si = 0.
             h_BChw: (B, C, h_si, w_si) code vectors of scale si.
 
         Returns:
-            The new f_hat (B, C, H, W), and that seen at scale si + 1; at the last scale f_hat twice.
+            The new f_hat (B, C, H, W), and f_hat at the grid of scale si + 1; at the last scale f_hat twice.
         """
         if len(self.v_patch_nums) != SN or not 0 <= si < SN:
-            raise ValueError(f"si, SN: got scale {si} of {SN}, expected one of {len(self.v_patch_nums)}")
+            raise ValueError(
+                f"si, SN: got {si}, {SN}, expected {len(self.v_patch_nums)} scales and si from 0 to {SN - 1}"
+            )
         grids = proportional_grids(self.v_patch_nums, f_hat.shape[2], f_hat.shape[3])
         return self._quantizer.next_scale_input(si, f_hat, h_BChw, grids)
 
     def embed_to_fhat(
         self, ms_h_BChw: Sequence[Float[Tensor, "b c _ _"]], all_to_max_scale: bool = True, last_one: bool = False
     ) -> Float[Tensor, "b c h w"] | list[Float[Tensor, "b c _ _"]]:
-        """f_hat after each scale, or with `last_one` the last, of the code vectors (B, C, h_k, w_k) of all scales.
+        """f_hat of the code vectors (B, C, h_k, w_k) of all scales: after each scale, or with `last_one` only the last.
 
         Args:
             ms_h_BChw: code vectors, coarse to fine.
-            all_to_max_scale: True as in training: every f_hat has the full size. False: it grows with the scales, an
-                experiment of VAR's.
+            all_to_max_scale: True: f_hat has the full size at every scale, as in training. False: f_hat grows with the
+                scales, an experiment of VAR's.
             last_one: return only the last.
         """
         self._quantizer.check_number(len(ms_h_BChw), "ms_h_BChw")
@@ -299,14 +308,14 @@ class VARQuantizer(nn.Module):
 
 
 class ScaleEmbedding(nn.Module):
-    """Codebooks of several scales, looked up as VAR's code looks up its only one: with the tokens of one scale.
+    """Codebooks of several scales with the interface of VAR's single codebook: lookup of the tokens of one scale.
 
-    Indices from `img_to_idxBl` and `f_to_idxBl_or_fhat` know their scale. Of others, such as a sampler's, the number
-    says which: that of a scale of the image size of training.
+    Indices from `img_to_idxBl` and `f_to_idxBl_or_fhat` carry their scale. For other indices, such as a sampler's, the
+    scale follows from the number of tokens at the image size of training.
     """
 
     codebooks: Float[Tensor, "scales v c"]
-    """The codebook of each scale. Not called `weight`: VAR's code would mix codes of one scale with another's."""
+    """The codebook of each scale. Not named `weight`, else VAR's code would mix codes of different scales."""
 
     def __init__(self, codebooks_KVC: Float[Tensor, "scales v c"], patch_nums: Sequence[int]):
         super().__init__()
@@ -314,13 +323,13 @@ class ScaleEmbedding(nn.Module):
         self.lengths = [side * side for side in patch_nums]
 
     def forward(self, idx_Bl: Int64[Tensor, "b l"]) -> Float[Tensor, "b l c"]:
-        """Code vectors of the scale that the indices belong to; ValueError if that cannot be told."""
+        """Code vectors of indices, from the codebook of their scale; ValueError if the scale is unknown."""
         k = getattr(idx_Bl, SCALE, None)
         if k is None:
             if self.lengths.count(idx_Bl.shape[1]) != 1:
                 raise ValueError(
-                    f"idx_Bl: got {idx_Bl.shape[1]} tokens, but the scales of training have {self.lengths} and each "
-                    "its own codebook"
+                    f"idx_Bl: got {idx_Bl.shape[1]} tokens, expected one of {self.lengths} as in training, "
+                    "since each scale has its own codebook"
                 )
             k = self.lengths.index(idx_Bl.shape[1])
         return F.embedding(idx_Bl, self.codebooks[k])
@@ -328,20 +337,20 @@ class ScaleEmbedding(nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name == "weight":
             raise AttributeError(
-                "weight: this tokenizer has a codebook for each scale; VAR's code mixes codes of one codebook for all, "
-                "which num_codebooks=1 trains"
+                "weight: this tokenizer has one codebook per scale, but VAR's code mixes codes of a shared codebook; "
+                "train with num_codebooks=1"
             )
         return super().__getattr__(name)
 
 
 SCALE = "scale_number"
-"""Attribute of index tensors that know their scale."""
+"""Attribute of index tensors that holds their scale."""
 
 
 def numbered(scales: Sequence[Int64[Tensor, "b ..."]]) -> list[Int64[Tensor, "b _"]]:
-    """Indices (B, *grid) of all scales, flat (B, l_k); each remembers its scale until an operation makes another of it.
+    """Indices (B, *grid) of all scales, flat (B, l_k). Each tensor carries its scale; results of operations do not.
 
-    The number of tokens does not tell it: 2 x 2 are the second scale of one image and the first of one twice as large.
+    The number of tokens is ambiguous: 2 x 2 is the second scale of one image and the first of an image twice as large.
     """
     flat = [scale.flatten(1) for scale in scales]
     for k, idx_Bl in enumerate(flat):
@@ -350,21 +359,19 @@ def numbered(scales: Sequence[Int64[Tensor, "b ..."]]) -> list[Int64[Tensor, "b 
 
 
 def square_grid(length: int, code_shape: tuple[int, ...], name: str) -> tuple[int, ...]:
-    """Shape (side, side, *code_shape) of a square scale of so many tokens.
+    """Shape (side, side, *code_shape) of a square scale of `length` tokens.
 
     Raises:
-        ValueError: there is none.
+        ValueError: `length` does not make a square.
     """
     side = isqrt(length // prod(code_shape))
     if side * side * prod(code_shape) != length:
-        raise ValueError(
-            f"{name}: got a scale of {length} tokens, which is not square: expected grids=((h_1, w_1), …) beside it"
-        )
+        raise ValueError(f"{name}: got a scale of {length} tokens, which is not square; pass grids=((h_1, w_1), …) too")
     return (side, side, *code_shape)
 
 
 def as_grids(patch_nums: PatchNums) -> Grids:
-    """Heights and widths of scales that may be given by their side alone.
+    """Heights and widths of scales; a single number means a square scale.
 
     >>> as_grids([1, (2, 3)])
     ((1, 1), (2, 3))

@@ -1,10 +1,10 @@
 """The VQGAN family: a pyramid encoder, any quantizer, a pyramid decoder.
 
-Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). What the
-family's members do differently is in their `PyramidConfig`s and their quantizer: VAR (arXiv 2404.02905) has a
-multi-scale quantizer, LlamaGen (arXiv 2406.06525) a codebook of unit vectors, IBQ (arXiv 2412.02692) the largest dot
-product, Open-MAGVIT2 (arXiv 2409.04410) signs instead of codes, MaskGIT (arXiv 2202.04200) no attention. The zoo has
-their sizes.
+Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). The
+members of the family differ in their `PyramidConfig`s and quantizers: VAR (arXiv 2404.02905) has a
+multi-scale quantizer, LlamaGen (arXiv 2406.06525) a codebook of unit vectors, IBQ (arXiv 2412.02692) a search by dot
+product, Open-MAGVIT2 (arXiv 2409.04410) signs as codes, MaskGIT (arXiv 2202.04200) no attention. Their sizes are in
+`zoo/`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,14 +46,14 @@ class VQGAN(VARTokenizer):
         """
         Args:
             encoder: sizes of the encoder, see `PyramidConfig`.
-            quantizer: any quantizer; its embedding_dim is the latent's channels.
-            decoder: sizes of the decoder; None: the encoder mirrored, with one more residual block a level.
-            encoder_only: there is no decoder (a published encoder alone): encoding works, decoding is refused.
-            unit_codes: whether the decoder sees codes scaled to unit length although they were chosen by distance, as
-                in the Janus of transformers.
+            quantizer: any quantizer; its embedding_dim is the number of channels of the latent.
+            decoder: sizes of the decoder; None: the mirrored encoder, with one more residual block per level.
+            encoder_only: build no decoder, for checkpoints without one: encoding works, decoding is refused.
+            unit_codes: scale codes to unit length before the decoder, although they are chosen by distance, as Janus
+                in transformers does.
             image_channels: channels of the images.
-            image_range: values that the networks work with; images in and out of the tokenizer lie in [-1, 1].
-            source: where published weights come from: family, url, licence. Kept in config.json.
+            image_range: value range inside the networks; input and output images of the tokenizer lie in [-1, 1].
+            source: origin of published weights: family, url, licence. Kept in config.json.
         """
         super().__init__()
         encoder = PyramidConfig.of(encoder)
@@ -86,8 +86,8 @@ class VQGAN(VARTokenizer):
 
 @final
 class NoDecoder(nn.Module):
-    """Stands where a published checkpoint has no decoder."""
+    """Placeholder for the decoder of a checkpoint that has none."""
 
     def forward(self, z_q: Float[Tensor, "b d h w"]) -> Tensor:
         """Refuse."""
-        raise ValueError("decode: this checkpoint has no decoder, it can only encode")
+        raise ValueError("decode: this checkpoint has no decoder; it can only encode")

@@ -1,4 +1,4 @@
-"""Training: one loop, one session around it, and what both stand on. Begin with `loop.py`, then `session.py`."""
+"""Training: one loop, one session around it, and their parts. Start reading at `loop.py`, then `session.py`."""
 
 from smalti.distributed import all_gather, any_process, in_all, on_main
 from smalti.training.checkpoint import (

@@ -1,17 +1,17 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped.
+"""Checkpoints: all state that a run needs to continue as if it had not stopped.
 
 RUN/checkpoints/NNNNNN/ (NNNNNN: completed steps) holds
 
-    config.json, model.safetensors    the averaged model, which `smalti.load` and every command take
+    config.json, model.safetensors    the averaged model, for `smalti.load` and all commands
     trained.safetensors               the trained weights and buffers
-    training.pt                       optimizer, scaler, further networks and their optimizers, random states of every
-                                      process; tensors and plain containers, read with weights_only=True
+    training.pt                       optimizer, scaler, further networks and their optimizers, random states of all
+                                      processes; tensors and plain containers, read with weights_only=True
     checkpoint.json                   format and version, step, skipped steps, quality, notes, a SHA-256 of each file,
-                                      and one of all this
+                                      and a SHA-256 of this content
 
-A checkpoint is written under a hidden name and renamed when complete, and renamed again before it is deleted, so a
-folder with a number for a name was complete once. The newest ones are kept, and the best.
-The position in the data is the step: batch number n of a run is a function of the seed and n alone.
+A checkpoint is written under a hidden name and renamed when complete. It is renamed again before deletion. So a
+directory with a number as its name was complete. The newest checkpoints and the best one are kept.
+The step is also the position in the data: batch n of a run depends only on the seed and n.
 """
 
 import math
@@ -36,14 +36,14 @@ from smalti.training.state import TrainingState
 
 FORMAT = "smalti checkpoint"
 VERSION, OLD_VERSIONS = 3, (2,)
-"""Version 2 had no checksum of checkpoint.json, and other groups of the optimizer."""
+"""Version 2 had no checksum of checkpoint.json, and other parameter groups in the optimizer."""
 CONFIG, AVERAGED = "config.json", "model.safetensors"
 TRAINED, TRAINING, MANIFEST = "trained.safetensors", "training.pt", "checkpoint.json"
 FILES = (CONFIG, AVERAGED, TRAINED, TRAINING)
 LEFTOVERS = (".*.????????.tmp*", ".*.old.tmp", ".model-*")
-"""Names of what a kill in the middle of writing leaves behind."""
+"""Names of incomplete files that a killed process leaves behind."""
 FIELDS = {"step": int, "skipped": int, "quality": float | int | None, "notes": dict, "sha256": dict}
-"""What checkpoint.json says beside format and version, and the type of each."""
+"""Keys of checkpoint.json besides format and version, with their types."""
 
 
 def save_checkpoint(
@@ -61,15 +61,15 @@ def save_checkpoint(
         folder: RUN/checkpoints; created if it does not exist.
         state: what to write.
         random: the random state of each process, in the order of the ranks; see `random_state`.
-        quality: how good the averaged model is, the higher the better; None: not measured.
-        notes: whatever else should be known when it is read, plain JSON types; see `read_notes`.
-        keep: how many of the newest checkpoints to leave, this one included.
+        quality: quality of the averaged model, higher is better; None: not measured.
+        notes: further information in plain JSON types; see `read_notes`.
+        keep: number of newest checkpoints to keep, this one included.
 
     Returns:
-        The checkpoint's own folder.
+        The directory of the checkpoint.
 
     Raises:
-        OSError: it cannot be written; those that are there stay.
+        OSError: the checkpoint cannot be written; existing checkpoints are unchanged.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def save_checkpoint(
 
 
 def deliver(model: SavedModel, folder: Path) -> None:
-    """`save_pretrained` into a folder that may hold a former version: each file is replaced at once or not at all."""
+    """`save_pretrained` into a directory that may hold an older version; each file is replaced atomically."""
     with writing(folder), tempfile.TemporaryDirectory(prefix=".model-", dir=folder) as temporary:
         model.save_pretrained(temporary)
         for name in (CONFIG, AVERAGED):
@@ -110,16 +110,16 @@ def deliver(model: SavedModel, folder: Path) -> None:
 
 
 def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, Any]]:
-    """Read a checkpoint into a state that `start_state` made for the same model.
+    """Read a checkpoint into a state of the same model from `start_state`.
 
-    Weight decay and betas stay those that `start_state` was given. Random states are returned, not set: what happens
-    between reading and the first step may draw random numbers.
+    Weight decay and betas keep their values from `start_state`. Random states are returned, not set, as code between
+    reading and the first step may draw random numbers.
 
     Returns:
-        What `restore_random_state` takes, for each process.
+        The random state of each process, for `restore_random_state`.
 
     Raises:
-        ValueError: not a checkpoint, of another version, damaged, incomplete, or of another model.
+        ValueError: no checkpoint, or one of another version or model, damaged or incomplete.
     """
     path = Path(path)
     manifest = check_whole(path)
@@ -134,22 +134,22 @@ def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, An
         state.scaler.load_state_dict(rest["scaler"])
         for name, module in state.modules.items():
             if name not in rest["modules"]:
-                raise ValueError(f"it was written without {name}; --init-from takes its weights into a new run")
+                raise ValueError(f"it was written without {name}; use --init-from to start a new run from its weights")
             module.load_state_dict(rest["modules"][name])
         for name, optimizer in state.optimizers.items():
             load_moments(optimizer, rest["optimizers"][name])
     except (SafetensorError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path}: does not fit this model ({reason})") from error
+        raise ValueError(f"{path}: checkpoint does not fit this model ({reason})") from error
     state.step, state.skipped = int(manifest["step"]), int(manifest["skipped"])
     return rest["random"]
 
 
 def check_whole(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are what they were when written.
+    """The manifest of a checkpoint, after a check of all its files.
 
     Raises:
-        ValueError: a file is missing, cannot be read or was altered; names it.
+        ValueError: a file is missing, unreadable or changed; the message names it.
     """
     manifest = read_manifest(path)
     for file, digest in manifest["sha256"].items():
@@ -163,17 +163,17 @@ def check_whole(path: Path) -> dict[str, Any]:
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The checkpoint.json of a checkpoint, checked.
+    """The content of checkpoint.json, after a check.
 
     Raises:
-        ValueError: it is missing, cannot be read, was altered, or is of another format or version.
+        ValueError: it is missing, unreadable, changed, or has another format or version.
     """
     file = Path(path) / MANIFEST
     try:
         version, content = open_sealed(file.read_bytes(), FORMAT, VERSION, OLD_VERSIONS)
         wrong = [field for field, kind in FIELDS.items() if not isinstance(content.get(field), kind)]
         if wrong or set(content["sha256"]) != set(FILES):
-            raise ValueError(f"{', '.join(wrong) or 'sha256'}: not what stands there")
+            raise ValueError(f"{', '.join(wrong) or 'sha256'}: invalid value")
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -182,12 +182,12 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:
-    """The notes of a checkpoint; ValueError if its checkpoint.json is damaged."""
+    """The notes of a checkpoint; ValueError if checkpoint.json is damaged."""
     return dict(read_manifest(path)["notes"])
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """What has the name of a checkpoint in RUN/checkpoints, oldest first; empty if there is no such folder."""
+    """Directories named as checkpoints in RUN/checkpoints, oldest first; empty if there is no such directory."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
@@ -196,7 +196,7 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
 
 
 def sort_checkpoints(folder: str | Path) -> tuple[list[Path], dict[Path, str]]:
-    """The whole checkpoints in RUN/checkpoints, oldest first, and the damaged ones with the reason of each."""
+    """The intact checkpoints in RUN/checkpoints, oldest first, and the damaged ones, each with its defect."""
     whole, damaged = [], {}
     for path in list_checkpoints(folder):
         try:
@@ -208,9 +208,9 @@ def sort_checkpoints(folder: str | Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def best_checkpoint(folder: str | Path) -> Path | None:
-    """The checkpoint of the highest quality in RUN/checkpoints, the newest of equals; None if none was measured.
+    """The checkpoint with the highest quality in RUN/checkpoints, the newest of equals; None if none was measured.
 
-    One whose checkpoint.json is damaged does not count.
+    Checkpoints with a damaged checkpoint.json are ignored.
     """
     measured = []
     for path in list_checkpoints(folder):
@@ -224,7 +224,7 @@ def best_checkpoint(folder: str | Path) -> Path | None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete what a kill in the middle of writing left behind in a folder."""
+    """Delete incomplete files that a killed process left in a directory."""
     for pattern in LEFTOVERS:
         for path in Path(folder).glob(pattern):
             remove(path)
@@ -232,7 +232,7 @@ def remove_leftovers(folder: str | Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of safetensors and torch about a file that cannot be written, as the OSError that they hide."""
+    """Context that turns write errors of safetensors and torch into an OSError."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
@@ -242,7 +242,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _delete(path: Path) -> None:
-    """Under another name first: a kill in the middle must not leave half a checkpoint under a number."""
+    """Rename, then delete, so that a killed process leaves no incomplete checkpoint under a number."""
     doomed = path.with_name(f".{path.name}.old.tmp")
     path.rename(doomed)
     remove(doomed)

@@ -1,8 +1,8 @@
-"""The runtime of several processes that hold a model together: each keeps a part of every weight (FSDP).
+"""The runtime of several processes that share a model: each process holds a shard of every weight (FSDP).
 
-`ManyProcesses` in `runtime.py` gives each process the whole model. Here weights, gradients, the average and AdamW's
-moments are cut over the processes; the weights of a layer are whole only while it computes. Steps are the same up to
-rounding, and so are checkpoints, which any number of processes can go on from.
+With `ManyProcesses` in `runtime.py` each process holds the whole model. Here weights, gradients, averaged weights and
+AdamW's moments are sharded over the processes; a layer's weights are complete only while it computes. Steps and
+checkpoints are the same up to rounding; any number of processes can resume from a checkpoint.
 
 Source: Rajbhandari et al. 2020, "ZeRO" (arXiv 1910.02054), stage 3; Zhao et al. 2023, "PyTorch FSDP" (arXiv
 2304.11277), in the form of `torch.distributed.fsdp.fully_shard`. Accelerate joins the processes.
@@ -34,7 +34,7 @@ class FullySharded(Runtime):
     """One of several processes, each on its own device with its own part of every batch and every weight."""
 
     def prepare(self, model: SavedModel) -> None:
-        """Leave the model where it is: no device needs to hold the whole."""
+        """Do not move the model: no device needs to hold all of it."""
 
     @contextmanager
     def accumulate(self, module: nn.Module, last: bool) -> Iterator[None]:
@@ -43,7 +43,7 @@ class FullySharded(Runtime):
             synchronize = getattr(part, "set_requires_gradient_sync", None)
             if synchronize is not None:
                 synchronize(last, recurse=False)
-        with warnings.catch_warnings():  # layers return views, which nobody changes in place
+        with warnings.catch_warnings():  # layers return views, which are never changed in place
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
             yield
 
@@ -66,8 +66,8 @@ class FullySharded(Runtime):
         return lambda: _whole(state, skeleton)
 
     def _cut(self, model: nn.Module, frozen: set[str]) -> None:
-        """Cut the layers of every block one by one, and what is left of the model together; never a frozen weight."""
-        from torch.distributed.fsdp import fully_shard  # half a second that no other run should wait for
+        """Shard each layer of every block on its own, and the rest of the model as one unit; never a frozen weight."""
+        from torch.distributed.fsdp import fully_shard  # takes half a second to import
 
         left_alone = {parameter for name, parameter in model.named_parameters() if name in frozen}
         for parameter in left_alone:
@@ -80,24 +80,24 @@ class FullySharded(Runtime):
 
 
 def join_sharded(device: str = "auto", precision: Precision = "auto") -> FullySharded:
-    """Join the other processes of the launch, to hold a model together with them.
+    """Join the other processes of the launch, for a sharded model.
 
     Raises:
-        ValueError: as `join_processes`; fp16, whose scaler knows nothing of parts.
+        ValueError: as in `join_processes`; or fp16, as its scaler does not support shards.
     """
     joined = join_processes(device, precision, False)
     if joined.dtype == torch.float16:
-        raise ValueError("precision: got fp16, expected bf16 or fp32 for weights in parts")
+        raise ValueError("precision: got fp16, expected bf16 or fp32 for sharded weights")
     return FullySharded(joined.device, joined.dtype, joined.channels_last, joined.compile)
 
 
 def _has_matrices(layer: nn.Module) -> bool:
-    """Whether a layer is worth an exchange of its own; norms travel with the rest of the model."""
+    """Whether a layer is large enough for its own exchange; norms are exchanged with the rest of the model."""
     return any(parameter.dim() > 1 for parameter in layer.parameters())
 
 
 def _cut_like(value: Any, parameter: Tensor) -> Any:
-    """A moment of AdamW cut as its weight is; a step count as it is."""
+    """A moment of AdamW, sharded as its weight; a step count unchanged."""
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -107,7 +107,7 @@ def _cut_like(value: Any, parameter: Tensor) -> Any:
 
 
 def _joined(value: Any) -> Any:
-    """The whole of a tensor in parts, on the CPU of the first process; all processes have to ask."""
+    """A sharded tensor gathered on the CPU of the first process; all processes must call this."""
     if not hasattr(value, "full_tensor"):
         return value
     whole = value.full_tensor()
@@ -115,7 +115,7 @@ def _joined(value: Any) -> Any:
 
 
 def _whole(state: "TrainingState[Any]", skeleton: nn.Module) -> "TrainingState[Any]":
-    """The state as one process would hold it, on the first; the other processes help and get their own part back."""
+    """The unsharded state on the first process; the other processes take part and get their shards."""
     models = []
     for model in (state.model, state.averaged.model):
         tensors = {name: _joined(tensor) for name, tensor in model.state_dict().items()}

@@ -1,8 +1,8 @@
-"""Fine-tuning: a fresh run that begins from the weights of another model, ours or published.
+"""Fine-tuning: a new run starts from the weights of another model, trained with smalti or published.
 
-Only weights are taken, no optimizer, no step count. Encoder and decoder take every tensor whose name and shape agree
-and keep the rest fresh. A quantizer's tensors describe each other (a codebook, its counts, its sums), so it is taken
-whole or not at all.
+Only weights are copied, not the optimizer state or the step count. Encoder and decoder copy every tensor with equal
+name and shape; other tensors keep their initial values. The tensors of a quantizer depend on each other (a codebook,
+its counts, its sums), so all of them are copied or none.
 """
 
 from dataclasses import dataclass
@@ -16,35 +16,35 @@ from smalti.tokenizers import Tokenizer
 
 PARTS = ("encoder", "quantizer", "decoder")
 NAMED_AT_MOST = 4
-"""How many fresh tensors of a part are named."""
+"""Maximum number of tensors named in a message."""
 
 
 @dataclass(frozen=True)
 class PartTaken:
-    """What a part of the model got from the other one."""
+    """The result of copying one part of the model."""
 
     part: str
     """encoder, quantizer or decoder."""
     taken: int
-    """Number of tensors taken."""
+    """Number of copied tensors."""
     fresh: tuple[str, ...]
-    """The others, each with the reason."""
+    """Tensors that were not copied, each with the reason."""
 
     def __str__(self) -> str:
         if not self.fresh:
             return f"{self.part} taken"
         named = ", ".join(self.fresh[:NAMED_AT_MOST])
         more = f" and {len(self.fresh) - NAMED_AT_MOST} more" if len(self.fresh) > NAMED_AT_MOST else ""
-        beginning = f"{self.taken} tensors of {self.part} taken, fresh are" if self.taken else f"{self.part} fresh:"
-        return f"{beginning} {named}{more}"
+        beginning = f"{self.taken} tensors of {self.part} taken, others" if self.taken else self.part
+        return f"{beginning} not taken: {named}{more}"
 
 
 @torch.no_grad()
 def take_weights(model: Tokenizer, source: Tokenizer) -> list[PartTaken]:
-    """Copy into `model` what fits of `source`, and say what stays fresh.
+    """Copy the tensors of `source` that fit into `model`, and report those that do not.
 
     Raises:
-        ValueError: nothing fits.
+        ValueError: no tensor fits.
     """
     report = [_take_part(part, getattr(model, part), getattr(source, part)) for part in PARTS]
     if not any(part.taken for part in report):
@@ -66,14 +66,14 @@ def _take_part(part: str, module: nn.Module, source: nn.Module) -> PartTaken:
 
 
 def _misfit(own: Tensor, theirs: Tensor | None) -> str:
-    """Why a tensor cannot be taken; empty if it can."""
+    """Why a tensor cannot be copied; empty if it can."""
     if theirs is None:
-        return " (not there)"
-    return "" if own.shape == theirs.shape else f" ({tuple(theirs.shape)} there, {tuple(own.shape)} here)"
+        return " (missing)"
+    return "" if own.shape == theirs.shape else f" (got shape {tuple(theirs.shape)}, expected {tuple(own.shape)})"
 
 
 def _skip_initialisation(quantizer: Quantizer) -> None:
-    """A codebook that was taken must not be started anew from the first batches."""
+    """Mark the codebook as initialised, so that the first batches do not overwrite it."""
     for module in quantizer.modules():
         if isinstance(module, CodebookQuantizer):
             module.init = None

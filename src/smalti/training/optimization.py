@@ -1,11 +1,13 @@
-"""How weights move: the optimizer, what it leaves undecayed, the learning rate of every step, and the average.
+"""Optimization: the optimizer, its weight decay, the learning rate schedule and the averaged weights.
 
-AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with a linear warm-up and a cosine (arXiv 1608.03983). The learning
-rate is a function of the step number alone, so there is no scheduler whose state could be lost on resume.
+优化：AdamW、权重衰减的对象、每一步的学习率，以及平均权重（EMA）。
 
-The average is a second copy of the model that follows the trained one slowly and is better than it. Source: Polyak and
-Juditsky 1992; the exponential form with a decay that rises, min(decay, (1 + t) / (10 + t)), as in TensorFlow's
-ExponentialMovingAverage. The average is what a run saves; the trained weights live on in checkpoints.
+AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with linear warm-up and cosine decay (arXiv 1608.03983). The
+learning rate depends only on the step number, so no scheduler state could be lost on resume.
+
+The averaged weights are an exponential moving average of the trained weights, in a second copy of the model, and of
+better quality. Source: Polyak and Juditsky 1992; the decay rises as min(decay, (1 + t) / (10 + t)), as in TensorFlow's
+ExponentialMovingAverage. A run delivers the averaged weights; the trained weights are kept in checkpoints.
 """
 
 import copy
@@ -25,39 +27,39 @@ Model = TypeVar("Model", bound=nn.Module)
 Pairs = tuple[list[Tensor], list[Tensor]]
 
 MOST_IMAGES = 2**20
-"""Largest batch; a larger one is a slip of the hand that no memory holds."""
+"""Largest batch size; a larger value is a typing error and fits no memory."""
 
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """How long and how fast to learn."""
+    """Number of steps, batch size, learning rate, weight decay and averaging."""
 
     steps: int = 10_000
     """Number of optimizer steps."""
     batch_size: int = 32
     """Images per step, over all processes and pieces together."""
     accumulate: int = 1
-    """Pieces in which each process works through its images of a step, one after the other, to save memory."""
+    """Number of pieces that each process splits its images of a step into, to save memory."""
     lr: float = 1e-3
-    """Highest learning rate, reached at the end of the warm-up."""
+    """Peak learning rate, reached at the end of the warm-up."""
     warmup_steps: int = 100
-    """Steps over which the learning rate rises from 0."""
+    """Number of first steps, over which the learning rate rises from 0 to lr."""
     decay_steps: int | None = None
-    """Last steps, over which the learning rate falls; before them it stays at lr, and a run can be resumed with more
-    steps. null: all steps after the warm-up."""
+    """Number of last steps, over which the learning rate falls; before them it stays at lr, so a resumed run may have
+    more steps. null: all steps after the warm-up."""
     min_lr_ratio: float = 0.02
-    """Learning rate of the last step, as a fraction of lr; a cosine leads down to it."""
+    """Learning rate of the last step, as a fraction of lr, at the end of a cosine decay."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of AdamW, of the kernels of linear and convolutional layers; all else is exempt."""
+    """Weight decay of AdamW (decoupled), only for kernels of linear and convolutional layers."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of AdamW's two moving averages."""
+    """Decay rates of AdamW's two moving averages."""
     grad_clip: float = 1.0
-    """Largest norm of the gradient of all weights together; longer ones are shortened to it. inf: never."""
+    """Maximum gradient norm over all weights; a larger gradient is scaled down to it. inf: no clipping."""
     on_non_finite: Literal["stop", "skip"] = "stop"
-    """What to do when a loss or the gradient is NaN or infinite: stop the run, or skip the batch and count it."""
+    """Action when a loss or the gradient is NaN or infinite: stop the run, or skip the batch and count it."""
     ema_decay: float = 0.999
-    """Decay of the averaged weights, which are what is saved and used; 0: the last weights. It rises to this value over
-    the first steps."""
+    """Decay of the averaged weights, which are saved and used; 0: no averaging. It rises to this value over the first
+    steps."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate"):
@@ -92,10 +94,10 @@ def learning_rate(config: OptimizationConfig, step: int) -> float:
 
 
 def piece_size(config: OptimizationConfig, processes: int) -> int:
-    """Images that a process works through at once.
+    """Images per piece in each process.
 
     Raises:
-        ValueError: the batch cannot be cut into equal pieces.
+        ValueError: the batch cannot be split into equal pieces.
     """
     pieces = processes * config.accumulate
     allowed = f"a multiple of {pieces} (processes {processes} x accumulate {config.accumulate})"
@@ -106,9 +108,9 @@ def piece_size(config: OptimizationConfig, processes: int) -> int:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """The trainable parameters of a model in two groups, with and without weight decay.
 
-    Decay pulls a weight toward 0. That restrains the kernels of linear and convolutional layers, whose scale a norm can
-    make up for. It is wrong for all else: a norm's scale belongs near 1, a bias near wherever its data is, a
-    temperature near what it regulates, and what stands for a token, a position or a code where learning put it.
+    Weight decay pulls a weight toward 0. This regularizes kernels of linear and convolutional layers, as norms can
+    compensate their scale. It is wrong for all other parameters: the scale of a norm should stay near 1, and biases,
+    temperatures and embeddings of tokens, positions or codes should stay at their learned values.
     """
     kernels = {
         id(module.weight)
@@ -128,11 +130,11 @@ def _groups(model: nn.Module, decayed: set[int], weight_decay: float) -> list[di
 
 
 def regrouped(saved: dict, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """A state of `build_optimizer`, saved while every matrix decayed that was no embedding, for groups as they are now.
+    """Convert an older optimizer state, with weight decay on all matrices but embeddings, to the current groups.
 
     Args:
-        saved: the optimizer's `state_dict`.
-        model: whose weights it moves.
+        saved: the older `state_dict` of the optimizer.
+        model: the model of the optimizer.
         optimizer: the optimizer to read the state into.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -149,22 +151,22 @@ def regrouped(saved: dict, model: nn.Module, optimizer: torch.optim.Optimizer) -
 
 
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of a model that already is on its device; fused, one kernel a group."""
+    """Fused AdamW, one kernel per group, for the trainable parameters of a model that is already on its device."""
     groups = parameter_groups(model, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def step_unless(optimizer: torch.optim.Optimizer, held: Float[Tensor, ""]) -> None:
-    """One step of a fused optimizer, which changes neither weights nor moments where `held` is 1.
+    """One step of a fused optimizer; where `held` is 1, neither weights nor moments change.
 
-    The optimizer's kernel reads the flag itself, on the device: it is the way in which a scaler of fp16 holds it.
+    The optimizer's kernel reads the flag on the device, by the mechanism of the fp16 scaler.
     """
     optimizer.grad_scale, optimizer.found_inf = None, held  # type: ignore[attr-defined]
     optimizer.step()
 
 
 def load_moments(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Read the state of an optimizer, but for its settings: a resumed run has those of its own config."""
+    """Load the state of an optimizer without its settings; a resumed run uses the settings of its config."""
     settings = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
@@ -174,18 +176,20 @@ def load_moments(optimizer: torch.optim.Optimizer, saved: dict) -> None:
 class AveragedModel(Generic[Model]):
     """A copy of a model whose weights are exponential moving averages of the original's.
 
-    Codebooks (`smalti.quantizers.vector.Codebook`, which says why) and buffers are copied, not averaged. Nor would
-    there be noise to remove: a moving-average codebook is an average over batches already, and its counts and sums fit
-    no other codebook. What remains is that the averaged encoder lags behind the codebook; as the learning rate falls,
-    so does the lag. Every other table of vectors, such as the words and classes of a prior, is averaged.
+    Codebooks and buffers are copied, not averaged (reason: `smalti.quantizers.vector.Codebook`). A moving-average
+    codebook already is an average over batches, and its counts and sums fit no other codebook. The averaged encoder
+    lags behind the codebook; the lag shrinks with the learning rate. All other embeddings, such as those of tokens and
+    classes in a prior, are averaged.
+
+    模型的副本，其权重是原模型权重的指数滑动平均；码本与缓冲区直接复制。
     """
 
     def __init__(self, model: Model, decay: float):
         """Start from a copy of `model`.
 
         Args:
-            model: what to follow; it stays untouched.
-            decay: share of the average that a step keeps, 0 (always the last weights) to below 1.
+            model: the trained model; it is not changed.
+            decay: fraction of the average kept per step, from 0 (no averaging) to below 1.
         """
         if not 0 <= decay < 1:
             raise ValueError(f"ema_decay: got {decay}, expected at least 0 and below 1")
@@ -194,13 +198,13 @@ class AveragedModel(Generic[Model]):
 
     @torch.no_grad()
     def update(self, model: Model, step: int, bad: Float[Tensor, ""] | None = None) -> None:
-        """Take in the weights of `model` after `step` (1, 2, ...) steps.
+        """Update the average with the weights of `model` after `step` (1, 2, ...) steps.
 
         Args:
-            model: what to follow.
+            model: the trained model.
             step: completed steps.
-            bad: where it is 1, the average stays, and `model` gets back what its forward passes since the last update
-                may have moved: codebooks and buffers. None: nowhere.
+            bad: if 1, the average does not change, and codebooks and buffers of `model` are restored to their values
+                at the last update. None: as 0.
         """
         new_weight = 1 - min(self.decay, (1 + step) / (10 + step))
         (averages, weights), (copies, tensors) = self._pairs(model)
@@ -215,9 +219,9 @@ class AveragedModel(Generic[Model]):
             torch._foreach_copy_(copies, tensors)
 
     def _pairs(self, model: Model) -> tuple[Pairs, Pairs]:
-        """The tensors that are averaged, and those that are copied: here and in `model`.
+        """Pairs of tensors, here and in `model`: those to average, and those to copy.
 
-        As lists, so that one call takes them all: a few kernels on a GPU, not one for each of hundreds of tensors.
+        Lists allow one call for all tensors: a few kernels on a GPU instead of hundreds.
         """
         codebooks = {id(module.weight) for module in model.modules() if isinstance(module, Codebook)}
         averaged: Pairs = ([], [])
@@ -234,6 +238,6 @@ class AveragedModel(Generic[Model]):
 
 
 def expect(right: bool, name: str, value: object, allowed: str) -> None:
-    """Refuse a setting that is not right, in the words of the house."""
+    """Refuse an invalid setting: `ValueError("name: got value, expected …")`."""
     if not right:
         raise ValueError(f"{name}: got {value}, expected {allowed}")

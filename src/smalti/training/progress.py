@@ -1,6 +1,6 @@
-"""What a person sees while a run goes on: a bar on a terminal, now and then a line elsewhere, or nothing.
+"""Progress reports of a run: a progress bar on a terminal, otherwise lines of text, or nothing.
 
-A job is handed one of the three and never prints by itself.
+A job gets one of the three reporters and never prints itself.
 """
 
 import math
@@ -18,14 +18,14 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @runtime_checkable
 class Stream(Protocol):
-    """What is needed of a text file to print on, such as stderr."""
+    """The methods of a text stream, such as stderr, that a reporter needs."""
 
     def write(self, text: str, /) -> int:
         """Write some text."""
         ...
 
     def flush(self) -> None:
-        """Let it be seen now."""
+        """Flush the stream."""
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
@@ -33,11 +33,11 @@ class Stream(Protocol):
 
 
 class Reporter(ABC):
-    """Hears of a run's progress. The job calls `start`, then `step` and `log`, and `close` in any case."""
+    """Receives the progress of a run. The job calls `start`, then `step` and `log`, and always `close`."""
 
     @abstractmethod
     def start(self, steps: int, done: int) -> None:
-        """A run of `steps` steps begins, `done` of which were completed before."""
+        """A run of `steps` steps begins; `done` of them are already complete."""
 
     @abstractmethod
     def step(self, step: int) -> None:
@@ -45,20 +45,20 @@ class Reporter(ABC):
 
     @abstractmethod
     def log(self, line: Mapping[str, Any]) -> None:
-        """The numbers of the latest step, a line of the log."""
+        """A log line: the numbers of the latest step."""
 
     @abstractmethod
     def note(self, text: str) -> None:
-        """Something worth a line of its own."""
+        """A message on its own line."""
 
     @abstractmethod
     def close(self) -> None:
-        """The run ends, in whatever way."""
+        """The run ends, successfully or not."""
 
 
 @final
 class Silent(Reporter):
-    """Says nothing: for tests and programs."""
+    """Prints nothing: for tests and programs."""
 
     def start(self, steps: int, done: int) -> None: ...
     def step(self, step: int) -> None: ...
@@ -100,7 +100,7 @@ class Bar(Reporter):
 
 @final
 class Lines(Reporter):
-    """A plain line at the first logged step, then at most one every ten seconds, and one at the end."""
+    """A line of text at the first logged step, then at most one per ten seconds, and one at the end."""
 
     def __init__(self, stream: Stream):
         self._stream = stream
@@ -116,7 +116,7 @@ class Lines(Reporter):
     def log(self, line: Mapping[str, Any]) -> None:
         now, step = time.monotonic(), line["step"]
         self._held = f"step {step}/{self._steps}  {summary(line)}"
-        if self._first is None:  # no forecast from the first step, which starts codebook and workers
+        if self._first is None:  # no estimate from the first step, which includes start-up of codebook and workers
             self._first = (step, now)
         else:
             left = (now - self._first[1]) / (step - self._first[0]) * (self._steps - step)
@@ -145,7 +145,7 @@ def console_reporter(stream: Stream | None = None) -> Reporter:
 
 
 def summary(line: Mapping[str, Any]) -> str:
-    """The numbers of a step in a few words; a tokenizer's has PSNR and usage, a prior's bits per token."""
+    """The numbers of a step in short: for a tokenizer PSNR and usage, for a prior bits per token."""
     parts = [f"loss {line['loss']:.4f}"]
     if "psnr" in line:
         parts.append("PSNR exact" if line["psnr"] is None else f"PSNR {line['psnr']:.2f} dB")

@@ -1,7 +1,7 @@
-"""Random numbers of a run: seeded at its start, written into checkpoints, and the caller's own left as they were.
+"""Random numbers of a run: seeded at its start, saved in checkpoints; the caller's generators are restored.
 
-Covered are the global generators of Python, numpy and torch, the device's included. The order of the images and their
-augmentation need none of them: they are functions of the seed and the batch number.
+This covers the global generators of Python, numpy and torch, including the device's. The order of the images and their
+augmentation do not use them: they depend only on the seed and the batch number.
 """
 
 import random
@@ -16,7 +16,7 @@ from smalti.distributed import process_rank
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:
-    """Seed all global generators. Process 0 draws what a single process would, the others each their own numbers."""
+    """Seed all global generators. Process 0 draws the numbers of a single process, the others different ones."""
     if rank > 0:
         seed = int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
     random.seed(seed)
@@ -25,7 +25,7 @@ def seed_everything(seed: int, rank: int = 0) -> None:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Where all generators stand, as plain types and tensors that `torch.load` reads with weights_only=True."""
+    """State of all generators, as plain types and tensors that `torch.load` reads with weights_only=True."""
     name, keys, *position = np.random.get_state(legacy=True)
     numbers = (name, np.asarray(keys).tolist(), *position)
     state = {"python": random.getstate(), "numpy": numbers, "cpu": torch.get_rng_state()}
@@ -35,7 +35,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put all generators where they stood."""
+    """Restore the state of all generators."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["cpu"])
@@ -44,13 +44,13 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def begin_random_numbers(seed: int, states: Sequence[dict[str, Any]], device: torch.device) -> None:
-    """Before the first step: the numbers of a checkpoint go on; else the first process goes on with those that it
-    draws already, and each other has its own.
+    """Set the generators before the first step: from a checkpoint, if there is one. Otherwise the first process keeps
+    its state, and each other process is seeded differently.
 
     Args:
-        seed: that of the run.
-        states: of a checkpoint, by rank; empty at the beginning.
-        device: of the run.
+        seed: seed of the run.
+        states: states of a checkpoint, by rank; empty for a new run.
+        device: device of the run.
     """
     rank = process_rank()
     if rank < len(states):
@@ -61,7 +61,7 @@ def begin_random_numbers(seed: int, states: Sequence[dict[str, Any]], device: to
 
 @contextmanager
 def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
-    """Everything inside draws from generators with this seed; the caller's go on afterwards as if nothing had been."""
+    """Context with freshly seeded generators; the caller's states are restored afterwards."""
     former = random_state(device)
     seed_everything(seed)
     try:

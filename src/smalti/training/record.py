@@ -1,8 +1,8 @@
-"""What is written down of a step: one line of numbers, in log.jsonl for programs and in TensorBoard for eyes.
+"""The log of a run: one line of numbers per logged step, in log.jsonl for programs and in TensorBoard for people.
 
-A line speaks of its own step only, so a resumed run writes the same lines as one that never stopped, but for the speed.
-Usage is that of one batch: good for seeing a collapse early, not for comparing tokenizers (`smalti eval` counts over a
-whole set).
+A line depends on its own step only, so a resumed run writes the same lines as an uninterrupted run, except the speed.
+Usage is that of one batch. It shows codebook collapse early but does not compare tokenizers (`smalti eval` counts over
+a whole data set).
 """
 
 import json
@@ -28,7 +28,7 @@ from smalti.training.objectives import TokenizerPass
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
 NEVER = 10**6
-"""Seconds until TensorBoard would flush its file by itself."""
+"""Seconds between flushes by TensorBoard itself."""
 
 
 def tokenizer_line(result: StepResult, vocab_size: int, skipped: int, images_per_second: float) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def tokenizer_line(result: StepResult, vocab_size: int, skipped: int, images_per
         step; loss: the weighted total; terms: every loss term by name, unweighted; lr; grad_norm: before clipping, null
         if fp16 overflowed; psnr: dB, mean over the batch, of the trained (not the averaged) weights; usage: share of
         all codes that the batch used; usage_per_scale: the same for each scale, coarse to fine; skipped: batches
-        skipped so far; images_per_second; weights: what each term was taken with. While a discriminator learns also
-        adversarial: its loss and terms, logits_real, logits_fake, accuracy, adaptive_weight. The batch is that of all
-        processes, which must all call this.
+        skipped so far; images_per_second; weights: the weight of each term. While a discriminator learns also
+        adversarial: its loss and terms, logits_real, logits_fake, accuracy, adaptive_weight. The numbers are over the
+        batch of all processes; all processes must call this.
     """
     line = read_numbers(
         {
@@ -78,7 +78,7 @@ def prior_line(result: StepResult, images_per_second: float) -> dict[str, Any]:
 
 
 def read_numbers(nested: Any) -> Any:
-    """The same dictionaries and lists with plain numbers for scalars, which are all read at once."""
+    """The same dictionaries and lists with scalar tensors as plain numbers, all read in one transfer."""
     scalars: list[Tensor] = []
     _replaced(nested, lambda scalar: scalars.append(scalar.detach().double()))
     values = iter(torch.stack(scalars).tolist())
@@ -86,7 +86,7 @@ def read_numbers(nested: Any) -> Any:
 
 
 def _replaced(nested: Any, function: Callable[[Tensor], Any]) -> Any:
-    """What a function makes of each tensor in dictionaries and lists, in their place."""
+    """The same dictionaries and lists with `function` applied to each tensor."""
     if isinstance(nested, dict):
         return {name: _replaced(value, function) for name, value in nested.items()}
     if isinstance(nested, list):
@@ -95,7 +95,7 @@ def _replaced(nested: Any, function: Callable[[Tensor], Any]) -> Any:
 
 
 def _discriminator(result: DiscriminatorResult) -> dict[str, Any]:
-    """The numbers of the discriminator, as they stand in the log."""
+    """The numbers of the discriminator for the log."""
     return {
         "loss": result.loss.total,
         "terms": result.loss.terms,
@@ -107,7 +107,7 @@ def _discriminator(result: DiscriminatorResult) -> dict[str, Any]:
 
 
 def _quality(passes: Sequence[TokenizerPass], vocab_size: int) -> dict[str, Any]:
-    """PSNR and usage over the passes of all processes; the PSNR is NaN where every image is exact."""
+    """PSNR and usage over the passes of all processes; PSNR is NaN if all reconstructions are exact."""
     decibels_B = torch.cat([psnr(each.output.reconstruction, each.image) for each in passes])
     finite_B = decibels_B.isfinite()
     total, images = sum_over_processes(torch.stack([torch.where(finite_B, decibels_B, 0.0).sum(), finite_B.sum()]))
@@ -123,36 +123,36 @@ def _quality(passes: Sequence[TokenizerPass], vocab_size: int) -> dict[str, Any]
 
 
 class RunRecord:
-    """The log of a run, to be closed at its end."""
+    """The log of a run; close it at the end."""
 
     def __init__(self, run: str | Path, step: int = 0):
         """Open RUN/log.jsonl and RUN/tensorboard.
 
         Args:
-            run: the run folder.
-            step: completed steps of the checkpoint that the run goes on from; lines of later steps, written by a run
-                that was killed after its last checkpoint, are dropped.
+            run: the run directory.
+            step: completed steps of the checkpoint that the run resumes from; log lines of later steps (of a run killed
+                after its last checkpoint) are dropped.
         """
         path = Path(run) / LOG
         kept = [line for line in read_log(run) if line["step"] <= step] if path.exists() else []
         with replace_file(path, force=True) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
-        from torch.utils.tensorboard import SummaryWriter  # a third of a second that no other command should wait for
+        from torch.utils.tensorboard import SummaryWriter  # takes a third of a second to import
 
-        # TensorBoard's thread shall not flush: an error of the disk belongs here, where it can end the run properly.
+        # Do not let TensorBoard's thread flush: a disk error must occur here, where it can end the run properly.
         purge = step + 1 if step else None
         self._board = SummaryWriter(str(Path(run) / TENSORBOARD), purge_step=purge, flush_secs=NEVER)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         try:
             self._file.close()
         finally:
             self._board.close()
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Write the numbers of one step, as `tokenizer_line` or `prior_line` returns them."""
+        """Write the numbers of one step, from `tokenizer_line` or `prior_line`."""
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for tag, value in _flatten(line):
@@ -160,19 +160,19 @@ class RunRecord:
         self._board.flush()
 
     def add_picture(self, image: UInt8[Tensor, "3 h w"] | UInt8[Tensor, "1 h w"], step: int) -> None:
-        """Show a picture, uint8 (C, H, W), in TensorBoard."""
+        """Write a picture, uint8 (C, H, W), to TensorBoard."""
         self._board.add_image("samples", image, step)
 
 
 def read_log(run: str | Path) -> list[dict[str, Any]]:
-    """The lines of RUN/log.jsonl, oldest first; a line that was cut off by a kill or damaged is left out."""
+    """The lines of RUN/log.jsonl, oldest first; incomplete or damaged lines are left out."""
     text = (Path(run) / LOG).read_text(encoding="utf-8", errors="replace")
     lines = (_numbers(line) for line in text.split("\n")[:-1])
     return [line for line in lines if line is not None]
 
 
 def _numbers(text: str) -> dict[str, Any] | None:
-    """A line of the log; None if it is none."""
+    """A line of the log; None if it is invalid."""
     try:
         line = json.loads(text)
     except json.JSONDecodeError:
@@ -181,7 +181,7 @@ def _numbers(text: str) -> dict[str, Any] | None:
 
 
 def _flatten(line: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """TensorBoard's tags and values of a line: terms and scales become tags of their own."""
+    """TensorBoard tags and values of a line, with one tag per term and per scale."""
     named = {name: value for name, value in line.items() if isinstance(value, float | int) and name != "step"}
     for name, tag in (("loss", "loss/total"), ("usage", "usage/all")):
         if name in named:
@@ -196,5 +196,5 @@ def _flatten(line: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 @torch.no_grad()
 def reconstruction_grid(model: Tokenizer, image: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "c height width"]:
-    """Images (B, C, H, W) in [-1, 1] in one row, and in the row below what a model in eval mode makes of them."""
+    """A row of images (B, C, H, W) in [-1, 1], and below it their reconstructions by a model in eval mode."""
     return picture_grid([image, model(image).reconstruction])

@@ -1,11 +1,11 @@
-"""The folder of a run: when it may be made or gone on with, and what is delivered into it.
+"""The run directory: when it may be created or resumed, and the files that a run delivers into it.
 
-Everything in it is written under another name first and then renamed, so a kill at any moment leaves a folder that can
+Every file is written under a temporary name and then renamed, so a run killed at any moment leaves a directory that can
 be used and resumed.
 
-One process at a time trains in a folder: RUN/.lock is locked by flock(2) and names the process. The system takes the
-lock back when its holder ends, so one that a kill left behind keeps nobody out. Where there is no flock, on Windows and
-on some network file systems, every process comes in.
+Only one process at a time trains in a run directory: RUN/.lock is locked by flock(2) and holds the process id. The
+system releases the lock when the process ends, so the lock file of a killed process blocks nobody. Without flock (on
+Windows and some network file systems) there is no lock.
 """
 
 import os
@@ -44,47 +44,47 @@ CONTENTS = (
     "checkpoints",
     "tokenizer",
 )
-"""What a run folder holds; `clear` deletes this and nothing else."""
+"""Content of a run directory; `clear` deletes these files and nothing else."""
 
 FIXED = (
     *("model", "model_args", "init_from", "input", "prior", "prior_args", "validation"),
     *("seed", "optimization.batch_size"),
 )
-"""Settings that a resumed run must share with its first part; with others it would be another run."""
+"""Settings that must not change when a run is resumed."""
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on."""
+    """Where a run resumes."""
 
     checkpoint: Path
-    """The newest whole checkpoint."""
+    """The newest intact checkpoint."""
     damaged: Mapping[Path, str]
-    """Checkpoints that are damaged, and what is wrong with each."""
+    """Damaged checkpoints, each with its defect."""
 
 
 class FolderLock:
-    """The lock of one folder, held or not by this process."""
+    """The lock of one directory, held by this process or not."""
 
     def __init__(self, folder: Path):
         self.folder, self.path = folder, folder / ".lock"
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Lock the folder, which must exist; nothing happens where this object holds the lock already.
+        """Lock the directory, which must exist; no effect if this object already holds the lock.
 
         Raises:
-            FileExistsError: somebody else holds it; names the process.
+            FileExistsError: another process holds the lock; the message names it.
         """
         while self._descriptor is None and fcntl is not None:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.read(descriptor, 20).decode() or "of unknown number"
+                holder = os.read(descriptor, 20).decode() or "(unknown id)"
                 os.close(descriptor)
                 raise FileExistsError(
-                    f"out: process {holder} trains in {self.folder}; wait for its end or choose another name"
+                    f"out: process {holder} trains in {self.folder}; wait until it ends or choose another name"
                 ) from None
             except OSError:  # a file system without locks
                 os.close(descriptor)
@@ -93,23 +93,23 @@ class FolderLock:
                 self._descriptor = descriptor
                 os.truncate(descriptor, 0)
                 os.write(descriptor, str(os.getpid()).encode())
-            else:  # the former holder has deleted it since it was opened
+            else:  # the former holder has deleted the file since it was opened
                 os.close(descriptor)
 
     def release(self) -> None:
-        """Delete the file and let others in; nothing happens where the lock is not held."""
+        """Delete the lock file and release the lock; no effect if the lock is not held."""
         if self._descriptor is not None:
             self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
 
     def _is_named(self, descriptor: int) -> bool:
-        """Whether the open file is the one that has the name."""
+        """Whether the open file still is the file at the path."""
         return self.path.exists() and os.path.samestat(os.fstat(descriptor), self.path.stat())
 
 
 class RunFolder:
-    """One run folder, which may not exist yet."""
+    """A run directory, which need not exist yet."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -117,41 +117,41 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints are."""
+        """The directory of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def samples(self) -> Path:
-        """Where sample pictures are."""
+        """The directory of the sample pictures."""
         return self.path / "samples"
 
     def check_new(self, force: bool) -> None:
-        """Refuse a path that is taken, or that `clear` could not clear.
+        """Refuse a path that exists, unless it is a run directory and `force` is set.
 
         Raises:
-            FileExistsError: something is there and `force` is off, or what is there is not a run.
+            FileExistsError: the path exists and `force` is off, or the path is not a run directory.
         """
         if not self.path.exists():
             return
         if self.path.is_dir() and all(path.name.startswith(".") for path in self.path.iterdir()):
             return
         if not (self.path / SETTINGS).is_file():
-            raise FileExistsError(f"out: {self.path} exists and is not a run folder, choose another name")
+            raise FileExistsError(f"out: {self.path} exists and is not a run directory; choose another name")
         if not force:
-            raise FileExistsError(f"out: {self.path} holds a run; --resume goes on with it, --force replaces it")
+            raise FileExistsError(f"out: {self.path} holds a run; use --resume to continue it or --force to replace it")
 
     def take_new(self, force: bool) -> None:
-        """Make the folder and keep other processes out of it until `close`.
+        """Create the directory and lock it until `close`.
 
         Raises:
-            FileExistsError: another process trains there, or has made a run there since `check_new` was asked.
+            FileExistsError: another process trains there, or has created a run there since `check_new`.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         self.check_new(force)
 
     def take_again(self, settings: Mapping[str, Any]) -> ResumePoint:
-        """Keep other processes out of the folder of a run until `close`; where to go on, see `check_resumable`.
+        """Lock the directory of a run until `close`; return where to resume, see `check_resumable`.
 
         Raises:
             FileExistsError: another process trains there.
@@ -161,18 +161,18 @@ class RunFolder:
         return self.check_resumable(settings)
 
     def close(self) -> None:
-        """Let other processes in."""
+        """Release the lock."""
         self._lock.release()
 
     def check_resumable(self, settings: Mapping[str, Any]) -> ResumePoint:
-        """Where to go on; nothing is changed.
+        """Where to resume; changes nothing.
 
         Args:
-            settings: those of the resumed run, plain types as in train.yaml.
+            settings: settings of the resumed run, plain types as in train.yaml.
 
         Raises:
-            FileNotFoundError: there is no run, or none of its checkpoints was finished.
-            ValueError: a setting of `FIXED` is not what it was, or train.yaml or all checkpoints are damaged.
+            FileNotFoundError: there is no run, or it has no complete checkpoint.
+            ValueError: a setting of `FIXED` has changed, or train.yaml or all checkpoints are damaged.
         """
         former = read_settings(self.path)
         if former is None:
@@ -180,32 +180,33 @@ class RunFolder:
         for name in FIXED:
             was, wanted = _get(former, name), _get(settings, name)
             if was != wanted:
-                raise ValueError(f"{name}: got {wanted}, but the run to resume in {self.path} has {was}")
+                raise ValueError(f"{name}: got {wanted}, expected {was} as in the run to resume, {self.path}")
         whole, damaged = sort_checkpoints(self.checkpoints)
         if damaged and not whole:
-            raise ValueError(f"out: no checkpoint is whole; --force starts again. {'; '.join(damaged.values())}")
+            reasons = "; ".join(damaged.values())
+            raise ValueError(f"out: all checkpoints are damaged; use --force to start again. {reasons}")
         if not whole:
-            raise FileNotFoundError(f"out: {self.path} holds no checkpoint to resume from; --force starts again")
+            raise FileNotFoundError(f"out: {self.path} holds no checkpoint to resume; use --force to start again")
         return ResumePoint(whole[-1], damaged)
 
     def set_aside(self, point: ResumePoint) -> list[str]:
-        """Rename damaged checkpoints to NNNNNN.damaged, which nothing reads or deletes, and say so, a line for each."""
+        """Rename damaged checkpoints to NNNNNN.damaged, which are never read or deleted; return a message for each."""
         said = []
         for path, reason in point.damaged.items():
             aside = path.with_name(f"{path.name}.damaged")
             remove(aside)
             path.rename(aside)
-            said.append(f"{reason}; kept as {aside.name}, going on from {point.checkpoint.name}")
+            said.append(f"{reason}; renamed to {aside.name}, resuming from {point.checkpoint.name}")
         return said
 
     def clear(self) -> None:
-        """Make the folder, or empty it of a former run; files that are not a run's stay."""
+        """Create the directory, or delete an older run in it; other files are kept."""
         self.path.mkdir(parents=True, exist_ok=True)
         for name in CONTENTS:
             remove(self.path / name)
 
     def tidy(self) -> None:
-        """Delete what a kill in the middle of writing left behind."""
+        """Delete incomplete files of a killed process."""
         for folder in (self.path, self.checkpoints, self.samples):
             remove_leftovers(folder)
 
@@ -226,7 +227,7 @@ class RunFolder:
         deliver(state.averaged.model, self.path)
 
     def deliver_checkpoint(self, checkpoint: Path) -> None:
-        """Put the averaged model of a whole checkpoint where `save` puts the newest one."""
+        """Copy the averaged model of an intact checkpoint to the place of the newest model."""
         check_whole(checkpoint)
         for name in (CONFIG, AVERAGED):
             with replace_file(self.path / name, force=True) as temporary:
@@ -234,10 +235,10 @@ class RunFolder:
 
 
 def read_settings(run: str | Path) -> dict[str, Any] | None:
-    """RUN/train.yaml, or None where there is none.
+    """RUN/train.yaml, or None if it does not exist.
 
     Raises:
-        ValueError: it is not a YAML table.
+        ValueError: it is not a YAML mapping.
     """
     path = Path(run) / SETTINGS
     return read_recipe(path) if path.is_file() else None

@@ -1,9 +1,10 @@
-"""Where and how a training step runs: device, number format, memory layout, compilation, processes.
+"""The runtime of a training step: device, number format, memory layout, compilation, processes.
 
-The loop knows none of this; it calls the methods of `Runtime`, which is a single process on one device. `ManyProcesses`
-is one of several, as torchrun or accelerate launch starts them: Accelerate over torch.distributed. It differs in what
-`distribute` and `accumulate` do. Each of its processes has the whole model; `fully_sharded.py` cuts it. Who takes which
-part of a batch, and what is decided together, is said by the loop (`loop.py`, `collectives.py`).
+The loop only calls the methods of `Runtime`, which is a single process on one device. `ManyProcesses` is one of several
+processes started by torchrun or accelerate launch, with Accelerate over torch.distributed; it overrides `distribute`
+and `accumulate`. Each of its processes has the whole model; `fully_sharded.py` shards it. The division of batches and
+joint decisions are in `loop.py` and `collectives.py`.
+训练步的运行环境：设备、数值格式、内存布局、编译与进程。
 
 Source: Gugger et al. 2022, "Accelerate"; DistributedDataParallel of Li et al. 2020 (arXiv 2006.15704).
 """
@@ -33,19 +34,19 @@ class Runtime:
     """One process on one device."""
 
     device: torch.device
-    """Where model and images are."""
+    """Device of model and images."""
     dtype: torch.dtype
-    """Number format of forward passes, by autocast; weights, losses and quantizers stay in fp32."""
+    """Number format of forward passes (autocast); weights, losses and quantizers stay in fp32."""
     channels_last: bool
-    """Whether images and convolution kernels lie in memory as NHWC."""
+    """Whether images and convolution kernels have the memory layout NHWC."""
     compile: bool
-    """Whether encoder and decoder run through torch.compile."""
+    """Whether encoder and decoder are compiled with torch.compile."""
 
     def prepare(self, model: SavedModel) -> None:
-        """Move a model to its device and layout, in place; compile a tokenizer where that was asked for.
+        """Move a model to its device and layout, in place; with `compile`, compile a tokenizer.
 
-        The quantizer is never compiled: it decides by values (is a code dead?) and draws random numbers, and its
-        searches are a few large kernels already.
+        The quantizer is never compiled: its control flow depends on values (dead codes), it draws random numbers, and
+        its search already is a few large kernels.
         """
         self.move(model)
         if self.compile and isinstance(model, Tokenizer):
@@ -59,7 +60,7 @@ class Runtime:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def distribute(self, module: nn.Module) -> nn.Module:
-        """What to call in a module's stead, so that its gradients become the means over all processes: here itself."""
+        """A wrapper that averages gradients over all processes; here the module itself."""
         return module
 
     def accumulate(self, module: nn.Module, last: bool) -> AbstractContextManager:
@@ -67,10 +68,10 @@ class Runtime:
         return nullcontext()
 
     def shard(self, state: Any) -> Callable[[], Any]:
-        """Cut a `TrainingState` over the processes, in place, where that was asked for: here not.
+        """Shard a `TrainingState` over the processes, in place; here it stays whole.
 
         Returns:
-            What gathers it again to be written; all processes call it, and the first one gets the whole.
+            A function that gathers the state for writing; all processes call it, and the first gets the whole state.
         """
         return lambda: state
 
@@ -81,19 +82,19 @@ class Runtime:
         return to_float(there) if there.dtype == torch.uint8 else there
 
     def send(self, tensor: Tensor) -> Tensor:
-        """A tensor of the CPU on the device; a GPU fetches it from pinned memory by itself, so nobody waits.
+        """Copy a CPU tensor to the device; to a GPU from pinned memory, so that the program does not wait.
 
-        The loader has pinned training images already; samples, validation images and tokens are pinned here.
+        The loader has already pinned training images; samples, validation images and tokens are pinned here.
         """
         pinned = tensor.pin_memory() if self.device.type == "cuda" and not tensor.is_pinned() else tensor
         return pinned.to(self.device, non_blocking=True)
 
     @contextmanager
     def fast_products(self) -> Iterator[None]:
-        """The context of a run. On CUDA cuDNN times its algorithms and takes the fastest, and products of fp32 matrices
-        round their factors to TF32, as convolutions do anyway. A format that the user chose for them stays.
+        """The context of a run. On CUDA, cuDNN times its algorithms for the fastest, and matrix products in fp32 use
+        TF32, as convolutions do by default. A precision set by the user is kept.
 
-        Code search stays exact: its kernels choose their own format, and its products in plain torch are in fp64.
+        Code search stays exact: its kernels set their own format, and its products in plain torch are in fp64.
         """
         products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
         former, undecided = cudnn.benchmark, products.fp32_precision == "none"
@@ -116,7 +117,7 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """What keeps small gradients of fp16 from becoming 0; for other formats, which need none, it does nothing."""
+        """The loss scaler, which keeps small fp16 gradients from becoming 0; switched off for other formats."""
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
 
@@ -126,12 +127,12 @@ class ManyProcesses(Runtime):
     """One of several processes, each on its own device with its own part of every batch."""
 
     accelerator: Any
-    """`accelerate.Accelerator`, which has joined the processes."""
+    """The `accelerate.Accelerator` that joined the processes."""
 
     def distribute(self, module: nn.Module) -> nn.Module:
-        """The module behind DistributedDataParallel: backward passes leave the mean gradient of all processes."""
+        """The module in DistributedDataParallel: backward passes average the gradients of all processes."""
         if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
-            raise ValueError("norm: batch normalisation would see each process's part of a batch alone; use group")
+            raise ValueError("norm: got batch, expected group: each process would normalise its own part of the batch")
         with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers, which Accelerate does not know yet
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             return self.accelerator.prepare_model(module)
@@ -147,10 +148,10 @@ def choose_runtime(
     channels_last: bool | Literal["auto"] = "auto",
     compile: bool = False,
 ) -> Runtime:
-    """Decide what was left to "auto": CUDA if there is one, bf16 where the hardware multiplies it, NHWC everywhere.
+    """Resolve "auto" settings: CUDA if available, bf16 if the hardware supports it, NHWC always.
 
     Raises:
-        ValueError: the device does not exist here.
+        ValueError: the device is not available.
     """
     chosen = find_device(device)
     return Runtime(
@@ -167,11 +168,11 @@ def join_processes(
     channels_last: bool | Literal["auto"] = "auto",
     compile: bool = False,
 ) -> ManyProcesses:
-    """Join the other processes of the launch; decide what was left to "auto" as `choose_runtime` does.
+    """Join the other processes of the launch; resolve "auto" settings as in `choose_runtime`.
 
     Raises:
-        ValueError: the process was not launched as one of several, Accelerate is missing or is set to something else
-            than data parallelism, or the device is a particular one: the launcher gives each process its own.
+        ValueError: the process was not launched as one of several, Accelerate is missing or not configured for data
+            parallelism, or a specific device is given: each process gets its own device from the launcher.
     """
     if launched_processes() == 1:
         raise ValueError("distributed: got true, but neither torchrun nor accelerate launch started this process")
@@ -181,9 +182,9 @@ def join_processes(
         raise ValueError(f"distributed: several processes need Accelerate; install it with: {INSTALL}") from error
     plain = choose_runtime(device, precision, channels_last, compile)
     if plain.device.index is not None:
-        raise ValueError(f"device: got {device!r}, expected auto, cpu or cuda: each process gets a device of its own")
-    # Buffers are equal by what is summed over processes; copying them from process 0 would only hide a difference.
-    # The objective's parameters need not all have a gradient: a term may weigh 0, a φ may serve no scale.
+        raise ValueError(f"device: got {device!r}, expected auto, cpu or cuda; each process gets its own device")
+    # Sums over processes keep buffers equal; copying them from process 0 would only hide a difference.
+    # Some parameters of the objective may have no gradient: a term with weight 0, a φ that no scale uses.
     options = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
     accelerator = Accelerator(cpu=plain.device.type == "cpu", mixed_precision="no", kwargs_handlers=[options])
     if accelerator.distributed_type not in ("MULTI_CPU", "MULTI_GPU"):
@@ -199,16 +200,16 @@ def join_processes(
 
 
 def leave_processes() -> None:
-    """Part from the other processes, at the end of this one; nothing where it is the only one."""
+    """Leave the process group at the end of this process; no effect if it is the only process."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def launched_processes() -> int:
-    """How many processes torchrun or accelerate launch started for this run, by the environment; 1: none of them."""
+    """Number of processes that torchrun or accelerate launch started, from the environment; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launched_rank() -> int:
-    """Which of them this process is, from 0."""
+    """Rank of this process, from 0."""
     return int(os.environ.get("RANK", "0"))

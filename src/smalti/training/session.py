@@ -1,16 +1,16 @@
-"""The session of a run: all that goes on around the loop, the same for tokenizers and priors.
+"""The session of a run: everything around the training loop, shared by tokenizers and priors.
 
-A session owns the run folder, resuming, signals, cadence (when to log, draw samples, save), seeds and delivery. A job
-brings a `Task`: batches, what a step minimises, the line of the log, and the quality of a checkpoint.
-一次训练的外围：运行目录、续训、信号、节奏、随机种子与交付归会话管；数据、目标、日志行与质量由任务（`Task`）提供。
+A session handles the run directory, resuming, signals, cadence (when to log, draw samples, save), seeds and delivery. A
+job supplies a `Task`: batches, objective, log lines and the quality of a checkpoint.
+一次训练的外围：运行文件夹、续训、信号、节奏、随机种子与交付归会话管；数据、目标、日志行与质量由任务（`Task`）提供。
 
 RUN/config.json, model.safetensors    the averaged weights, newest or best
-RUN/train.yaml                        the complete config, itself a recipe
-RUN/log.jsonl, tensorboard/           the numbers of every few steps
+RUN/train.yaml                        the complete config, which is also a recipe
+RUN/log.jsonl, tensorboard/           the numbers of logged steps
 RUN/samples/NNNNNN.png                sample pictures, where the task draws any
-RUN/checkpoints/NNNNNN/               everything to go on from there: the newest, and the best
+RUN/checkpoints/NNNNNN/               all state for resuming: the newest checkpoints and the best
 
-Of several processes the first alone writes and reports (`on_main`), and an error of one ends them all (`in_all`).
+With several processes only the first writes and reports (`on_main`), and an error in one ends all (`in_all`).
 """
 
 import signal
@@ -44,35 +44,35 @@ from smalti.training.runtime import Runtime, choose_runtime, join_processes, lau
 from smalti.training.state import SkippedStep, TrainingState
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what a cluster sends before it takes a machine back."""
+"""Ctrl-C, and the signal of a cluster before it stops a job."""
 
 ONE_REQUEST = 1.0
-"""Seconds within which signals count as one: a launcher passes on the Ctrl-C that its processes got as well."""
+"""Signals within this time in seconds count as one: a launcher forwards a Ctrl-C that its processes also receive."""
 
 
 @runtime_checkable
 class SessionSettings(Protocol):
-    """The settings of a run that its session needs; the config of a job has more."""
+    """The settings of a run that a session reads; the config of a job has more."""
 
     @property
     def out(self) -> str:
-        """The run folder."""
+        """The run directory."""
 
     @property
     def seed(self) -> int:
-        """Decides every random number."""
+        """Seed of all random numbers."""
 
     @property
     def resume(self) -> bool:
-        """Go on from the last checkpoint in the folder."""
+        """Resume from the last checkpoint in the run directory."""
 
     @property
     def force(self) -> bool:
-        """Replace the run that is in the folder."""
+        """Replace an existing run in the run directory."""
 
     @property
     def log_every(self) -> int:
-        """Steps between lines of the log."""
+        """Steps between log lines."""
 
     @property
     def checkpoint_every(self) -> int:
@@ -80,57 +80,57 @@ class SessionSettings(Protocol):
 
     @property
     def optimization(self) -> OptimizationConfig:
-        """How long and how fast to learn."""
+        """Number of steps, batch size, learning rate and so on."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How good the averaged model is."""
+    """Quality of the averaged model."""
 
     value: float | None
-    """The higher the better; None: nothing to compute it on."""
+    """Higher is better; None: not measured, as there is no data for it."""
     line: Mapping[str, Any] = field(default_factory=dict)
-    """What the log should say of it; empty: nothing."""
+    """Numbers for the log; may be empty."""
     note: str = ""
-    """What a person should hear of it; empty: nothing."""
+    """Message for the reporter; may be empty."""
 
 
 class Task(ABC):
-    """What a job brings to its session."""
+    """The part of a job that a session calls."""
 
     sample_every: int | None = None
-    """Steps between sample pictures; None: there are none."""
+    """Steps between sample pictures; None: no sample pictures."""
     other_models: Mapping[str, SavedModel] = {}
-    """Models that the run folder holds beside the trained one, by the name of their folder."""
+    """Further models for the run directory, by the name of their directory."""
     deliver_best = False
-    """Whether the run ends with the weights of its best checkpoint in the folder, instead of the newest."""
+    """Whether the run delivers the weights of its best checkpoint instead of the newest."""
 
     def __init__(self, state: TrainingState[Any], objective: Objective, gan: GANTrainer | None = None):
         self.state, self.objective, self.gan = state, objective, gan
 
     @abstractmethod
     def introduction(self) -> list[str]:
-        """What is about to be trained, on what, where; a line for each thing to say."""
+        """Lines of text about model, data and device, before training starts."""
 
     @abstractmethod
     def batches(self) -> Iterator[Any]:
-        """This process's pieces of every batch, from the next step on."""
+        """The pieces of every batch for this process, from the next step on."""
 
     @abstractmethod
     def log_line(self, result: StepResult, images_per_second: float) -> dict[str, Any]:
-        """The numbers of a step; every process calls this."""
+        """The numbers of a step for the log; every process calls this."""
 
     @abstractmethod
     def quality(self) -> Quality:
-        """How good the averaged model is now; every process calls this, and the answer of the first one counts."""
+        """Current quality of the averaged model; every process calls this, and the result of the first one is used."""
 
     def data_notes(self) -> dict[str, Any]:
-        """What tells whether a resumed run sees the same data, as plain JSON types."""
+        """Description of the data in plain JSON types, to detect other data on resume."""
         return {}
 
     def sample(self) -> Tensor:
-        """The sample picture of the averaged model now; in the first process."""
-        raise NotImplementedError("a task with sample_every draws sample pictures")
+        """A sample picture of the current averaged model; called in the first process."""
+        raise NotImplementedError("sample: a task with sample_every must implement it")
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -138,12 +138,12 @@ AnyTask = TypeVar("AnyTask", bound=Task)
 
 @dataclass(frozen=True)
 class SessionEnd:
-    """What a session leaves."""
+    """Result of a session."""
 
     line: Mapping[str, Any]
-    """The last line of the log that a step wrote; empty if there was none."""
+    """The last log line of a step; empty if there is none."""
     best: Path | None
-    """The checkpoint of the highest quality; None if none has one."""
+    """The checkpoint with the highest quality; None if quality was not measured."""
     best_quality: float | None
     """Its quality."""
 
@@ -156,12 +156,12 @@ def open_runtime(
     distributed: bool | Literal["auto"] = "auto",
     sharded: bool = False,
 ) -> Runtime:
-    """This process alone, or as one of several.
+    """The runtime of a single process or of one of several.
 
     Args:
-        device: see `choose_runtime`; so are `precision`, `channels_last` and `compile`.
-        distributed: join the processes of the launch; auto: if there are more than one.
-        sharded: join them, and cut the weights over them.
+        device: see `choose_runtime`, also for `precision`, `channels_last` and `compile`.
+        distributed: join the processes of the launch; auto: if there is more than one.
+        sharded: join them, and shard the weights over them.
     """
     if sharded:
         return join_sharded(device, precision)
@@ -180,17 +180,17 @@ def run_session(
 
     Args:
         config: see `SessionSettings`.
-        settings: the complete config as RUN/train.yaml has it.
+        settings: the complete config, as in RUN/train.yaml.
         runtime: see `open_runtime`.
-        reporter: hears of the progress; None: nobody. Of several processes only the first one's does.
-        build: makes the task, given the checkpoint to go on from or None. The state is that before the first step; its
-            model is the checkpoint's.
+        reporter: receives the progress; None: no reports. With several processes only that of the first is used.
+        build: makes the task, given the checkpoint to resume from or None. Its state is that before the first step,
+            with the model of the checkpoint.
 
     Raises:
-        FileExistsError: the folder is not empty, and neither `resume` nor `force` is set; or another process trains
+        FileExistsError: the directory is not empty, and neither `resume` nor `force` is set; or another process trains
             there.
         FileNotFoundError: nothing to resume.
-        ValueError: what `build` refuses; `DataError` when the data can no longer be read, `NonFiniteLossError`.
+        ValueError: errors of `build`; `DataError` if data cannot be read; `NonFiniteLossError`.
         OSError: the disk is full.
     """
     reporter = reporter if reporter is not None and process_rank() == 0 else Silent()
@@ -199,16 +199,16 @@ def run_session(
         own_random_numbers(config.seed, runtime.device),
         runtime.fast_products(),
     ):
-        # 1. Refuse a folder that may not be written; find where to go on / 拒绝不可写的目录；找到续训点
+        # 1. Refuse a directory that must not be written; find where to resume / 拒绝不可写的文件夹；找到续训点
         point = on_main(lambda: _claim(folder, config, settings))
         checkpoint = point.checkpoint if point else None
-        # 2. Build. Nothing is written up to here: a mistake in the settings leaves no trace / 此前不写任何文件
+        # 2. Build. No file is written before this succeeds / 成功之前不写任何文件
         task = in_all(lambda: build(checkpoint))
         random = in_all(lambda: load_checkpoint(checkpoint, task.state) if checkpoint else [])
-        # 3. Make or tidy the folder, begin the log / 建立或整理目录，开始日志
+        # 3. Create or tidy the run directory, start the log / 建立或整理运行文件夹，开始日志
         session = _Session(config, runtime, reporter, folder, task)
         on_main(lambda: session.open(settings, point))
-        # 4. The steps, and between them whatever is due / 训练各步，其间按节奏记录与保存
+        # 4. Training steps; between them log, draw samples and save on schedule / 训练各步，其间按节奏记录与保存
         begin_random_numbers(config.seed, random, runtime.device)
         session.train()
         # 5. Deliver / 交付
@@ -216,7 +216,7 @@ def run_session(
 
 
 def _claim(folder: RunFolder, config: SessionSettings, settings: Mapping[str, Any]) -> ResumePoint | None:
-    """Refuse a folder that may not be written; where to go on, None at the beginning."""
+    """Refuse a directory that must not be written; return where to resume, None for a new run."""
     if config.resume:
         return folder.take_again(settings)
     folder.check_new(config.force)
@@ -224,7 +224,7 @@ def _claim(folder: RunFolder, config: SessionSettings, settings: Mapping[str, An
 
 
 class _Session:
-    """A run from its first step, or the one after a checkpoint, to its end."""
+    """A run from its first step, or the step after a checkpoint, to its end."""
 
     def __init__(self, config: SessionSettings, runtime: Runtime, reporter: Reporter, folder: RunFolder, task: Task):
         self.config, self.runtime, self.reporter, self.folder, self.task = config, runtime, reporter, folder, task
@@ -234,7 +234,7 @@ class _Session:
         self.images, self.seconds = 0, 0.0
 
     def open(self, settings: Mapping[str, Any], point: ResumePoint | None) -> None:
-        """Make or tidy the run folder, begin the log, and say what is about to happen; in the first process."""
+        """Create or tidy the run directory, start the log, report the introduction; in the first process."""
         for line in self.folder.set_aside(point) if point else ():
             self.reporter.note(line)
         if point is None:
@@ -250,11 +250,11 @@ class _Session:
             self.reporter.note(line)
         if point and read_notes(point.checkpoint) != self.task.data_notes():
             self.reporter.note(
-                "the images are not those of the first part of the run: their order is a new one from here on"
+                "the images differ from those of the first part of the run; their order changes from here on"
             )
 
     def train(self) -> None:
-        """The steps, and between them whatever is due."""
+        """Run the steps; between them log, draw samples and save on schedule."""
         task, first = self.task, self.state.step
         self.whole_state = self.runtime.shard(self.state)
         self.reporter.start(self.steps, first)
@@ -270,7 +270,7 @@ class _Session:
                         self._save()
                     if stopping:
                         break
-        except DataError:  # the state is whole: keep it
+        except DataError:  # the state is complete: save it
             if self.state.step > first:
                 self._save()
             raise
@@ -280,18 +280,18 @@ class _Session:
                 self.record.close()
 
     def end(self) -> SessionEnd:
-        """What the run leaves; delivers the best weights where the task wants that. In the first process."""
+        """The result of the run; delivers the best weights if the task asks for them. In the first process."""
         best = best_checkpoint(self.folder.checkpoints)
         if best is not None and self.task.deliver_best:
             self.folder.deliver_checkpoint(best)
         return SessionEnd(self.line, best, None if best is None else read_manifest(best)["quality"])
 
     def _due(self, every: int | None, step: int) -> bool:
-        """Whether what happens `every` so many steps happens now that this one is reported; after the last all does."""
+        """Whether an action of every `every` steps is due after this step; after the last step always."""
         return every is not None and step == self.state.step and (step % every == 0 or step == self.steps)
 
     def _report(self, result: StepResult | SkippedStep) -> None:
-        """Log and draw, as far as they are due."""
+        """Log and draw samples, if due."""
         if isinstance(result, SkippedStep):
             self.reporter.note(f"skipped a batch: {result.reason}")
         else:
@@ -303,7 +303,7 @@ class _Session:
             on_main(self._sample)
 
     def _log(self, result: StepResult) -> None:
-        """A line of numbers. The speed is that since the last line; what happens between steps does not count."""
+        """Write a log line. The speed is measured since the last line, without the time between steps."""
         self.line = self.task.log_line(result, self.images / self.seconds)
         self.images, self.seconds = 0, 0.0
         self.reporter.log(self.line)
@@ -321,7 +321,7 @@ class _Session:
             self.record.add_picture(picture, self.state.step)
 
     def _save(self) -> None:
-        """A checkpoint, with its quality and the random state of every process."""
+        """Save a checkpoint, with its quality and the random state of every process."""
         for skipped in self.state.look(self.config.optimization, every=1):
             self._report(skipped)
         random = all_gather(random_state(self.runtime.device))
@@ -335,7 +335,7 @@ class _Session:
 
 
 class StopRequest:
-    """Context in which the first SIGINT or SIGTERM is remembered; a later one interrupts at once.
+    """Context that records the first SIGINT or SIGTERM; a second one interrupts at once.
 
     >>> with StopRequest() as stop:
     ...     for batch in batches:
@@ -343,7 +343,7 @@ class StopRequest:
     ...         if stop.requested:
     ...             break
 
-    Python delivers signals to the main thread alone; in another thread this does nothing.
+    Python delivers signals only to the main thread; in other threads the context has no effect.
     """
 
     def __init__(self) -> None:

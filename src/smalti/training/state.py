@@ -1,4 +1,7 @@
-"""What a step changes, and how: clipping, the optimizer, the average; or nothing, where a number is not finite."""
+"""The state that a step changes, and its update: clipping, optimizer, averaged weights; none if a number is not finite.
+
+一步所改变的状态及其更新：裁剪、优化器、平均权重；若有数值非有限，则什么也不改变。
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,45 +22,47 @@ Model = TypeVar("Model", bound=SavedModel)
 
 @dataclass
 class TrainingState(Generic[Model]):
-    """All that a step changes, apart from random states: what a checkpoint has to hold."""
+    """Everything that a step changes, except random states: the content of a checkpoint."""
 
     model: Model
-    """The weights that gradients move. A tokenizer's quantizer also moves its codebook in each training pass."""
+    """The trained model. The quantizer of a tokenizer may also update its codebook in each training pass."""
     averaged: AveragedModel[Model]
-    """The moving average of those weights: what the run delivers."""
+    """The averaged weights, which the run delivers."""
     optimizer: torch.optim.Optimizer
-    """AdamW with its two moving averages for each weight."""
+    """AdamW, with its two moving averages per weight."""
     scaler: torch.amp.GradScaler
-    """Scale of the loss in fp16; switched off for other number formats."""
+    """Loss scaler for fp16; switched off for other number formats."""
     check: FiniteCheck
-    """Sees whether the numbers of a step are finite."""
+    """Checks whether the numbers of a step are finite."""
     step: int = 0
-    """Completed steps; also the number of the next batch, so it is the position in the data."""
+    """Completed steps; also the number of the next batch, that is the position in the data."""
     skipped: int = 0
-    """How many of these steps skipped their batch."""
+    """Number of these steps that skipped their batch."""
     modules: dict[str, nn.Module] = field(default_factory=dict)
-    """Further networks that learn but are not delivered, by name; a discriminator."""
+    """Further trained networks that are not delivered, by name: a discriminator."""
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     """Their optimizers, by name."""
 
     def clip_gradients(self, config: OptimizationConfig, parts: Sequence[Part]) -> Float[Tensor, ""]:
-        """Shorten the gradient of all weights together to `grad_clip`, and return the norm that it had."""
+        """Clip the gradient norm of all weights to `grad_clip`; return the norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         norm = nn.utils.clip_grad_norm_(trainable, config.grad_clip)
-        if hasattr(norm, "full_tensor"):  # of weights in parts, see `fully_sharded.py`
+        if hasattr(norm, "full_tensor"):  # sharded weights, see `fully_sharded.py`
             norm = norm.full_tensor()
-        # An overflow under a large scale is no failure: the weights stay, and the scaler halves the scale.
+        # An overflow at a large scale is not an error: the weights do not change, and the scaler halves the scale.
         overflow = ~norm.isfinite() & (self._scale() > 1)
         seen = norm.masked_fill(overflow, 0)
         self.check.see({"gradient norm": seen}, seen.reshape(1), [x for part in parts for x in part.sources])
         return norm
 
     def update(self, lr: float, grad_norm: Float[Tensor, ""]) -> None:
-        """One step of the optimizer; the average follows the new weights, codebook and buffers are copied.
+        """One optimizer step; then update the averaged weights and copy codebook and buffers.
 
-        Where a number of this step is not finite, all of that is taken back: weights, moments, average, codebook,
-        buffers and the scale of fp16 are those before the step. Where fp16 overflowed, weights and moments are.
+        If a number of this step is not finite, everything is as before the step: weights, moments, averaged weights,
+        codebook, buffers and the fp16 scale. If fp16 overflowed, only weights and moments are.
+
+        一次优化器更新，再更新平均权重；若有数值非有限，则一切恢复到本步之前。
         """
         bad, scale = self.check.bad, self._scale()
         for group in self.optimizer.param_groups:
@@ -71,14 +76,14 @@ class TrainingState(Generic[Model]):
         self.averaged.update(self.model, self.step, bad)
 
     def look(self, config: OptimizationConfig, every: int) -> "list[SkippedStep]":
-        """The steps that changed nothing because a number was not finite, where it is time to look for them.
+        """The steps since the last look that changed nothing because of a non-finite number; empty between looks.
 
         Args:
-            config: number of steps, and what to do about such a step.
-            every: steps between two looks, where looking means waiting; after the last step there always is one.
+            config: number of steps, and the action for such a step.
+            every: steps between looks where a look waits for the device; the last step always has one.
 
         Raises:
-            NonFiniteLossError: there is such a step, and the config says stop; the state is that before it.
+            NonFiniteLossError: there is such a step and the action is "stop"; the state is that before this step.
         """
         if not (self.check.due(every) or self.step == config.steps):
             return []
@@ -90,22 +95,22 @@ class TrainingState(Generic[Model]):
         return skipped
 
     def _scale(self) -> Float[Tensor, ""]:
-        """What the scaler multiplies losses with, on the device; 1 where it is switched off."""
+        """The factor of the loss scaler, on the device; 1 if it is switched off."""
         return self.scaler.scale(torch.ones_like(self.check.bad))
 
 
 @dataclass(frozen=True)
 class SkippedStep:
-    """A step that changed nothing, because its loss or gradient was not finite and the config says skip."""
+    """A step that changed nothing, as its loss or gradient was not finite and the action is "skip"."""
 
     step: int
     """Number of the step, from 1."""
     reason: str
-    """Which term, which step, which files."""
+    """Term, step and files."""
 
 
 def start_state(model: Model, config: OptimizationConfig, runtime: Runtime) -> TrainingState[Model]:
-    """The state before the first step: the model on its device, its copy to average into, a fresh optimizer."""
+    """The state before the first step: the model on its device, its averaged copy, a new optimizer."""
     runtime.prepare(model)
     average = AveragedModel(model, config.ema_decay)
     check = FiniteCheck(runtime.device, last=config.on_non_finite == "stop")

@@ -1,10 +1,10 @@
 """Names → complete configurations → built models. The only registry of models.
 
 build("simple", vocab_size=1024)     a fresh tokenizer
-open_tokenizer("photo-f8")           a trained one: from the box, a folder, a publisher's checkpoint or the hub
+open_tokenizer("photo-f8")           a trained one: boxed, from a folder, a published checkpoint or the hub
 build_prior(...), open_prior(...)    the same for priors
 
-`smalti.load` and `smalti.load_prior` are the two doors under the names of the public face.
+The public names of `open_tokenizer` and `open_prior` are `smalti.load` and `smalti.load_prior`.
 """
 
 from smalti.zoo.box import BOXED, DEFAULT, filled, is_boxed, saved_folder

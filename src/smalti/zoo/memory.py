@@ -1,7 +1,7 @@
-"""Whether this machine can hold a model at all, asked before a byte of it is allocated.
+"""Checks before any allocation that a model fits into the memory of this machine.
 
-Torch's meta device builds a model without its numbers. Sizes that were mistyped by some zeros are so refused in a
-moment, where building would end in an error of the allocator, or be ended by the system.
+Torch's meta device builds a model without its weights. Mistyped sizes are so refused at once; real construction would
+end with an error of the allocator or be killed by the system.
 """
 
 import os
@@ -15,20 +15,20 @@ from smalti.formats.arguments import first_line
 
 
 def check_memory(build: Callable[[], nn.Module]) -> None:
-    """Refuse a model of which one copy is larger than the memory.
+    """Refuse a model that is larger than the memory.
 
     Args:
-        build: makes the model; called under `torch.device("meta")`, where it draws no random number.
+        build: makes the model; called under `torch.device("meta")`, where it draws no random numbers.
 
     Raises:
-        ValueError: too large a model, or what `build` raises.
+        ValueError: the model is too large, or an error of `build`.
     """
     try:
         with torch.device("meta"):
             model = build()
         size = sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers()))
-    except (RuntimeError, ArithmeticError, TypeError) as error:  # torch's words for sizes that overflow its integers
-        raise ValueError(f"sizes: no model can have them: {first_line(error)}") from error
+    except (RuntimeError, ArithmeticError, TypeError) as error:  # from torch: sizes overflow its integers
+        raise ValueError(f"sizes: impossible for a model: {first_line(error)}") from error
     if size > (memory := machine_memory()):
         raise ValueError(
             f"sizes: got a model of {size / 2**30:.1f} GiB, expected less than {memory / 2**30:.1f} GiB, "
@@ -37,7 +37,7 @@ def check_memory(build: Callable[[], nn.Module]) -> None:
 
 
 def machine_memory() -> int:
-    """Bytes of main memory; without limit where the system does not say."""
+    """Main memory in bytes; a huge number if the system does not report it."""
     if not hasattr(os, "sysconf"):
         return 2**63
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""The registry: every model this package can build by name, and how a saved one is found again."""
+"""The registry: all models that this package can build by name, and loading of saved ones."""
 
 import inspect
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "TiTok": TiTok,
     "VQGAN": VQGAN,
 }
-"""Class names as they stand in config.json."""
+"""Classes by their names in config.json."""
 
 ALIVE: dict[str, Any] = {"init": {}, "revival": {}}
-"""A codebook that starts from the data and whose dead codes are revived, with the defaults of both."""
+"""A codebook initialised from data, with revival of dead codes, both with default settings."""
 
 LEARNED = {"type": "VectorQuantizer", **ALIVE}
-"""A codebook that learns by gradient."""
+"""A codebook learned by gradient."""
 
 AVERAGED = {"type": "EMAVectorQuantizer", **ALIVE}
-"""A codebook that follows its vectors by moving average."""
+"""A codebook by moving average."""
 
 PHOTO_CODEBOOK = {**AVERAGED, "init": {"batches": 12}, "decay": 0.9875}
-"""The codebook of the tokenizers for photographs: an average over 80 batches of about 1000 vectors."""
+"""The codebook of the tokenizers for photographs: a moving average over 80 batches of about 1000 vectors."""
 
 PIXEL_DECODER = {
     "widths": [128, 128, 256, 256, 512],
@@ -41,7 +41,7 @@ PIXEL_DECODER = {
     "projection": 0,
     "style": {"bias": False},
 }
-"""The decoder of MaskGIT-VQGAN, with which two-stage TiToks make pixels."""
+"""The decoder of MaskGIT-VQGAN, the pixel decoder of two-stage TiTok models."""
 
 VIT_S = {"width": 512, "layers": 8, "num_heads": 8}
 VIT_B = {"width": 768, "layers": 12, "num_heads": 12}
@@ -162,16 +162,16 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def build(name: str, **changes: Any) -> Tokenizer:
-    """A freshly initialised model: the row `name` of `MODELS` with some constructor arguments changed.
+    """A model with initial weights: the configuration `name` of `MODELS` with some constructor arguments changed.
 
     Args:
         name: a key of `MODELS`.
-        changes: constructor arguments; a quantizer may be given as the dictionary that `Quantizer.config` returns. A
-            dictionary changes the row's values under its keys and keeps the others, unless it has a "type".
+        changes: constructor arguments; a quantizer may be a dictionary as from `Quantizer.config`. A dictionary without
+            "type" changes only the values of its keys and keeps the others.
 
     Raises:
-        ValueError: an unknown name or argument, and the message lists what there is; a value of a wrong type; a model
-            that no memory holds.
+        ValueError: an unknown name or argument (the message lists the known ones), a value of a wrong type, or a model
+            that does not fit into memory.
     """
     if name not in MODELS:
         raise ValueError(f"model: got {name!r}, expected one of {', '.join(MODELS)}")
@@ -185,18 +185,18 @@ def build(name: str, **changes: Any) -> Tokenizer:
 
 
 def _merged(value: Any, change: Any) -> Any:
-    """The change, or the value with the change's keys in it where both are dictionaries."""
+    """The change; if both are dictionaries, the value updated with the change."""
     if isinstance(value, Mapping) and isinstance(change, Mapping) and "type" not in change:
         return {**value, **{key: _merged(value.get(key), part) for key, part in change.items()}}
     return change
 
 
 def _known(cls: type[Tokenizer], arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments, if the constructor takes them all."""
+    """The arguments; refuses unknown ones."""
     allowed = inspect.signature(cls).parameters
     for key in arguments:
         if key not in allowed:
-            raise ValueError(f"model argument: got {key!r}, {cls.__name__} takes {', '.join(allowed)}")
+            raise ValueError(f"model argument: got {key!r}, expected one of {', '.join(allowed)} for {cls.__name__}")
     return arguments
 
 
@@ -204,12 +204,12 @@ def load_saved(model: str | Path) -> Tokenizer:
     """A saved model in eval mode; `open_tokenizer` also opens published ones.
 
     Args:
-        model: a name of the box ("photo-f8"), a folder with config.json and model.safetensors, or a name on the hub
-            ("user/name"). A folder that happens to be called like one of the box is reached as "./photo-f8".
+        model: the name of a boxed tokenizer ("photo-f8"), a directory with config.json and model.safetensors, or a name
+            on the hub ("user/name"). For a directory with the name of a boxed tokenizer write "./photo-f8".
 
     Raises:
-        FileNotFoundError: no such folder, no model in it, or a box without the weights.
-        ValueError: a model class that this package does not have.
+        FileNotFoundError: no such directory, no model in it, or an installation without boxed weights.
+        ValueError: an unknown model class.
     """
     folder = saved_folder(model)
     if is_boxed(model) and not filled(str(model)):
@@ -226,6 +226,6 @@ def load_saved(model: str | Path) -> Tokenizer:
     config = read_config(config_path)
     kind = config.get("type")
     if kind not in TOKENIZERS:
-        raise ValueError(f"model: {config_path} is of type {kind!r}, known are {', '.join(TOKENIZERS)}")
+        raise ValueError(f"model: {config_path} has type {kind!r}, expected one of {', '.join(TOKENIZERS)}")
     _known(TOKENIZERS[kind], {key: value for key, value in config.items() if key != "type"})
     return TOKENIZERS[kind].from_pretrained(folder if folder.is_dir() else model).eval()

@@ -1,4 +1,4 @@
-"""The one door to trained models, whoever made them and wherever they lie."""
+"""Opens trained models from all sources: the box, directories, published checkpoints, the hub."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +15,14 @@ from smalti.zoo.published.priors import load_published_prior
 from smalti.zoo.published.tokenizers import load_published
 
 Kind = Literal["boxed", "saved", "published"]
-"""What a model is: one of the box, a folder that `save_pretrained` wrote, or a publisher's file or folder."""
+"""Kind of a model: boxed, a directory of `save_pretrained`, or a published file or directory."""
 
 
 def kind_of(model: str | Path) -> Kind | None:
-    """What a name means on this machine; None: no model here, so perhaps a name on the hub. Nothing is loaded.
+    """Kind of the model with this name, without loading it; None: no local model, so possibly a name on the hub.
 
     Raises:
-        ValueError: a config.json that is none.
+        ValueError: an invalid config.json.
     """
     path = Path(model)
     if is_boxed(model):
@@ -37,7 +37,7 @@ def kind_of(model: str | Path) -> Kind | None:
         locate(path)
     except FileNotFoundError:
         return None
-    except ValueError:  # several files of weights: the loader says which
+    except ValueError:  # several files of weights: the loader lists them
         return "published"
     return "published"
 
@@ -46,12 +46,12 @@ def open_tokenizer(model: str | Path) -> Tokenizer:
     """A trained tokenizer in eval mode.
 
     Args:
-        model: a name of the box ("photo-f8"); a run, one of its checkpoints or any other folder with a saved model; a
-            published checkpoint, a file or folder as `load_published` takes it; or a name on the hub ("user/name").
+        model: the name of a boxed tokenizer ("photo-f8"); a run directory, a checkpoint or another directory with a
+            saved model; a published checkpoint as for `load_published`; or a name on the hub ("user/name").
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: a file or folder that holds no tokenizer.
+        FileNotFoundError: no such model.
+        ValueError: a file or directory without a tokenizer.
     """
     return load_published(model) if kind_of(model) == "published" else load_saved(model)
 
@@ -60,17 +60,17 @@ def open_prior(prior: str | Path, tokenizer: Tokenizer | None = None, **options:
     """A trained prior in eval mode.
 
     Args:
-        prior: a folder that `smalti train-prior` made, a published checkpoint, or a name on the hub ("user/name").
-        tokenizer: the one whose tokens it models; a published prior needs it.
-        options: of a published prior, what its file does not tell, see `load_published_prior`.
+        prior: a run directory of `smalti train-prior`, a published checkpoint, or a name on the hub ("user/name").
+        tokenizer: the tokenizer of its tokens; required for a published prior.
+        options: for a published prior, settings that its file does not contain, see `load_published_prior`.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: something else than a prior, or one that was made for another tokenizer.
+        FileNotFoundError: no such prior.
+        ValueError: not a prior, or a prior for another tokenizer.
     """
     if kind_of(prior) == "published":
         if tokenizer is None:
-            raise ValueError(f"tokenizer: got none, expected the one that the published prior {prior} was trained on")
+            raise ValueError(f"tokenizer: got none, expected the tokenizer of the published prior {prior}")
         return load_published_prior(prior, tokenizer, **options)
     if options:
         raise ValueError(f"{', '.join(options)}: got options for {prior}, expected none with a saved prior")

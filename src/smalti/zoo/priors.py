@@ -1,7 +1,7 @@
-"""Priors by name: sizes that were published, and small ones that train on a laptop.
+"""Priors by name: published sizes, and small sizes for training on a laptop.
 
-build_prior("next-scale-small", layout, 10, quantizer)     a fresh prior
-open_prior("prior")                                        a trained one, see `open.py`
+build_prior("next-scale-small", layout, 10, quantizer)     an untrained prior
+open_prior("prior")                                        a trained prior, see `open.py`
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ PRIOR_TYPES: dict[str, type[Prior]] = {
     "NextScaleTransformer": NextScaleTransformer,
     "NextTokenTransformer": NextTokenTransformer,
 }
-"""Class names as they stand in config.json."""
+"""Classes by their names in config.json."""
 
 CONFIGS = {
     "MaskedTransformer": MaskedConfig,
@@ -34,7 +34,7 @@ CONFIGS = {
 
 
 def _var(depth: int, **more: Any) -> dict[str, Any]:
-    """VAR's rules: 64 components per head, as many heads as blocks, branches dropped the more the deeper it is."""
+    """VAR's rules: 64 dimensions per head, as many heads as blocks, stochastic depth that rises with depth."""
     sizes = {"depth": depth, "width": 64 * depth, "num_heads": depth, "drop_path": depth / 240}
     return {"type": "NextScaleTransformer", **sizes, **more}
 
@@ -75,19 +75,19 @@ def build_prior(
     class_names: Sequence[str] = (),
     **changes: Any,
 ) -> Prior:
-    """A freshly initialised prior: the row `name` of `PRIORS` with some sizes changed.
+    """A prior with initial weights: the configuration `name` of `PRIORS` with some sizes changed.
 
     Args:
         name: a key of `PRIORS`.
         layout: the tokens to model.
         num_classes: number of classes; 0 without labels.
-        quantizer: that of the tokenizer; a next-scale prior takes a copy of it, the others need none.
+        quantizer: quantizer of the tokenizer; a next-scale prior copies it, other priors do not need it.
         class_names: names of the classes, if they have any.
         changes: fields of the config.
 
     Raises:
-        ValueError: an unknown name or size, a value of a wrong type, a prior that no memory holds, or tokens that this
-            kind of prior cannot model.
+        ValueError: an unknown name or size, a value of a wrong type, a prior that does not fit into memory, or tokens
+            that this kind of prior cannot model.
     """
     if name not in PRIORS:
         raise ValueError(f"prior: got {name!r}, expected one of {', '.join(PRIORS)}")
@@ -96,7 +96,7 @@ def build_prior(
     allowed = [field.name for field in fields(CONFIGS[kind])]
     for key in changes:
         if key not in allowed:
-            raise ValueError(f"prior argument: got {key!r}, {kind} takes {', '.join(allowed)}")
+            raise ValueError(f"prior argument: got {key!r}, expected one of {', '.join(allowed)} for {kind}")
     sizes = construct(CONFIGS[kind], row)
     arguments: dict[str, Any] = {"layout": layout, "num_classes": num_classes, "config": sizes}
     if kind == "NextScaleTransformer":
@@ -106,9 +106,9 @@ def build_prior(
 
 
 def _copied(name: str, quantizer: Quantizer | None) -> MultiScaleQuantizer:
-    """A prior's own copy of the quantizer whose scales it predicts."""
+    """A copy of the multi-scale quantizer for a next-scale prior."""
     if not isinstance(quantizer, MultiScaleQuantizer):
-        raise ValueError(f"prior: {name} predicts scale after scale, but the tokens come from a single-scale tokenizer")
+        raise ValueError(f"prior: got {name} for a single-scale tokenizer, expected a multi-scale tokenizer")
     copied = quantizer_from_config(quantizer.config())
     copied.load_state_dict(quantizer.state_dict())
     assert isinstance(copied, MultiScaleQuantizer)
@@ -116,11 +116,11 @@ def _copied(name: str, quantizer: Quantizer | None) -> MultiScaleQuantizer:
 
 
 def load_saved_prior(prior: str | Path) -> Prior:
-    """A saved prior in eval mode, from a folder or from the hub ("user/name"); `open_prior` also opens published ones.
+    """A saved prior in eval mode, from a directory or the hub ("user/name"); `open_prior` also opens published ones.
 
     Raises:
-        FileNotFoundError: no such folder, or no model in it.
-        ValueError: something else than a prior.
+        FileNotFoundError: no such directory, or no model in it.
+        ValueError: not a prior.
     """
     folder = Path(prior)
     if folder.is_dir():
@@ -134,5 +134,5 @@ def load_saved_prior(prior: str | Path) -> Prior:
     config = read_config(path)
     kind = config.get("type")
     if kind not in PRIOR_TYPES:
-        raise ValueError(f"prior: {path} is of type {kind!r}, known are {', '.join(PRIOR_TYPES)}")
+        raise ValueError(f"prior: {path} has type {kind!r}, expected one of {', '.join(PRIOR_TYPES)}")
     return PRIOR_TYPES[kind].from_pretrained(prior).eval()

@@ -1,8 +1,8 @@
-"""How each model of the registry is trained where nobody says otherwise: fragments of a recipe.
+"""Default training settings of each model of the registry, as fragments of a recipe.
 
-What suits one model ruins another: a learning rate of 1e-3 is right for the small ones and ten times too much for a
-VQGAN. So the size of the images, their number a step, the learning rate and the steps belong to the model. The fields
-are those of `smalti train`; what a fragment leaves out keeps its general default.
+Models need different settings: a learning rate of 1e-3 suits small models and is ten times too high for a VQGAN. So
+image size, batch size, learning rate and number of steps belong to the model. The fields are those of `smalti train`;
+omitted fields keep their general default.
 """
 
 from typing import Any
@@ -12,14 +12,14 @@ SMALL: dict[str, Any] = {
     "optimization": {},
     "loss_weights": {"l1": 1.0, "ms_ssim": 0.1},
 }
-"""For looking around: minutes to an hour on a CPU."""
+"""For first experiments: minutes to an hour on a CPU."""
 
 PHOTO_STEPS = {
     "lr": 6e-4,
     "warmup_steps": 300,
     "weight_decay": 0.0,
 }
-"""The tokenizers for photographs: small batches, which brought more quality a processor hour than large ones."""
+"""The tokenizers for photographs: small batches, which gave better quality per CPU hour than large ones."""
 
 LARGE: dict[str, Any] = {
     "input": {"size": 256, "zoom": 1.5},
@@ -34,7 +34,7 @@ LARGE: dict[str, Any] = {
     },
     "loss_weights": {"l1": 1.0, "ms_ssim": 0.5},
 }
-"""Networks for a GPU, eight images at a time. Not trained here: the numbers are common ones of published recipes."""
+"""Networks for a GPU, batch size 8. Not tested by training: the values are common in published recipes."""
 
 TRAINING: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("simple", "multi-scale", "patch-multi-scale"), SMALL),

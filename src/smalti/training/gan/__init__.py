@@ -1,4 +1,4 @@
-"""Adversarial training: a discriminator that learns beside the tokenizer."""
+"""Adversarial training: a discriminator trained together with the tokenizer."""
 
 from smalti.training.gan.config import AdversarialConfig
 from smalti.training.gan.trainer import DiscriminatorResult, GANStep, GANTrainer, two_backward_passes

@@ -1,12 +1,12 @@
-"""The GAN trainer: the generator's loss of the tokenizer, and the discriminator's own step.
+"""The GAN trainer: the adversarial loss of the tokenizer, and the step of the discriminator.
 
-`config.py` says when. In every step of the loop
+The schedule is in `config.py`. In every step of the loop
 
-1. `GANTrainer.begin_step(step)` makes a `GANStep`, which belongs to that step alone;
+1. `GANTrainer.begin_step(step)` makes a `GANStep` for this step;
 2. `GANStep.generator_loss` adds the adversarial term to the tokenizer's loss of every piece;
-3. `GANStep.update_discriminator` moves the discriminator, on the same images and their reconstructions.
+3. `GANStep.update_discriminator` updates the discriminator, on the same images and their reconstructions.
 
-Both sides' gradients come from the weights that both networks had before the step.
+Both gradients are computed with the weights of both networks before the step.
 每一步：先建立本步的 `GANStep`，再为每个小份的损失加上对抗项，最后在同样的图像与重建上更新判别器。
 
 Legend: B images of a piece, C channels, H x W pixels; a scalar has shape ().
@@ -39,22 +39,22 @@ SAVED_AS = "adversary"
 
 @dataclass(frozen=True)
 class DiscriminatorResult:
-    """What the discriminator did in one step, over all processes, and what that meant for the tokenizer."""
+    """Result of a discriminator step over all processes, with the adaptive weight of the tokenizer."""
 
     loss: LossResult
-    """The discriminator's total and its terms: discriminator, r1, lecam."""
+    """The discriminator's total loss and its terms: discriminator, r1, lecam."""
     logits_real: Float[Tensor, ""]
     """Mean logit of the images."""
     logits_fake: Float[Tensor, ""]
     """Mean logit of the reconstructions."""
     accuracy: Float[Tensor, ""]
-    """Share of patches on the right side of 0; 0.5: it cannot tell."""
+    """Share of correctly classified patches (by the sign of the logit); 0.5 is chance level."""
     adaptive_weight: Float[Tensor, ""]
-    """What the gradients' lengths called for; 0 in the warm-up, 1 where that is switched off."""
+    """Adaptive weight of the adversarial loss; 0 in the warm-up, 1 if switched off."""
 
 
 class DiscriminatorObjective(nn.Module):
-    """The discriminator and its losses as one module: images and reconstructions in, the number to be minimised out."""
+    """The discriminator and its losses as one module: images and reconstructions in, total loss out."""
 
     def __init__(self, config: AdversarialConfig, losses: LossTable, image_channels: int, runtime: Runtime):
         super().__init__()
@@ -67,7 +67,7 @@ class DiscriminatorObjective(nn.Module):
     def forward(
         self, image: Float[Tensor, "b c h w"], reconstruction: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, ""], Hidden]:
-        """The discriminator's loss (); mean real and fake logit and accuracy, (3,), for whoever wants to look."""
+        """The discriminator's loss (); and for logs the mean real logit, mean fake logit and accuracy, (3,)."""
         augmentation = self._augmentation(image)
         image = augmentation(image)
         reconstruction = (augmentation if self.config.augment_pairs else self._augmentation(image))(reconstruction)
@@ -82,14 +82,17 @@ class DiscriminatorObjective(nn.Module):
         return loss.total, Hidden(loss, torch.stack([real.mean(), fake.mean(), right]).detach())
 
     def generator_loss(self, reconstruction: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-        """The tokenizer's loss (): its gradient goes through the discriminator, whose weights get none."""
+        """The adversarial loss () of the tokenizer: its gradient passes the discriminator, whose weights get none.
+
+        分词器的对抗损失：梯度经过判别器，但判别器的权重不得梯度。
+        """
         self.discriminator.requires_grad_(False)
         logits = self.logits(self._augmentation(reconstruction)(reconstruction))
         self.discriminator.requires_grad_(True)
         return ADVERSARIAL_LOSSES[self.config.loss].generator(logits)
 
     def logits(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 _ _"]:
-        """In fp32. The networks run in bf16 if the tokenizer's do, but never in fp16: this one has no scaler."""
+        """Logits in fp32. The network runs in bf16 if the tokenizer does, never in fp16, as it has no loss scaler."""
         with self.runtime.autocast() if self.runtime.dtype == torch.bfloat16 else nullcontext():
             logits = self.discriminator(image.float())
         return logits.float()
@@ -99,7 +102,7 @@ class DiscriminatorObjective(nn.Module):
 
 
 class GANTrainer:
-    """The discriminator with all that belongs to it: losses, optimizer, schedule."""
+    """The discriminator with its losses, optimizer and schedule."""
 
     def __init__(
         self,
@@ -113,17 +116,18 @@ class GANTrainer:
         Args:
             config: the settings.
             losses: the table with the weights of `adversarial`, `r1` and `lecam`.
-            state: the tokenizer's, on its device; from now on its checkpoints hold the discriminator too.
-            optimization: number of steps, and what both sides have in common.
+            state: state of the tokenizer, on its device; its checkpoints then include the discriminator.
+            optimization: number of steps, and settings common to both networks.
             runtime: device, number format, layout, processes.
 
         Raises:
-            ValueError: the loss would never count, R1 with batch normalisation, a decoder that does not learn.
+            ValueError: the run ends before the adversarial loss starts, R1 with batch normalisation, or a frozen last
+                layer of the decoder.
         """
         config.check_start(optimization.steps)
         if losses.weight("r1") and config.norm == "batch":
-            raise ValueError("r1: needs a discriminator that judges each image alone; norm must be group or none")
-        with torch.random.fork_rng(devices=[]):  # the tokenizer draws the numbers that it would draw without
+            raise ValueError("norm: got batch, expected group or none with r1: each logit must depend on one image")
+        with torch.random.fork_rng(devices=[]):  # the tokenizer draws the same numbers as without a discriminator
             self.objective = DiscriminatorObjective(config, losses, state.model.image_channels, runtime)
         runtime.move(self.objective)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), betas=config.betas, fused=True)
@@ -139,13 +143,13 @@ class GANTrainer:
 
     @property
     def distributed(self) -> nn.Module:
-        """The objective whose gradients are exchanged; not made earlier, a checkpoint may be read in meanwhile."""
+        """The objective with exchange of gradients; created at first use, after a checkpoint may have been read."""
         if self._distributed is None:
             self._distributed = self.runtime.distribute(self.objective)
         return self._distributed
 
     def begin_step(self, step: int) -> "GANStep":
-        """The step that follows `step` completed ones, before its first forward pass."""
+        """The GAN part of the step after `step` completed ones; call it before the first forward pass."""
         return GANStep(self, step)
 
 
@@ -155,7 +159,7 @@ class GANStep:
     def __init__(self, trainer: GANTrainer, step: int):
         """
         Args:
-            trainer: whose step it is.
+            trainer: the trainer of this step.
             step: completed steps.
         """
         self._trainer, self._config = trainer, trainer.config
@@ -166,13 +170,13 @@ class GANStep:
         self._buffers = [(buffer, buffer.clone()) for buffer in trainer.objective.buffers()]
 
     def generator_loss(self, loss: LossResult, reconstruction: Float[Tensor, "b c h w"]) -> LossResult:
-        """The tokenizer's loss with the adversarial term in it, once that counts.
+        """The tokenizer's loss, from `disc_start` on with the adversarial term.
 
-        The adaptive weight is computed on the first piece of a step and holds for all, so that the step has one weight.
+        The adaptive weight is computed on the first piece of a step and used for all pieces of the step.
 
         Args:
-            loss: everything else, weighted.
-            reconstruction: what is to look real, with its graph.
+            loss: the weighted loss of all other terms.
+            reconstruction: reconstructions, with their autograd graph.
         """
         if self._ramp == 0:
             return loss
@@ -185,15 +189,17 @@ class GANStep:
     def update_discriminator(
         self, parts: Sequence[Part], reconstructions: Sequence[Tensor], lr: float, check: FiniteCheck
     ) -> DiscriminatorResult | None:
-        """One step of the discriminator's optimizer; None before it is its time to learn.
+        """One step of the discriminator's optimizer; None if the discriminator does not learn yet.
 
-        Where a number of the step is not finite, the discriminator's own included, nothing has changed afterwards.
+        If a number of the step is not finite, the discriminator's own included, nothing changes.
+
+        判别器的一次更新；若有数值非有限，则什么也不改变。
 
         Args:
             parts: the images of this process, in pieces.
-            reconstructions: what the tokenizer made of them, without gradient.
+            reconstructions: their reconstructions, without gradient.
             lr: the tokenizer's learning rate.
-            check: sees every loss term, and the norm of the gradient.
+            check: receives every loss term and the gradient norm.
         """
         if not self._learns:
             return None
@@ -217,7 +223,7 @@ class GANStep:
         return DiscriminatorResult(loss, real, fake, accuracy, weight)
 
     def _compute_adaptive_weight(self, loss: LossResult, term: Tensor) -> Tensor:
-        """In float64, as plain numbers are."""
+        """Ratio of the gradient norms, in float64."""
         scale = self._trainer.scaler.scale(torch.ones_like(term.detach()))
         if not self._config.adaptive_weight:
             return torch.ones_like(scale).double()
@@ -227,17 +233,17 @@ class GANStep:
 
 @contextmanager
 def two_backward_passes(compiled: bool) -> Iterator[None]:
-    """Let two backward passes follow each forward pass inside; the first of them is for the adaptive weight.
+    """Allow two backward passes per forward pass inside; the first one is for the adaptive weight.
 
-    By default the backward pass of a compiled module overwrites what it was given, so that it can run only once.
+    By default the backward pass of a compiled module overwrites its inputs, so it can run only once.
     """
     with functorch.patch(donated_buffer=False) if compiled else nullcontext():
         yield
 
 
 def last_layer(decoder: nn.Module) -> nn.Parameter:
-    """The weight that makes pixels: decoders list their layers in the order in which they run."""
+    """The last weight of the decoder: decoders list their layers in the order of execution."""
     weights = [parameter for parameter in decoder.parameters() if parameter.dim() >= 2]
     if not weights or not weights[-1].requires_grad:
-        raise ValueError("adversarial: the decoder's last layer does not learn, there is nothing to weigh against")
+        raise ValueError("adversarial: got a decoder with a frozen last layer, expected a trainable one")
     return weights[-1]

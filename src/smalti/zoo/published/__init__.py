@@ -1,1 +1,1 @@
-"""Published models: checkpoints of other projects, read into ours. A family is one file."""
+"""Published models: checkpoints of other projects, loaded into models of smalti. One file per family."""

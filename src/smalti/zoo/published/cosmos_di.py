@@ -38,7 +38,7 @@ def build(
     """A VQGAN of the checkpoint's sizes on Haar patches whose tokens are rounded components."""
     components = codebook_shape(shapes)[1]
     if len(levels) != components:
-        raise ValueError(f"levels: got {list(levels)}, expected one number for each of {components} components")
+        raise ValueError(f"levels: got {list(levels)}, expected one number for each of {components} dimensions")
     rounds = round(log2(image_channels(shapes) / 3) / 2)
     encoder, decoder = (
         {"haar_rounds": rounds, "num_resamplings": _resamplings(shapes, half)} for half in ("encoder", "decoder")

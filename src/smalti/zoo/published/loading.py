@@ -1,4 +1,4 @@
-"""How a published checkpoint becomes a model of ours, tokenizer or prior.
+"""Loads a published checkpoint into a tokenizer or prior of smalti.
 
 The steps: read the file (`checkpoints.py`), find the family that knows the names (one file each), translate them
 (`names.py`), build a model for the shapes (`inference.py`), compare every tensor (`fitting.py`), copy.
@@ -29,20 +29,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Published(Generic[Model]):
-    """A published model and where it came from."""
+    """A published model and its origin."""
 
     model: Model
-    """In eval mode."""
+    """The model, in eval mode."""
     source: Mapping[str, str]
     """Family, title, url and licence."""
     place: str
     """Where in the file its tensors were, such as "state_dict" or "ema"."""
     ignored: tuple[str, ...]
-    """What the file holds besides: optimizer, loss, discriminator …"""
+    """Ignored content of the file: optimizer, loss, discriminator …"""
     why: str
     """How the family was found."""
     assumed: Mapping[str, Any]
-    """Options that tensors do not tell and nobody gave, with their published values."""
+    """Options that neither the tensors nor the user define, with their published values."""
 
     @property
     def family(self) -> str:
@@ -50,7 +50,7 @@ class Published(Generic[Model]):
         return self.source["family"]
 
     def __str__(self) -> str:
-        """Family and why, size, what was assumed, licence: a sentence for the log."""
+        """One sentence for the log: family and reason, size, assumptions, licence."""
         weights = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
         assumed = ", ".join(f"{name}={value!r}" for name, value in self.assumed.items()) or "nothing"
         size = f"{type(self.model).__name__} with {weights:.2f} million weights"
@@ -182,7 +182,7 @@ def _fit(
     originals: dict[str, str],
     table: NameTable,
 ) -> None:
-    """Copy the tensors into the model, or say all that does not fit."""
+    """Copy the tensors into the model, or report all tensors that do not fit."""
     expected = expected_shapes(model, split_qkv=any(".q." in key for key in tensors))
     if family.supplied:
         expected = {key: shape for key, shape in expected.items() if not re.match(family.supplied, key)}
@@ -196,18 +196,18 @@ def _fit(
 
 
 def _check_options(name: str, family: Family[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a family with their published values, after a look at those that were given."""
+    """The options of a family: given values, after a check, or else published values."""
     parameters = {p.name: p.default for p in list(inspect.signature(family.build).parameters.values())[3:]}
     for key in options:
         if key not in parameters:
-            raise ValueError(f"{key}: not an option of {name}, which has {', '.join(parameters)}")
+            raise ValueError(f"{key}: not an option of {name}, expected one of {', '.join(parameters)}")
     return parameters
 
 
 def _ignored(
     checkpoint: Checkpoint, candidate: Candidate, skip: re.Pattern[str], family: Family[Any]
 ) -> tuple[str, ...]:
-    """What was left out: top entries of the file, and groups of tensors with their number."""
+    """Ignored parts: top-level entries of the file, and groups of tensors with their number."""
     top = candidate.place.split(".")[0]
     names = [key for key in candidate.tensors if skip.match(key)] + list(candidate.rest)
     if not family.averaged:

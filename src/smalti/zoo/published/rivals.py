@@ -1,6 +1,6 @@
-"""Families that share names and shapes but not tokens: which of them a checkpoint is, and how that shows.
+"""Families with equal names and shapes but different tokens: how to tell which family a checkpoint belongs to.
 
-What fits two families is never guessed: where nothing beside the shapes tells, the user must.
+If a checkpoint fits two families and nothing else tells them apart, the user must choose; there is no guess.
 """
 
 from collections.abc import Callable
@@ -64,6 +64,6 @@ def _size(candidate: Candidate, name: str, axis: int) -> int:
 
 RIVALS = (
     Rivals(("taming", "emu35-ibq"), "the nearest code or the largest dot product", nearest_or_dot),
-    Rivals(("open-magvit2", "wetok"), "all bits in one token or 8 a token", one_token_or_groups),
+    Rivals(("open-magvit2", "wetok"), "all bits in one token or 8 per token", one_token_or_groups),
 )
 """All of them; families between which tokens do not differ need no row."""

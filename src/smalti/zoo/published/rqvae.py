@@ -1,4 +1,4 @@
-"""RQ-VAE: taming's networks and four levels of codes a position, each for what the level before left over.
+"""RQ-VAE: taming's networks and four residual levels of codes per position.
 
 Source: Lee et al. 2022, "Autoregressive Image Generation using Residual Quantization" (arXiv 2203.01941). A published
 table has one row more than codes, which stands for padding and is never searched. Where all levels share a table the

@@ -1,4 +1,4 @@
-"""Show-o's MAGVIT-v2, which MMaDA uses too: 13 bits a token, the first channel is the highest bit.
+"""Show-o's MAGVIT-v2, which MMaDA uses too: 13 bits per token; the first channel is the highest bit.
 
 Source: Xie et al. 2024, "Show-o" (arXiv 2408.12528), after MAGVIT-v2 (Yu et al. 2023, arXiv 2310.05737). taming's
 blocks, but encoder and decoder have widths of their own and a number of blocks at each level, and the convolutions

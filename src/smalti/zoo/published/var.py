@@ -54,11 +54,11 @@ def build(
 ) -> VQGAN:
     """A VQGAN of the checkpoint's sizes with a multi-scale quantizer; patch_nums None: the published ones."""
     if metric not in ("euclidean", "cosine"):
-        raise ValueError(f"metric: got {metric!r}, VAR has 'euclidean' and 'cosine' (its znorm)")
+        raise ValueError(f"metric: got {metric!r}, expected 'euclidean' or 'cosine' (VAR's znorm)")
     if patch_nums is None:
         num_scales = shapes.get(USAGE, (len(PATCH_NUMS),))[0]
         if num_scales != len(PATCH_NUMS):
-            raise ValueError(f"patch_nums: needed, since the checkpoint has {num_scales} scales, not {PATCH_NUMS}")
+            raise ValueError(f"patch_nums: got None, expected the {num_scales} sides of the checkpoint")
         patch_nums = PATCH_NUMS
     size, dim = codebook_shape(shapes)
     kind = VectorQuantizer if metric == "euclidean" else ZNormVectorQuantizer

@@ -64,7 +64,7 @@ def build(
     """A next-scale transformer of the checkpoint's sizes, on a copy of the tokenizer's quantizer."""
     quantizer = tokenizer.quantizer
     if not isinstance(quantizer, MultiScaleQuantizer):
-        raise ValueError(f"tokenizer: VAR needs a multi-scale one, this has a {type(quantizer).__name__}")
+        raise ValueError(f"tokenizer: got a {type(quantizer).__name__}, expected a multi-scale quantizer for VAR")
     width = vote(shapes, (r"word_embedding\.(weight|bias)", 0), default=64)
     vocab_size = vote(shapes, (r"head\.(weight|bias)", 0), default=tokenizer.vocab_size)
     own = replace(_square_layout(tokenizer, patch_nums or quantizer.patch_nums), vocab_size=vocab_size)

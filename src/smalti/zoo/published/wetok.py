@@ -1,4 +1,4 @@
-"""WeTok: groups of signs, 8 bits a token, 4 or 8 tokens a position; and its decoder that sees noise beside the codes.
+"""WeTok: groups of signs, 8 bits per token, 4 or 8 tokens per position; its decoder takes noise besides the codes.
 
 Source: Zhuang et al. 2025, "WeTok: Powerful Discrete Tokenization for High-Fidelity Visual Reconstruction" (arXiv
 2508.05599). Names and networks are those of `open_magvit2.py`, which makes one token of all signs; `rivals.py` tells
@@ -29,7 +29,7 @@ def build(
     adaptive = r"decoder\.levels\.\d+\.entry\.(scale|shift)\.weight"
     bits = vote(shapes, (r"encoder\.conv_out\.(weight|bias)", 0), (adaptive, 1), default=1)
     if bits_per_group < 1 or bits % bits_per_group:
-        raise ValueError(f"bits_per_group: got {bits_per_group}, which does not divide {bits} channels")
+        raise ValueError(f"bits_per_group: got {bits_per_group}, expected a divisor of {bits} channels")
     quantizer = GroupedQuantizer([LookupFreeQuantizer(bits_per_group)], num_groups=bits // bits_per_group)
     noise = vote(shapes, (r"decoder\.stem\.weight", 1), default=bits) == 2 * bits
     decoder: dict[str, Any] = {"latent_channels": bits, "noise": True} if noise else {}
