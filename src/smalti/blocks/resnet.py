@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from smalti.blocks.config import added_later
 from smalti.blocks.norms import GroupNorm, SpatialNorm
+from smalti.checks import at_least
 
 Shortcut = Literal["1x1", "3x3", "after"]
 NormKind = Literal["group", "spatial"]
@@ -46,9 +47,7 @@ class BlockStyle:
         ):
             if value not in allowed:
                 raise ValueError(f"{name}: got {value!r}, expected one of {allowed}")
-        for name in ("norm_groups", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        at_least(1, norm_groups=self.norm_groups, num_heads=self.num_heads)
 
     def make_norm(self, channels: int, latent_channels: int | None) -> nn.Module:
         """The norm of a block with so many channels; `latent_channels` are those of z_q, None in an encoder."""

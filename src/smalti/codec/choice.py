@@ -12,8 +12,6 @@ from smalti.formats import Coding
 from smalti.tokenizers import Tokenizer
 from smalti.zoo import saved_folder
 
-__all__ = ["chosen_coding", "coding_tables"]
-
 
 def chosen_coding(run: str, coding: Coding | Literal["auto"], codec: str = "") -> tuple[Coding, ContextCodec | None]:
     """The coding of token files of a tokenizer, and the codec that coding by context needs.

@@ -18,8 +18,6 @@ from smalti.codec.neighbourhood import layers_of, neighbours, num_layers
 from smalti.formats.symbol_coder import SymbolDecoder, SymbolEncoder
 from smalti.formats.token_codec import Grids, TokenCodec
 
-__all__ = ["ContextCodec"]
-
 Code = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Symbols of given weights: written and returned, or, whatever is given, read."""
 

@@ -28,8 +28,6 @@ from jaxtyping import Int, Int64
 from smalti.codec.neighbourhood import num_neighbours
 from smalti.codec.powers import FINENESS, to_weights
 
-__all__ = ["ContextModel", "Prediction"]
-
 EMBEDDING_BITS, ACTIVATION_BITS, WEIGHT_BITS = 5, 8, 10
 """Binary places of the three kinds of numbers."""
 LARGEST = 2**15 - 1

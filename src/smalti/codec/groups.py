@@ -9,8 +9,6 @@ Legend: K codes, D components, G groups, M members of a group.
 import numpy as np
 from jaxtyping import Float, Int64
 
-__all__ = ["balanced_groups", "num_groups"]
-
 
 def num_groups(vocab_size: int) -> int:
     """G: the power of two nearest to sqrt(K)."""

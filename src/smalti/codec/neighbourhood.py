@@ -15,8 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-__all__ = ["Layer", "layers_of", "neighbours", "num_layers", "num_neighbours"]
-
 WITHIN = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-2, -1), (-2, 1), (-2, 2))
 """Neighbours in the same layer as (dy, dx), all with dx + 2 dy < 0."""
 RADII = (1, 1, 0)

@@ -9,8 +9,6 @@ from math import isqrt
 import numpy as np
 from jaxtyping import Int64
 
-__all__ = ["FINENESS", "to_weights"]
-
 FINENESS = 5
 """Logits are in units of 2 ** -5 bit."""
 TOP = 24

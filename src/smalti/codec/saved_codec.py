@@ -21,8 +21,6 @@ from smalti.formats.foreign import foreign
 from smalti.formats.hub import fetch
 from smalti.formats.token_codec import Grids
 
-__all__ = ["CODEC_FILE", "find_codec", "make_codec", "read_codec", "write_codec"]
-
 CODEC_FILE = "codec.safetensors"
 """Its name in the folder of a tokenizer."""
 FORMAT, VERSION = "smalti codec", "1"

@@ -23,8 +23,6 @@ from smalti.codec.neighbourhood import layers_of, neighbours, num_layers, num_ne
 from smalti.codec.powers import FINENESS
 from smalti.formats.token_codec import Grids
 
-__all__ = ["MAX_VOCABULARY", "MIN_VOCABULARY", "CodecTrainingConfig", "train_context_model"]
-
 MIN_VOCABULARY, MAX_VOCABULARY = 4, 2**16
 """Fewer codes make no groups; more would need more frequencies than token sets can tell."""
 LARGEST_COMPONENT = 127 / 2**EMBEDDING_BITS

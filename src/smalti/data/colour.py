@@ -27,8 +27,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from smalti.data.source import UnreadableImageError
 
-__all__ = ["grey_or_rgb", "key_out"]
-
 TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 258, 262, 0
 
 PROFILE_KINDS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}

@@ -16,8 +16,6 @@ from smalti.data.encoded import Encoded
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Columns", "choose_columns"]
-
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls")
 CAPTION_NAMES = ("caption", "text", "txt", "prompt")

@@ -32,16 +32,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 from smalti.data.colour import grey_or_rgb, key_out
 from smalti.data.source import UnreadableImageError, to_array
 
-__all__ = [
-    "DEFAULT_MAX_PIXELS",
-    "FORMATS",
-    "IMAGE_SUFFIXES",
-    "check_decoding",
-    "decode_picture",
-    "load_image",
-    "load_picture",
-]
-
 DEFAULT_MAX_PIXELS = 100_000_000
 """Default limit of width x height: 300 MB as RGB."""
 

@@ -13,8 +13,6 @@ from PIL import Image
 from smalti.data.decode import check_decoding, load_picture
 from smalti.data.source import ImageSource, MissingPackageError
 
-__all__ = ["EMBEDDED_SPLITS", "EmbeddedPhotographs"]
-
 EMBEDDED_SPLITS: dict[str, tuple[str, ...]] = {
     "train": (
         "skimage/data/camera.png",

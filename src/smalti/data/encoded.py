@@ -14,8 +14,6 @@ from PIL import Image
 from smalti.data.decode import DEFAULT_MAX_PIXELS, check_decoding, decode_picture
 from smalti.data.source import ImageSource, UnreadableImageError
 
-__all__ = ["Encoded", "EncodedSource"]
-
 
 @dataclass(frozen=True)
 class Encoded:

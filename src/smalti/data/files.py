@@ -14,8 +14,6 @@ from smalti.data.decode import DEFAULT_MAX_PIXELS, FORMATS, IMAGE_SUFFIXES, chec
 from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError
 from smalti.data.splits import SPLIT_WORDS, choose_split
 
-__all__ = ["ImageFiles"]
-
 
 class ImageFiles(ImageSource):
     """All picture files (`FORMATS`) under a folder, sorted by relative path; or one file.

@@ -20,8 +20,6 @@ from smalti.data.source import Blocks, MissingPackageError, SourceVanishedError
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["HubImages", "HubStream", "open_arrow", "open_hub"]
-
 
 class HubImages(EncodedSource):
     """A `datasets.Dataset`. Keys are split/row.

@@ -17,8 +17,6 @@ from PIL import Image
 from smalti.data.decode import check_decoding
 from smalti.data.source import ImageSource
 
-__all__ = ["FASHION_MNIST_CLASSES", "FASHION_MNIST_FOLDER", "IdxImages", "is_idx_folder", "read_idx"]
-
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Folder of the four files of Debian's package dataset-fashion-mnist."""
 

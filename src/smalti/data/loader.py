@@ -31,8 +31,6 @@ from smalti.data.source import CachedSource, ImageSource, SourceVanishedError, U
 from smalti.data.transforms import TransformConfig
 from smalti.ops.pixels import to_float
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Batch", "ordered_batches", "training_batches"]
-
 DEFAULT_CACHE_BYTES = 2**28
 """Bytes of decoded images that each process of a training stream keeps in memory."""
 

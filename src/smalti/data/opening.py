@@ -30,8 +30,6 @@ from smalti.data.source import ImageSource
 from smalti.data.splits import SPLIT_WORDS, choose_split
 from smalti.data.tar import TarImages, expand_braces
 
-__all__ = ["open_images"]
-
 HUB = "hf://"
 SPLITS = ("train", "test")
 SHARD_SUFFIXES = (".tar", ".parquet", ".arrow")

@@ -14,8 +14,6 @@ from jaxtyping import Int64
 
 from smalti.data.source import Blocks
 
-__all__ = ["SHUFFLE_WINDOW", "Position", "augmentation_stream", "endless_batches", "epoch_order"]
-
 SHUFFLE_WINDOW = 1024
 """Minimum number of images that are shuffled together if they are stored in blocks."""
 

@@ -22,8 +22,6 @@ from smalti.data.source import Blocks, MissingPackageError, SourceVanishedError
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["ParquetImages"]
-
 
 class ParquetImages(EncodedSource):
     """All rows of Parquet files, in order. Keys are file/row, the file without folder and ".parquet".

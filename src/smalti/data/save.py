@@ -11,8 +11,6 @@ from torch import Tensor
 
 from smalti.formats.atomic import replace_file
 
-__all__ = ["save_image"]
-
 PILLOW_FORMATS = {
     "bmp": "BMP", "jpeg": "JPEG", "jpg": "JPEG", "png": "PNG", "tif": "TIFF", "tiff": "TIFF", "webp": "WEBP",
 }  # fmt: skip

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from smalti.data.decode import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES, load_image
 
-__all__ = ["file_names", "image_names", "read_pixels"]
-
 
 def read_pixels(
     path: str | Path, channels: int, max_pixels: int = DEFAULT_MAX_PIXELS

@@ -14,15 +14,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-__all__ = [
-    "Blocks",
-    "CachedSource",
-    "ImageSource",
-    "MissingPackageError",
-    "SourceVanishedError",
-    "UnreadableImageError",
-]
-
 NAMED_AT_MOST = 20
 """Number of unreadable files named in the one-line summary before "and N more"."""
 

@@ -6,8 +6,6 @@ FOLDER:val the others. Otherwise FOLDER means all its files.
 
 from collections.abc import Collection
 
-__all__ = ["SPLIT_WORDS", "choose_split"]
-
 SPLIT_WORDS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 """Words in names, and their splits."""
 

@@ -24,8 +24,6 @@ from smalti.data.decode import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
 from smalti.data.encoded import Encoded, EncodedSource
 from smalti.data.source import SourceVanishedError
 
-__all__ = ["TarImages", "expand_braces"]
-
 CAPTION_FIELDS = ("caption", "text")
 """Caption fields of a .json file, in order of preference."""
 

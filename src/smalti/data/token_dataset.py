@@ -28,8 +28,6 @@ from smalti.formats.storage import Storage
 from smalti.formats.token_set import MANIFEST, TokenManifest, read_manifest
 from smalti.formats.token_shards import index_dtype, read_shard
 
-__all__ = ["TokenBatch", "TokenDataset"]
-
 NO_LABEL = -1
 ARRAYS = ".arrays"
 CACHE = "SMALTI_CACHE"

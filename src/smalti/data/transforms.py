@@ -18,8 +18,6 @@ from torch import Tensor
 
 from smalti.data.source import to_array
 
-__all__ = ["TransformConfig"]
-
 TRAINING_REDUCING_GAP = 3.0
 """Random crops that reduce a picture by more than about this factor are first averaged over blocks of pixels (Pillow's
 `reducing_gap`), which is up to seven times faster and hardly visible. Center crops, used for evaluation, are not.

@@ -19,8 +19,6 @@ from smalti.data.order import Position, augmentation_stream
 from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError, to_array
 from smalti.data.transforms import MOST_PIXELS, cover_and_crop
 
-__all__ = ["View", "ViewBatch", "ViewedImage", "ViewsConfig", "view_batches"]
-
 
 @dataclass(frozen=True)
 class ViewsConfig:

@@ -8,8 +8,6 @@ which needs a model of the frequencies; see `range_coding.py`.
 import numpy as np
 from jaxtyping import Int64
 
-__all__ = ["MAX_VOCAB_SIZE", "bits_per_index", "pack", "packed_size", "unpack"]
-
 MAX_VOCAB_SIZE = 2**63
 """Largest K, because indices are int64."""
 CHUNK = 1 << 16

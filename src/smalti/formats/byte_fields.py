@@ -1,7 +1,5 @@
 """Integers as little-endian bytes, of fixed or variable size, and a reader for them."""
 
-__all__ = ["Reader", "fixed", "varint"]
-
 LONGEST_VARINT = 10
 """Bytes of the longest variable-size number: 70 bits, more than any field needs."""
 

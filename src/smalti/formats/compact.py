@@ -25,8 +25,6 @@ from smalti.formats.byte_fields import Reader, varint
 from smalti.formats.token_codec import Grids, TokenCodec
 from smalti.formats.token_image import TokenImage, check_grids
 
-__all__ = ["FINGERPRINT_BYTES", "read_compact", "write_compact"]
-
 FINGERPRINT_BYTES = 8
 """Two codecs share these by chance once in 2 ** 64 pairs."""
 

@@ -16,16 +16,6 @@ from jaxtyping import Int64
 
 from smalti.formats.symbol_coder import categorical, constriction, whole_frequencies
 
-__all__ = [
-    "MAX_VOCABULARY",
-    "check_indices",
-    "decode_tokens",
-    "encode_tokens",
-    "join_streams",
-    "split_streams",
-    "stream_lengths",
-]
-
 Grids = tuple[tuple[int, ...], ...]
 PLANE = 2
 """Axes of a grid that are positions; a third axis numbers the codes of one position."""

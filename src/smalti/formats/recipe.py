@@ -12,8 +12,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["read_recipe", "write_list", "write_recipe"]
-
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 """Text that needs no quotes, unless it is a word that YAML reserves (no, null)."""
 

@@ -9,8 +9,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["open_sealed", "seal"]
-
 
 def seal(kind: str, version: int, content: Mapping[str, Any]) -> bytes:
     """Serialize a table of plain JSON types.

@@ -9,8 +9,6 @@ from typing import Any, cast
 
 from smalti.formats.atomic import replace_file
 
-__all__ = ["Storage"]
-
 
 class Storage:
     """Files by their names relative to a root."""

@@ -14,16 +14,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-__all__ = [
-    "PRECISION",
-    "MissingCoderError",
-    "SymbolDecoder",
-    "SymbolEncoder",
-    "categorical",
-    "constriction",
-    "whole_frequencies",
-]
-
 PRECISION = 24
 """Bits of a probability in the coder."""
 

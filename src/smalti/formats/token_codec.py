@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-__all__ = ["Grids", "TokenCodec"]
-
 Grids = tuple[tuple[int, ...], ...]
 """Shape of each scale of an image, coarse to fine."""
 

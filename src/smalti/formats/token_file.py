@@ -63,17 +63,6 @@ from smalti.formats.symbol_coder import MissingCoderError
 from smalti.formats.token_codec import Grids, TokenCodec
 from smalti.formats.token_image import TokenImage, check_grids, check_number
 
-__all__ = [
-    "Coding",
-    "OtherModelError",
-    "TokenFile",
-    "TokenFileError",
-    "TokenImage",
-    "needs_codec",
-    "read_token_file",
-    "write_token_file",
-]
-
 MAGIC = b"\x89SMLT\r\n\x1a"
 PACKED, CODED, COMPACT = 1, 2, 3
 """Versions of the layout."""

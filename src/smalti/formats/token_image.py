@@ -9,8 +9,6 @@ from jaxtyping import Int64
 
 from smalti.formats.token_codec import Grids
 
-__all__ = ["TokenImage", "check_number"]
-
 
 @dataclass(frozen=True, eq=False)
 class TokenImage:

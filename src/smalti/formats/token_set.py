@@ -14,18 +14,6 @@ from smalti.formats.sealed_json import open_sealed, seal
 from smalti.formats.storage import Storage
 from smalti.formats.token_shards import TokenRow, read_shard
 
-__all__ = [
-    "FORMAT",
-    "MANIFEST",
-    "Shard",
-    "TokenManifest",
-    "read_manifest",
-    "read_rows",
-    "shard_name",
-    "verify",
-    "write_manifest",
-]
-
 FORMAT, VERSION = "smalti tokens", 1
 MANIFEST = "manifest.json"
 

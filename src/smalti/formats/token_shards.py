@@ -24,8 +24,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-__all__ = ["TokenRow", "index_dtype", "read_shard", "write_shard"]
-
 CROP_SIDES = 4
 
 

@@ -25,8 +25,6 @@ from smalti.ops.device import find_device
 from smalti.tokenizers import Tokenizer, to_tokens
 from smalti.zoo import BOXED, filled, open_tokenizer, saved_folder
 
-__all__ = ["FROM_FILE", "DecodeConfig", "DecodedImage", "decode"]
-
 FROM_FILE = "auto"
 """In place of a tokenizer's name: the built-in tokenizer that made the token file."""
 

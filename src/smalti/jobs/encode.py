@@ -13,8 +13,6 @@ from smalti.ops.device import find_device
 from smalti.tokenizers import to_token_image
 from smalti.zoo import open_tokenizer
 
-__all__ = ["EncodeConfig", "EncodeResult", "EncodedImage", "encode"]
-
 
 @dataclass(frozen=True)
 class EncodeConfig:

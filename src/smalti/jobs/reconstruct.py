@@ -10,8 +10,6 @@ from smalti.metrics import psnr
 from smalti.ops.device import find_device
 from smalti.zoo import open_tokenizer
 
-__all__ = ["ReconstructConfig", "ReconstructResult", "reconstruct"]
-
 
 @dataclass(frozen=True)
 class ReconstructConfig:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from smalti.checks import at_least
 from smalti.data import TransformConfig, load_image, picture_grid, save_image
 from smalti.evaluation.page import figure, section, table, write_page
 from smalti.formats.atomic import replace_file, replace_folder
@@ -29,8 +30,6 @@ from smalti.ops.pixels import to_float
 from smalti.priors import Prior, SamplingConfig, TokenLayout
 from smalti.tokenizers import Tokenizer, Tokens
 from smalti.zoo import open_prior, open_tokenizer
-
-__all__ = ["SampleConfig", "SampleResult", "prior_and_tokenizer", "sample", "to_tokens"]
 
 TOKENIZER = "tokenizer"
 """Subfolder of a prior's folder: the tokenizer whose tokens it models."""
@@ -79,9 +78,7 @@ class SampleConfig:
     """Tokenizer that the prior was trained on, named as for smalti encode; empty: the one in the prior's folder."""
 
     def __post_init__(self) -> None:
-        for name in ("count", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        at_least(1, count=self.count, batch_size=self.batch_size)
         if (self.image is None) != (self.scales == 0 and self.box is None):
             raise ValueError("image, scales, box: got only part of them, expected image together with scales or box")
         if self.scales < 0 or (self.scales and self.box):

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from smalti.checks import at_least
 from smalti.data import ImageSource, open_images
 from smalti.data.loader import check_workers
 from smalti.data.views import ViewsConfig
@@ -25,8 +26,6 @@ from smalti.tokensets.assembly import finish, finished, prepare, shard_notes
 from smalti.tokensets.ray_engine import WorkerPool, make_on_ray
 from smalti.tokensets.shards import CPU_BATCH, Plan, make_shards
 from smalti.zoo import open_tokenizer
-
-__all__ = ["TokenizeConfig", "TokenizeResult", "tokenize"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ class TokenizeConfig:
     """Replace a token data set of other images or settings."""
 
     def __post_init__(self) -> None:
-        for name in ("shard_images", "batch_size", "ray_workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        at_least(1, shard_images=self.shard_images, batch_size=self.batch_size, ray_workers=self.ray_workers)
         check_workers(self.workers)
         if self.shard_images % CPU_BATCH:
             raise ValueError(f"shard_images: got {self.shard_images}, expected a multiple of {CPU_BATCH}")

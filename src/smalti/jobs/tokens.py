@@ -13,8 +13,6 @@ from smalti.formats.token_shards import TokenRow, read_shard
 from smalti.tokenizers import Tokens
 from smalti.zoo import open_tokenizer
 
-__all__ = ["ShowTokensConfig", "TokensConfig", "check_tokens", "describe_tokens", "show_tokens"]
-
 
 @dataclass(frozen=True)
 class TokensConfig:

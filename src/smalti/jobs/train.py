@@ -45,8 +45,6 @@ from smalti.training import (
 )
 from smalti.zoo import DEFAULT, build, open_tokenizer
 
-__all__ = ["TrainConfig", "TrainResult", "build_model", "plain_settings", "train"]
-
 SAMPLES = 8
 """Number of images in a sample grid: the first ones of the data."""
 VALIDATION_BATCHES = 8

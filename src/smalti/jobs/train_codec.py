@@ -17,8 +17,6 @@ from smalti.formats.token_set import MANIFEST, read_manifest, read_rows
 from smalti.tokenizers import Tokenizer
 from smalti.zoo import open_tokenizer
 
-__all__ = ["TrainCodecConfig", "TrainCodecResult", "train_codec"]
-
 LAST_STEPS = 0.1
 """Share of the steps over which the reported bits are averaged: a single step varies too much."""
 Images = list[tuple[Grids, Int64[np.ndarray, " _"]]]

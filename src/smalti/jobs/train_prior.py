@@ -41,8 +41,6 @@ from smalti.training import (
 )
 from smalti.zoo import build_prior, open_prior, open_tokenizer
 
-__all__ = ["TrainPriorConfig", "TrainPriorResult", "train_prior"]
-
 TOKENIZER = "tokenizer"
 VALIDATION_ROWS = 2048
 """Largest number of held-out rows that measure a checkpoint."""

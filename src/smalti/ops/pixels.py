@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-__all__ = ["to_float", "to_uint8"]
-
 
 def to_float(image: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
     """uint8 0...255 to float32 -1...1; 0 becomes -1 and 255 becomes 1 exactly.

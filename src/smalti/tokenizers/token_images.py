@@ -5,8 +5,6 @@ import torch
 from smalti.formats import TokenImage
 from smalti.tokenizers.tokens import Tokens
 
-__all__ = ["to_token_image", "to_tokens"]
-
 
 def to_token_image(name: str, tokens: Tokens, channels: int) -> TokenImage:
     """Tokens of one image (B = 1) as an image of a token file. `to_tokens` is the inverse."""

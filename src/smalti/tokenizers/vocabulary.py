@@ -25,8 +25,6 @@ from smalti.checks import at_least, expect
 from smalti.tokenizers.base import Tokenizer
 from smalti.tokenizers.tokens import Grids, Tokens
 
-__all__ = ["ImageVocabulary", "resize_embeddings"]
-
 
 @final
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from smalti.formats.token_set import MANIFEST, Shard, TokenManifest, read_manife
 from smalti.tokenizers import Tokenizer
 from smalti.tokensets.shards import Plan, ShardNote, common
 
-__all__ = ["finish", "finished", "prepare", "shard_notes"]
-
 PLAN = "progress/plan.json"
 TOKENIZER = "tokenizer"
 

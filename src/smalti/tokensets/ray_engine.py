@@ -19,8 +19,6 @@ from smalti.formats.storage import Storage
 from smalti.tokensets.shards import Plan, make_shards
 from smalti.zoo import open_tokenizer
 
-__all__ = ["WorkerPool", "make_on_ray"]
-
 USAGE_REPORTS = "RAY_USAGE_STATS_ENABLED"
 """Environment variable of Ray: a cluster started here sends no usage reports, unless the user has set this to 1."""
 

@@ -24,8 +24,6 @@ from smalti.formats.token_set import Shard, shard_name
 from smalti.formats.token_shards import TokenRow, write_shard
 from smalti.tokenizers import Tokenizer
 
-__all__ = ["CPU_BATCH", "Plan", "ShardNote", "common", "make_shards", "note_name"]
-
 CPU_BATCH = 16
 """Number of images that a CPU encodes together."""
 EXACT = ("cpu",)
