@@ -177,7 +177,7 @@ def test_a_folder_appears_when_the_block_ends(tmp_path):
 @pytest.mark.parametrize("can_swap", [True, False])
 def test_an_existing_folder_is_replaced_as_a_whole_and_only_by_force(tmp_path, can_swap, monkeypatch):
     if not can_swap:
-        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+        monkeypatch.setattr(atomic, "exchange", lambda *_: False)
     fill(tmp_path / "run", "old")
     before = tree(tmp_path)
     with pytest.raises(FileExistsError, match="already exists"), replace_folder(tmp_path / "run"):
@@ -206,7 +206,7 @@ def test_an_error_leaves_the_old_folder(tmp_path, error):
 
 def test_a_failing_move_puts_the_old_folder_back(tmp_path, monkeypatch):
     """Without the swap, when the second of the three moves fails."""
-    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    monkeypatch.setattr(atomic, "exchange", lambda *_: False)
     fill(tmp_path / "run", "old")
     before = tree(tmp_path)
 
@@ -224,7 +224,7 @@ def test_where_folders_can_swap_names_nothing_else_is_moved(tmp_path, monkeypatc
     """So that there is no moment without a folder of that name."""
     for name in ("one", "other", "run"):
         (tmp_path / name).mkdir()
-    if not atomic._exchange(tmp_path / "one", tmp_path / "other"):
+    if not atomic.exchange(tmp_path / "one", tmp_path / "other"):
         pytest.skip("this system or file system cannot swap")
 
     def refuse(*_):

@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments is None:
             os.environ["PYTHONSAFEPATH"] = "1"  # for the processes that a verb starts
+            from smalti.cli.process_settings import keep_freed_memory, sleep_when_waiting
+
             keep_freed_memory()
             sleep_when_waiting()
         code = choose(sys.argv[1:] if arguments is None else arguments)
@@ -64,35 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `smalti --help | head -1`: the reader has closed the pipe, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def keep_freed_memory() -> None:
-    """Make this process keep the memory that it frees, so that the next batch can use it.
-
-    By default glibc returns large blocks to the system, which then clears every page again for the next batch. Encoding
-    on a CPU took up to 1.7 times as long because of this, training 1.2 times. With this setting the peak memory of
-    training is up to 3 % higher, that of `smalti tokenize` a fifth higher (0.4 to 0.5 GB). If the user has set one of
-    glibc's MALLOC_ variables, nothing is changed. Other C libraries are left alone.
-    """
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
-        trim_threshold, mmap_threshold, never = -1, -3, 2**30  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        mallopt(trim_threshold, never)
-        mallopt(mmap_threshold, never)
-
-
-def sleep_when_waiting() -> None:
-    """Make waiting threads of torch sleep after about 20 microseconds of spinning, instead of 5 milliseconds.
-
-    A spinning thread occupies a core. When another process needs a core too, the thread that is waited for may not get
-    one: a training step of 20 ms then took 670 ms, and 28 ms with this setting. libgomp reads the variable when torch
-    is imported. libgomp uses the same value by itself when it has more threads than cores, but it does not see other
-    processes. If the user has set one of OpenMP's variables for waiting, nothing is changed.
-    """
-    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
-        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def choose(arguments: list[str]) -> int:

@@ -15,20 +15,17 @@ State after a kill or a power cut:
   without this call, need two renames. A kill between them leaves both folders complete, but under hidden names.
 """
 
-import ctypes
 import errno
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from stat import S_IMODE
 
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
-"""Constants of Linux's renameat2(2)."""
-CANNOT_SWAP = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+from smalti.formats.exchange import exchange
+
 CANNOT_LINK = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -166,7 +163,7 @@ def _move_where_nothing_is(temporary: Path, target: Path) -> None:
 
 def _swap(temporary: Path, target: Path) -> None:
     """Exchange the names of two folders: in one system call if available, else in three renames."""
-    if _exchange(temporary, target):
+    if exchange(temporary, target):
         return
     aside = _temporary(target)
     target.rename(aside)
@@ -174,21 +171,6 @@ def _swap(temporary: Path, target: Path) -> None:
         temporary.rename(target)
     finally:  # if the new folder was not moved, the old one is moved back
         aside.rename(temporary if target.exists() else target)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Linux's atomic exchange, which Python's standard library lacks. False if the system does not support it."""
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in CANNOT_SWAP:
-        return False
-    raise OSError(code, os.strerror(code), str(other))
 
 
 def _flush_file(path: Path) -> None:
