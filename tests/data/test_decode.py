@@ -218,7 +218,7 @@ def test_32_bit_integers_are_taken_as_16_bit_or_refused(tmp_path):
     np.testing.assert_array_equal(load_image(tmp_path / "a.tif", channels=1), to_8_bits(values, 65535))
     for wrong in (65536, -1):
         Image.fromarray(np.array([[0, wrong]], np.int32)).save(tmp_path / "b.tif")
-        with pytest.raises(UnreadableImageError, match=r"32-bit integer values .*expected 0\.\.\.65535"):
+        with pytest.raises(UnreadableImageError, match=r"32-bit integer values: .*expected 0\.\.\.65535"):
             load_image(tmp_path / "b.tif")
 
 
@@ -228,7 +228,7 @@ def test_floating_point_is_zero_to_one_or_refused(tmp_path):
     assert load_image(tmp_path / "a.tif", channels=1).ravel().tolist() == [0, 64, 128, 255]
     for wrong in (1.5, -0.1, float("nan"), float("inf")):
         Image.fromarray(np.array([[0.0, wrong]], np.float32)).save(tmp_path / "b.tif")
-        with pytest.raises(UnreadableImageError, match=r"floating-point values .*expected 0\.\.\.1"):
+        with pytest.raises(UnreadableImageError, match=r"floating-point values: .*expected 0\.\.\.1"):
             load_image(tmp_path / "b.tif")
 
 

@@ -232,7 +232,7 @@ def test_a_bad_label_or_caption_costs_the_label_or_caption(tmp_path, monkeypatch
     assert batch.captions == (None, "fine", None, None)
     assert list(source.notes) == ["s/1", "s/2", "s/3"]
     assert source.unreadable == {}
-    assert source.unreadable_summary().startswith("without label or caption 3 of 4 images: s/1 (its label cannot be")
+    assert source.unreadable_summary().startswith("without label or caption 3 of 4 images: s/1 (invalid label: ")
 
 
 def test_names_in_cls_are_classes(tmp_path, monkeypatch):

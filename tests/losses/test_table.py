@@ -104,7 +104,7 @@ def test_bad_weights_are_refused(name, weight):
 
 @pytest.mark.parametrize("name", ["r1", "lecam"])
 def test_a_discriminators_term_without_a_discriminator_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name}: .* no discriminator"):
+    with pytest.raises(ValueError, match=f"{name}: .* no weight for adversarial"):
         LossTable({"l1": 1.0, name: 0.5})
     LossTable({"l1": 1.0, name: 0.5, "adversarial": 0.1})
 

@@ -128,7 +128,7 @@ def test_features_of_different_networks_are_never_compared(other, complaint):
 
 def test_too_few_and_broken_features_are_refused():
     features = correlated(10, 4)
-    with pytest.raises(ValueError, match="of 1 images"):
+    with pytest.raises(ValueError, match="got 1 images"):
         frechet_distance(statistics(features[:1]), statistics(features))
     with pytest.raises(ValueError, match="1 and 10 images"):
         kernel_distance(features[:1], features)

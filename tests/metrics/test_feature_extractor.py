@@ -41,7 +41,7 @@ MARK = {"format": "smalti convolutional features", "version": "1"}
 @pytest.mark.parametrize(
     ("tensors", "metadata", "complaint"),
     [
-        ({"0.weight": (4, 3, 3, 3), "0.bias": (4,)}, None, "not marked"),
+        ({"0.weight": (4, 3, 3, 3), "0.bias": (4,)}, None, "not a file of format"),
         ({"0.weight": (4, 3, 3, 3), "0.bias": (4,)}, MARK | {"version": "9"}, "version 9"),
         ({"0.weight": (4, 3, 3, 3)}, MARK, "holds 0.weight"),
         ({"0.weight": (4, 1, 3, 3), "0.bias": (4,)}, MARK, "after 3 channels"),

@@ -25,5 +25,5 @@ def test_images_that_look_alike_score_1_and_sure_even_ones_the_number_of_classes
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(ValueError, match="of 9 images"):
+    with pytest.raises(ValueError, match="got 9 images"):
         inception_score(torch.randn(9, 5))

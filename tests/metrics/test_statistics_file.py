@@ -83,7 +83,7 @@ def test_foreign_files_are_refused(reference, tmp_path):
     np.savez(npz, mu=np.zeros(3), sigma=np.eye(3))
     save_file({"mean": torch.zeros(3)}, plain)
     save_file({"mean": torch.zeros(3)}, newer, metadata={"format": "smalti feature statistics", "version": "2"})
-    for path, complaint in ((npz, "not a statistics file"), (plain, "does not say"), (newer, "version 2")):
+    for path, complaint in ((npz, "not a statistics file"), (plain, "metadata lack"), (newer, "version 2")):
         with pytest.raises(ValueError, match=complaint):
             read_statistics(path, "rFID")
     with pytest.raises(FileNotFoundError, match="nothing"):
