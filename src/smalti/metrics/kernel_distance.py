@@ -48,7 +48,7 @@ def kernel_distance(
     size = min(subset_size, len(one_NF), len(other_MF))
     if size < 2:
         raise ValueError(
-            f"features: got {len(one_NF)}, {len(other_MF)} and subset_size {subset_size}, expected at least 2"
+            f"features: got {len(one_NF)} and {len(other_MF)} images, subsets of {subset_size}, expected at least 2"
         )
     subsets = 1 if size == len(one_NF) == len(other_MF) else SUBSETS
     generator = np.random.RandomState(SEED)  # as in torch-fidelity: this stream never changes, unlike default_rng's
