@@ -69,6 +69,22 @@ def test_the_recorded_settings_are_a_recipe(photos, recipe, tmp_path):
     assert plain_settings(config) == yaml.safe_load((run / "train.yaml").read_text())
 
 
+def test_resume_takes_what_is_not_given_from_the_run(photos, recipe, tmp_path, capsys):
+    """No default of the model, of which the run knows nothing; fewer steps than are done are refused."""
+    run = tmp_path / "run"
+    assert main(["train", str(photos), "-o", str(run), "--config", str(recipe)]) == 0
+    settings = (run / "train.yaml").read_text()
+    assert main(["train", str(photos), "-o", str(run), "--resume"]) == 0
+    assert (run / "train.yaml").read_text() == settings
+    assert main(["train", f"--out={run}", "--resume", "--optimization.steps", "4"]) == 0
+    assert [line["step"] for line in read_log(run)] == [1, 2, 3, 4]
+    capsys.readouterr()
+    assert main(["train", str(photos), "--out", str(run), "--resume", "--optimization.steps", "3"]) == 2
+    assert "steps: got 3, expected at least 4" in capsys.readouterr().err
+    assert main(["train", str(photos), "--out", str(run), "--resume", "--input.size", "8"]) == 2
+    assert "input: got" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -173,7 +189,7 @@ def test_terminal_gets_a_bar(photos, recipe, tmp_path):
 RECIPES = [
     path
     for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-    if "not trained here" not in path.read_text()  # those are for GPUs: tests/jobs/test_presets.py
+    if "not trained by us" not in path.read_text()  # those are for GPUs: tests/jobs/test_presets.py
 ]
 
 

@@ -47,6 +47,10 @@ def test_a_former_demonstration_is_replaced_only_by_force(result: DemoResult, tm
     with pytest.raises(FileExistsError, match="--force"):
         demo(DemoConfig(result.report.parent))
     (tmp_path / "notes.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(FileExistsError, match="holds no demonstration"):
+            demo(DemoConfig(tmp_path, force=force))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     (tmp_path / "report.html").write_text("old")
     with pytest.raises(FileExistsError, match=r"report\.html"):
         demo(DemoConfig(tmp_path))

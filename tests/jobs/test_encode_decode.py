@@ -259,6 +259,22 @@ def test_nothing_is_overwritten_unless_forced(run, photos, tokens, tmp_path):
     assert (out / "other").read_text() == "mine too"
 
 
+def test_an_input_is_never_the_output(run, photos, tokens, tmp_path):
+    """Not even by force, nor through a link."""
+    picture, link = tmp_path / "picture.png", tmp_path / "link.png"
+    picture.write_bytes((photos / "photo.png").read_bytes())
+    link.symlink_to(picture)
+    before = picture.read_bytes()
+    for out in (picture, link):
+        with pytest.raises(ValueError, match="which is an input"):
+            encode(EncodeConfig(run, (str(photos / "square.webp"), str(picture)), out, force=True))
+        with pytest.raises(ValueError, match="which is an input"):
+            reconstruct(ReconstructConfig(run, str(picture), out, force=True))
+    assert picture.read_bytes() == before
+    with pytest.raises(ValueError, match="which is an input"):
+        decode(DecodeConfig(run, tokens, tokens, force=True))
+
+
 def test_a_link_does_not_lead_out_of_the_folder(run, photos, tokens, tmp_path):
     token_file = read_token_file(tokens)
     inside = replace(token_file.images[0], name="link/a.png")

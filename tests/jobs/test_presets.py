@@ -29,7 +29,7 @@ def parse(name: str) -> TrainConfig:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_complete_and_says_that_it_was_not_trained_here(name: str) -> None:
     path, config = RECIPES / f"{name}.yaml", parse(name)
-    assert "not trained here" in " ".join(line.strip("# ") for line in path.read_text().splitlines()[:2])
+    assert "not trained by us" in " ".join(line.strip("# ") for line in path.read_text().splitlines()[:2])
     assert read_recipe(path)["model"] == name
     assert {"input", "optimization", "loss_weights", "adversarial"} <= read_recipe(path).keys()
     assert config.optimization == ModelDefaults.of(name).optimization

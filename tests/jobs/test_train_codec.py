@@ -60,7 +60,9 @@ def test_a_codec_of_token_files_codes_them_smaller_and_is_found_where_it_is_name
     assert main(["decode", "run", "context", "-o", "out", "--codec", "my.codec"]) == 0
     capsys.readouterr()
     assert main(["decode", "run", "context", "-o", "never"]) == 2
-    assert capsys.readouterr().err.strip().endswith("run/codec.safetensors is not a file; smalti train-codec makes one")
+    assert "context: coded by context, and run has no codec" in capsys.readouterr().err
+    assert main(["decode", "context", "never"]) == 2
+    assert "coded by context with a codec that no built-in tokenizer has" in capsys.readouterr().err
     train_codec(TrainCodecConfig("files/0", world / "run" / CODEC_FILE, "run", SHORT))
     assert main(["decode", "run", "context", "-o", "never"]) == 2
     assert "coded with another codec" in capsys.readouterr().err

@@ -6,10 +6,12 @@ then only the first one prints.
 
 import shlex
 import sys
+from pathlib import Path
 
 from smalti.cli import INTERRUPTED
 from smalti.cli.launched import in_launch
 from smalti.cli.parsing import parse_config
+from smalti.cli.resumed import with_settings_of_run
 from smalti.jobs.train import TrainConfig, TrainResult, train
 from smalti.jobs.train_config import ModelDefaults
 from smalti.training import console_reporter
@@ -41,7 +43,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     """The config of a call; options that are not set take the defaults of the model."""
     return parse_config(
         TrainConfig,
-        arguments,
+        with_settings_of_run(arguments),
         prog="smalti train",
         positionals=("data",),
         aliases={"-o": "out"},
@@ -60,9 +62,10 @@ def summary(result: TrainResult, data: str) -> str:
             f"stopped after step {result.step} of {result.steps}{skipped}; {run} can be used as it is\n"
             f"continue with: smalti train --config {shlex.quote(f'{result.run}/train.yaml')} --resume"
         )
+    samples = Path(result.run, "samples")
+    drawn = f"samples:         {shlex.quote(str(samples))}\n" if samples.is_dir() else ""
     return (
-        f"trained {result.step} steps{skipped}: {run}\n"
-        f"samples:         {shlex.quote(f'{result.run}/samples')}\n"
+        f"trained {result.step} steps{skipped}: {run}\n{drawn}"
         f"curves:          tensorboard --logdir {run}\n"
         f"best checkpoint: {shlex.quote(result.best)}\n"
         f"evaluate:        smalti eval {run} {shlex.quote(data)}"

@@ -6,6 +6,7 @@ import sys
 from smalti.cli import INTERRUPTED
 from smalti.cli.launched import in_launch
 from smalti.cli.parsing import parse_config
+from smalti.cli.resumed import with_settings_of_run
 from smalti.jobs.train_prior import TrainPriorConfig, TrainPriorResult, train_prior
 from smalti.training import console_reporter
 
@@ -34,7 +35,7 @@ def run(arguments: list[str]) -> int:
 def _train(arguments: list[str], first: bool) -> int:
     config = parse_config(
         TrainPriorConfig,
-        arguments,
+        with_settings_of_run(arguments),
         prog="smalti train-prior",
         positionals=("tokens",),
         aliases={"-o": "out"},

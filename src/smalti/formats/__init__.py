@@ -1,6 +1,6 @@
 """Bytes on disk: token files, packed integers, atomic writing, weights found by hash. Imports no model."""
 
-from smalti.formats.atomic import check_replaceable, replace_file, replace_folder
+from smalti.formats.atomic import check_no_input, check_replaceable, replace_file, replace_folder
 from smalti.formats.bits import bits_per_index, pack, packed_size, unpack
 from smalti.formats.token_codec import TokenCodec
 from smalti.formats.token_file import (
@@ -24,6 +24,7 @@ __all__ = [
     "TokenImage",
     "WeightsFile",
     "bits_per_index",
+    "check_no_input",
     "check_replaceable",
     "file_sha256",
     "find_weights",

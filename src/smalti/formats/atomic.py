@@ -18,7 +18,7 @@ State after a kill or a power cut:
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -98,6 +98,17 @@ def replace_folder(path: str | Path, force: bool = False) -> Iterator[Path]:
         _flush_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_no_input(out: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse an output that is one of the inputs, also through a link; force does not allow it.
+
+    Raises:
+        ValueError: it is.
+    """
+    for path in inputs:
+        if Path(out).exists() and Path(path).exists() and Path(out).samefile(path):
+            raise ValueError(f"out: got {out}, which is an input, expected another file")
 
 
 def check_replaceable(path: str | Path, force: bool, *, folder: bool = False) -> Path:

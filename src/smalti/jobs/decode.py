@@ -16,6 +16,7 @@ from smalti.formats import (
     TokenFile,
     TokenFileError,
     TokenImage,
+    check_no_input,
     check_replaceable,
     needs_codec,
     read_token_file,
@@ -76,6 +77,7 @@ def decode(config: DecodeConfig, on_image: Callable[[DecodedImage], None] | None
         TokenFileError: not a token file, truncated, altered, or made with another model.
         ValueError: several images but `out` has an image suffix, or a suffix that is no image format.
     """
+    check_no_input(config.out, [config.tokens])
     tokenizer, token_file = _read(config)
     folder, names = _destination(config, token_file)
     tokenizer = tokenizer.to(find_device(config.device))
@@ -99,6 +101,11 @@ def _read(config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
     for name in names:
         with suppress(OtherModelError):
             return _read_with(name, config)
+    if needs_codec(config.tokens):
+        raise TokenFileError(
+            f"{config.tokens}: coded by context with a codec that no built-in tokenizer has; name its tokenizer "
+            f"(smalti decode RUN {config.tokens}) or its codec (--codec FILE)"
+        )
     known = f"the built-in tokenizers ({', '.join(names) or 'this installation has none'})"
     raise TokenFileError(
         f"{config.tokens}: made by none of {known}; name its tokenizer: smalti decode RUN {config.tokens}"
@@ -107,7 +114,17 @@ def _read(config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
 
 def _read_with(run: str, config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
     tokenizer = open_tokenizer(run)
-    codec = find_codec(saved_folder(run), config.codec) if needs_codec(config.tokens) else None
+    codec = None
+    if needs_codec(config.tokens):
+        try:
+            codec = find_codec(saved_folder(run), config.codec)
+        except FileNotFoundError as error:
+            if config.codec:
+                raise
+            raise TokenFileError(
+                f"{config.tokens}: coded by context, and {run} has no codec; name the tokenizer that made it, "
+                "or its codec: --codec FILE"
+            ) from error
     return tokenizer, read_token_file(config.tokens, tokenizer.fingerprint, coding_tables(tokenizer), codec)
 
 

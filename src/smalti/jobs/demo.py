@@ -174,6 +174,8 @@ def next_steps(out: Path) -> list[str]:
 
 def _clear(out: Path, force: bool) -> None:
     taken = [out / name for name in CONTENTS if (out / name).exists()]
+    if out.is_dir() and any(out.iterdir()) and not taken:
+        raise FileExistsError(f"out: {out} is not empty and holds no demonstration; choose another name")
     if taken and not force:
         raise FileExistsError(f"out: {taken[0]} exists; --force replaces the files of an earlier demonstration")
     for path in taken:

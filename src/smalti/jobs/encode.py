@@ -8,7 +8,7 @@ from typing import Literal
 
 from smalti.codec import chosen_coding, coding_tables
 from smalti.data import DEFAULT_MAX_PIXELS, image_names, read_pixels
-from smalti.formats import Coding, TokenFile, check_replaceable, packed_size, write_token_file
+from smalti.formats import Coding, TokenFile, check_no_input, check_replaceable, packed_size, write_token_file
 from smalti.ops.device import find_device
 from smalti.tokenizers import to_token_image
 from smalti.zoo import open_tokenizer
@@ -95,6 +95,7 @@ def encode(config: EncodeConfig, on_image: Callable[[EncodedImage], None] | None
         ValueError: a file that is not an image, or an image that is too large (the message names the file); a tokenizer
             that does not support the coding.
     """
+    check_no_input(config.out, config.images)
     check_replaceable(config.out, config.force)
     tokenizer = open_tokenizer(config.run).to(find_device(config.device))
     tables = coding_tables(tokenizer)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smalti.data import DEFAULT_MAX_PIXELS, image_names, read_pixels, save_image
-from smalti.formats import check_replaceable, packed_size
+from smalti.formats import check_no_input, check_replaceable, packed_size
 from smalti.jobs.encode import EncodedImage
 from smalti.metrics import psnr
 from smalti.ops.device import find_device
@@ -49,6 +49,7 @@ def reconstruct(config: ReconstructConfig) -> ReconstructResult:
         FileExistsError: the output exists and `force` is off.
         ValueError: not an image, an image that is too large, or an output suffix that is no image format.
     """
+    check_no_input(config.out, [config.image])
     check_replaceable(config.out, config.force)
     device = find_device(config.device)
     tokenizer = open_tokenizer(config.run).to(device)

@@ -26,6 +26,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
+from smalti.checks import expect
 from smalti.data import save_image
 from smalti.distributed import all_gather, any_process, in_all, on_main, process_rank
 from smalti.models import SavedModel
@@ -205,6 +206,7 @@ def run_session(
         # 2. Build. No file is written before this succeeds / 成功之前不写任何文件
         task = in_all(lambda: build(checkpoint))
         random = in_all(lambda: load_checkpoint(checkpoint, task.state) if checkpoint else [])
+        in_all(lambda: _check_steps(config.optimization.steps, task.state.step))
         # 3. Create or tidy the run directory, start the log / 建立或整理运行文件夹，开始日志
         session = _Session(config, runtime, reporter, folder, task)
         on_main(lambda: session.open(settings, point))
@@ -221,6 +223,10 @@ def _claim(folder: RunFolder, config: SessionSettings, settings: Mapping[str, An
         return folder.take_again(settings)
     folder.check_new(config.force)
     return None
+
+
+def _check_steps(steps: int, done: int) -> None:
+    expect(steps >= done, "steps", steps, f"at least {done}: the run to resume has done as many")
 
 
 class _Session:
