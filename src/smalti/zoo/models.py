@@ -9,7 +9,7 @@ from smalti.formats.arguments import check_arguments
 from smalti.formats.hub import fetch
 from smalti.models import read_config
 from smalti.tokenizers import DVAE, VQGAN, Emu3VQ, PatchVQVAE, SimpleVQVAE, TiTok, Tokenizer
-from smalti.zoo.box import filled, is_boxed, saved_folder
+from smalti.zoo.box import BOXED, filled, is_boxed, saved_folder
 from smalti.zoo.memory import check_memory
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
@@ -220,7 +220,10 @@ def load_saved(model: str | Path) -> Tokenizer:
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"model: {folder} holds no {name}")
     elif folder.exists() or str(model).count("/") != 1 or str(model).startswith((".", "/")):
-        raise FileNotFoundError(f"model: {model} is not a folder with a saved model")
+        built_in = ", ".join(BOXED)
+        raise FileNotFoundError(
+            f"model: {model} is not a folder with a saved model, a published checkpoint or a built-in name ({built_in})"
+        )
     else:
         config_path = fetch(str(model), "config.json")
     config = read_config(config_path)
