@@ -1,4 +1,6 @@
-"""`smalti encode [RUN] IMAGE... -o TOKENS`: images to a token file; prints the size of each image in bytes."""
+"""`smalti encode [RUN] IMAGE... -o TOKENS`: images to a token file; prints tokens per image and bytes of the file."""
+
+import math
 
 from smalti.cli.parsing import parse_config
 from smalti.jobs.encode import EncodeConfig, EncodedImage, encode
@@ -24,17 +26,17 @@ def run(arguments: list[str]) -> int:
         examples=EXAMPLES,
         common=COMMON,
     )
-    result = encode(config, lambda image: print(price(image), flush=True))
+    result = encode(config, lambda image: print(f"{size_of(image)}, {image.num_tokens} tokens", flush=True))
     count = len(result.images)
+    pixels = sum(math.prod(image.image_size) for image in result.images)
     print(
-        f"{config.out}: {count} image{'s' if count > 1 else ''}, file of {result.file_bytes} bytes; "
-        f"tokens alone at log2({result.vocab_size}) bits per token: {result.log2_bytes:.0f} bytes"
+        f"{config.out}: {count} image{'s' if count > 1 else ''}, {result.file_bytes} bytes, "
+        f"{8 * result.file_bytes / pixels:.4f} bits per pixel"
     )
     return 0
 
 
-def price(image: EncodedImage) -> str:
-    """One line: name, size, tokens, their bytes when packed, bits per pixel."""
+def size_of(image: EncodedImage) -> str:
+    """Name, width and height of an image."""
     height, width = image.image_size
-    cost = f"{image.num_tokens} tokens, {image.num_bytes} bytes packed, {image.bits_per_pixel:.4f} bits per pixel"
-    return f"{image.name}: {width} x {height}, {cost}"
+    return f"{image.name}: {width} x {height}"

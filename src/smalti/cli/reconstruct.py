@@ -1,6 +1,6 @@
 """`smalti reconstruct [RUN] IMAGE OUT`: encode and decode one image; prints tokens, bits per pixel and PSNR."""
 
-from smalti.cli.encode import price
+from smalti.cli.encode import size_of
 from smalti.cli.parsing import parse_config
 from smalti.jobs.reconstruct import ReconstructConfig, reconstruct
 from smalti.zoo import DEFAULT
@@ -26,5 +26,7 @@ def run(arguments: list[str]) -> int:
         common=COMMON,
     )
     result = reconstruct(config)
-    print(f"{price(result.encoded)}, PSNR {result.psnr:.2f} dB -> {config.out}")
+    image = result.encoded
+    cost = f"{image.num_tokens} tokens, {image.num_bytes} bytes packed, {image.bits_per_pixel:.4f} bits per pixel"
+    print(f"{size_of(image)}, {cost}, PSNR {result.psnr:.2f} dB -> {config.out}")
     return 0
