@@ -155,7 +155,7 @@ def test_every_value_is_accepted_or_refused_in_one_line(case, call, monkeypatch)
 
     parser = parsing._parser
     monkeypatch.setattr(importlib.import_module(module_of(case.split()[0])), CASES[case].work, cut)
-    made = parser(config_of(case), option_types(config_of(case)), case, (), {})
+    made = parser(config_of(case), case)
     monkeypatch.setattr(parsing, "_parser", lambda *_: made)
     wrong = []
     for option, value in SWEEP[case]:

@@ -204,7 +204,7 @@ def test_what_cannot_be_compared_is_refused(runs, photos, tmp_path, capsys):
         SimpleVQVAE(20, 8, 16, num_stages=2).save_pretrained(tmp_path / f"{k}")
         (tmp_path / f"{k}" / "train.yaml").write_text(f"input: {{size: {side}}}")
     calls = {
-        "some take RGB images": [runs[0], str(tmp_path / "grey"), photos],
+        "got tokenizers of RGB images and of grey images": [runs[0], str(tmp_path / "grey"), photos],
         "for runs of different sizes": [str(tmp_path / "0"), str(tmp_path / "1"), photos],
         "/nowhere": [runs[0], "/nowhere", photos],
         "missing DATA": [],

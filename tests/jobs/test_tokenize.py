@@ -306,7 +306,7 @@ def test_strangers_are_refused_by_name(whole: Path, tmp_path: Path) -> None:
     dataset.require(**known)
     for change, message in (
         ({"fingerprint": "ab" * 32}, "got tokens of tokenizer"),
-        ({"vocab_size": 64}, "vocabulary of 32, expected 64"),
+        ({"vocab_size": 64}, "got vocab_size 32, expected 64"),
         ({"grids": [[1, 1]]}, "got scales"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -188,7 +188,7 @@ def test_resuming_on_other_images_says_so(photos, tmp_path):
     train(replace(config, resume=True), other)
     assert len(same.notes) == 1
     assert len(other.notes) == 2
-    assert "not those of the first part" in other.notes[1]
+    assert "differ from those of the first part" in other.notes[1]
 
 
 def test_a_run_that_ends_below_one_mean_colour_says_so_once(photos, tmp_path):
@@ -390,7 +390,7 @@ def test_a_fine_tune_with_another_codebook_names_what_is_fresh(whole, photos, tm
         reporter,
     ).best
     assert "encoder taken; quantizer not taken: " in reporter.notes[1]
-    assert "(16, 4) there, (32, 4) here" in reporter.notes[1]
+    assert "got shape (16, 4), expected (32, 4)" in reporter.notes[1]
     assert load(best).vocab_size == 32
 
 

@@ -66,7 +66,7 @@ def test_help_shows_the_numbers_of_the_model(capsys: pytest.CaptureFixture[str])
     for words, size, lr in (([], 128, 0.0006), (["--model", "vqgan-f16"], 256, 0.0001)):
         assert main(["train", *words, "--help"]) == 0
         text = " ".join(capsys.readouterr().out.split())
-        assert f"own size, uncropped. (default: {size})" in text
+        assert f"no resizing and no crop. (default: {size})" in text
         assert f"end of the warm-up. (default: {lr})" in text
 
 

@@ -183,7 +183,7 @@ def test_layouts_of_another_tokenizer_are_refused_by_name() -> None:
     layout = TokenLayout.of(7, [(2, 2)], (8, 8), "a" * 64)
     layout.require(replace(layout, fingerprint=""), "tokens")
     for change, message in (
-        ({"vocab_size": 8}, "vocabulary of 8, expected 7"),
+        ({"vocab_size": 8}, "vocabulary size 8, expected 7"),
         ({"grids": ((2, 3),)}, "scales"),
         ({"image_size": (9, 8)}, "scales"),
         ({"fingerprint": "b" * 64}, "tokenizer bbbb"),

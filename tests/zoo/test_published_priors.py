@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     torch.save(theirs, tmp_path / "gpt.pt")
     with pytest.raises(ValueError, match=r"1 missing: layers.1.attention.wo.weight; 1 surplus: surprise; 1 of another"):
         load_published_prior(tmp_path / "gpt.pt", tok, grid=(16, 16))
-    with pytest.raises(ValueError, match="vocabulary of 8, expected 16"):
+    with pytest.raises(ValueError, match="vocabulary size 8, expected 16"):
         load_published_prior(tmp_path / "gpt.pt", tokenizer(8, scales=False), grid=(16, 16))
     with pytest.raises(ValueError, match="family: got 'gpt'"):
         load_published_prior(tmp_path / "gpt.pt", tok, family="gpt")
@@ -215,7 +215,7 @@ def test_the_door_opens_saved_and_published_priors(
     published.save_pretrained(tmp_path / "prior")
     for opened in (open_prior(tmp_path / "prior"), open_prior(str(tmp_path / "prior"), tok)):
         assert opened.fingerprint == published.fingerprint
-    with pytest.raises(ValueError, match="tokenizer: got none, expected the one"):
+    with pytest.raises(ValueError, match="tokenizer: got none, expected the tokenizer of the published prior"):
         open_prior(path)
     with pytest.raises(ValueError, match="tokenizer: got vocabulary size 8, expected 16"):
         open_prior(tmp_path / "prior", tokenizer(8, scales=False))

@@ -65,9 +65,7 @@ def train_steps(
 ) -> Iterator[StepResult | SkippedStep]:
     """Train from `state.step` to `config.steps`, and yield the result of each complete step.
 
-    A step never waits for a GPU. A step with non-finite numbers changes nothing, but it is reported as skipped only at
-    the next look.
-
+    A step never waits for a GPU. A step with non-finite numbers changes nothing; the next look reports it as skipped.
     从 `state.step` 训练到 `config.steps`，每步完成后给出结果；步内从不等待 GPU。
 
     Args:
