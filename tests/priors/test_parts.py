@@ -186,7 +186,7 @@ def test_layouts_of_another_tokenizer_are_refused_by_name() -> None:
         ({"vocab_size": 8}, "vocabulary size 8, expected 7"),
         ({"grids": ((2, 3),)}, "scales"),
         ({"image_size": (9, 8)}, "scales"),
-        ({"fingerprint": "b" * 64}, "tokenizer bbbb"),
+        ({"fingerprint": "b" * 64}, "fingerprint bbbb"),
     ):
         with pytest.raises(ValueError, match=message):
             layout.require(replace(layout, **change), "tokens")  # type: ignore[arg-type]
