@@ -231,11 +231,13 @@ def test_forged_tokens_with_the_right_fingerprint_are_refused(run, tokens, tmp_p
 def test_a_file_with_several_images_needs_a_folder(run, tokens, tmp_path):
     with pytest.raises(ValueError, match=r"expected a folder for the 2 images"):
         decode(DecodeConfig(run, tokens, tmp_path / "out.png"))
-    with pytest.raises(FileExistsError, match="t already exists"):
-        decode(DecodeConfig(run, tokens, tokens))
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    with pytest.raises(FileExistsError, match="taken already exists"):
+        decode(DecodeConfig(run, tokens, taken))
     with pytest.raises(ValueError, match="expected a folder"):
-        decode(DecodeConfig(run, tokens, tokens, force=True))
-    assert list(tmp_path.iterdir()) == [tokens]
+        decode(DecodeConfig(run, tokens, taken, force=True))
+    assert sorted(tmp_path.iterdir()) == [tokens, taken]
 
 
 def test_nothing_is_overwritten_unless_forced(run, photos, tokens, tmp_path):

@@ -1,5 +1,6 @@
 """`--resume` without `--config`: what is not given comes from the run."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from smalti.training.run_folder import SETTINGS
@@ -11,8 +12,8 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
     Without it, a run that was begun with `--optimization.steps 20` would be resumed with the default number of steps.
     """
     out, names = "", [word.partition("=")[0] for word in arguments]
-    for name, word, following in zip(names, arguments, [*arguments[1:], ""], strict=True):
-        if name in ("-o", "--out"):
+    for word, following in pairwise([*arguments, ""]):
+        if word.partition("=")[0] in ("-o", "--out"):
             out = word.partition("=")[2] if "=" in word else following
     recipe = Path(out, SETTINGS)
     if "--resume" not in names or "--config" in names or not out or not recipe.is_file():
