@@ -60,7 +60,7 @@ class MeasureConfig(JudgingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.size, str):
-            TransformConfig(size=_pair(self.size))  # refuses impossible sides
+            TransformConfig(size=height_and_width(self.size))  # refuses impossible sides
 
 
 def prepared_images(
@@ -83,7 +83,7 @@ def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
         ValueError: a run's recipe has no size, or the sizes of the runs differ.
     """
     if not isinstance(size, str):
-        return _pair(size)
+        return height_and_width(size)
     if size == "native":
         return None
     sizes = {run: _trained_size(run) for run in runs if (saved_folder(run) / "train.yaml").is_file()}
@@ -98,12 +98,13 @@ def _trained_size(run: str) -> tuple[int, int] | None:
         recipe = read_settings(saved_folder(run))
         assert recipe is not None
         size = recipe["input"]["size"]
-        return None if size is None else _pair(size)
+        return None if size is None else height_and_width(size)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"size: {run}/train.yaml has no input.size, expected a size or 'native'") from error
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """A side, or [height, width], as (height, width)."""
     if isinstance(size, int):
         return size, size
     height, width = size

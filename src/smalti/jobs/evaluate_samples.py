@@ -15,7 +15,7 @@ import torch
 
 from smalti.blocks import FIDInception
 from smalti.data import ImageSource, TransformConfig, open_images
-from smalti.evaluation.inputs import JudgingConfig, prepared_images
+from smalti.evaluation.inputs import JudgingConfig, height_and_width, prepared_images
 from smalti.evaluation.judges import Judges, open_judges
 from smalti.evaluation.measurement import Judgment, Originals, compared, warnings_about
 from smalti.jobs.sample import GRID, GROWTH
@@ -53,7 +53,7 @@ class EvaluateSamplesConfig(JudgingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.size, str):
-            TransformConfig(size=_pair(self.size))  # refuses impossible sides
+            TransformConfig(size=height_and_width(self.size))  # refuses impossible sides
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,14 @@ def _protocol(config: EvaluateSamplesConfig, source: ImageSource) -> Protocol:
     """How samples and reference are prepared: as the statistics file says, or at the size of the first sample."""
     if _is_statistics(config.data):
         told = read_statistics(config.data, "gFID").protocol
-        protocol = Protocol(**{**told, "size": None if told["size"] is None else _pair(told["size"])})
+        protocol = Protocol(**{**told, "size": None if told["size"] is None else height_and_width(told["size"])})
         if protocol != Protocol.of_size(protocol.size, CHANNELS):
             raise ValueError(f"statistics: {config.data} was taken with {told}, which this version does not support")
-        if not isinstance(config.size, str) and _pair(config.size) != protocol.size:
+        if not isinstance(config.size, str) and height_and_width(config.size) != protocol.size:
             raise ValueError(f"size: got {config.size}, expected {protocol.size}, the size of {config.data}")
         return protocol
     if not isinstance(config.size, str):
-        return Protocol.of_size(_pair(config.size), CHANNELS)
+        return Protocol.of_size(height_and_width(config.size), CHANNELS)
     image, _ = next(prepared_images(source, None, config, _drawn(source)), (None, None))
     if image is None:
         raise ValueError(f"samples: no readable image in {config.samples}")
@@ -240,8 +240,3 @@ def _judged(accumulator: FeatureAccumulator, reference: FeatureStatistics) -> Ju
 
 def _is_statistics(data: str) -> bool:
     return data.endswith(".safetensors")
-
-
-def _pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
