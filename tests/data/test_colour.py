@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 from data.test_decode import luma, noise, over_white, png_bytes, png_chunk
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from smalti.data import ImageFiles, TransformConfig, decode, ordered_batches
 from smalti.data.decode import DAMAGE, load_image
@@ -141,7 +141,8 @@ def test_the_colour_key_of_16_bit_rgb_is_compared_with_all_its_bits(tmp_path):
 
 def test_premultiplied_grey_and_colour(tmp_path):
     """TIFF 6.0 with ExtraSamples 1: colours have been multiplied by alpha, so over white they are c + 255 - alpha."""
-    for samples in (2, 4):
+    opens_grey = features.version("pil") >= "13"  # an older Pillow refuses grey with premultiplied alpha
+    for samples in (2, 4) if opens_grey else (4,):
         pixels = noise(5, 7, samples)
         pixels[:, :, :-1] = pixels[:, :, :-1].astype(int) * pixels[:, :, -1:] // 255
         tags = [(256, 4, 1, 7), (257, 4, 1, 5), (259, 3, 1, 1), (262, 3, 1, 1 if samples == 2 else 2)]
