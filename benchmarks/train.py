@@ -51,7 +51,7 @@ ROWS = {
 }
 """Name → model, pixels a side, images a step."""
 WIDTHS = [32, 64, 64, 128]
-PEERS = ("tutorial", "vector-quantize-pytorch", "diffusers")
+PEERS = ("tutorial", "vector-quantize-pytorch", "no quantizer", "diffusers")
 PUBLISHED = "as published"
 
 
@@ -161,10 +161,29 @@ class PeerQuantizer(nn.Module):
         return z_q, loss.sum()
 
 
+class NoQuantizer(nn.Module):
+    """The latent goes on as it is: what is left is the time of the network, which no quantizer can save."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int):
+        super().__init__()
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent, and no loss."""
+        return z, z.new_zeros(())
+
+
+QUANTIZERS: dict[str, type[nn.Module]] = {
+    "tutorial": TutorialQuantizer,
+    "vector-quantize-pytorch": PeerQuantizer,
+    "no quantizer": NoQuantizer,
+}
+"""Contestants that share our network, by name."""
+
+
 class PlainNetwork(nn.Module):
     """Our encoder and decoder with another quantizer between."""
 
-    def __init__(self, model: str, kind: type[TutorialQuantizer] | type[PeerQuantizer], setting: Setting):
+    def __init__(self, model: str, kind: type[nn.Module], setting: Setting):
         super().__init__()
         self.setting = setting
         tokenizer = make_model(model)
@@ -221,7 +240,7 @@ def theirs(peer: str, model: str, image: Tensor, setting: Setting) -> Contestant
     if peer == "diffusers":
         network: nn.Module = DiffusersNetwork(setting)
     else:
-        network = PlainNetwork(model, TutorialQuantizer if peer == "tutorial" else PeerQuantizer, setting)
+        network = PlainNetwork(model, QUANTIZERS[peer], setting)
     network.to(memory_format=setting.layout)
     image = image.contiguous(memory_format=setting.layout)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -291,7 +310,8 @@ def compare(row: str, rounds: int) -> dict:
 TERMS = Terms(
     compared="Images a second of a training step and of an encoding: `smalti train`, and plain PyTorch loops with two "
     "other quantizers in the same network, or with diffusers' network. Ratio: theirs / ours in time, both under the "
-    "same setting, median of the rounds; above 1 where ours is faster.",
+    "same setting, median of the rounds; above 1 where ours is faster. `no quantizer` is the plain loop on the network "
+    "alone: no quantizer can make a step of this network faster than that.",
     number_format='In each row. "as published" is what each does when nobody asks for anything; under the other '
     "settings all networks compute in the same format by autocast, and all quantizers in fp32.",
     layout="In each row. Under the other settings images, kernels and codes are channels last for everybody.",
