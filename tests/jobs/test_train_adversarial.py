@@ -127,7 +127,7 @@ def test_a_run_without_a_discriminator_cannot_be_resumed_with_one(photos, tmp_pa
     [
         ({"loss_weights": {"l1": 1.0, "r1": 1.0}}, "r1: got no weight for adversarial"),
         ({"adversarial": replace(ADVERSARIAL, disc_start=20)}, "disc_start: got 20, expected less than the run's 20"),
-        ({"adversarial": replace(ADVERSARIAL, norm="batch")}, "norm: got batch, expected group or none with r1"),
+        ({"adversarial": replace(ADVERSARIAL, norm="batch")}, "norm: got 'batch', expected group or none with r1"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_before_anything_is_written(photos, tmp_path, changes, message):

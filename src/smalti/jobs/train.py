@@ -216,7 +216,7 @@ class _TokenizerTask(Task):
 
         None before that, and without such a network: by PSNR the blurred images of the first steps would be the best.
         """
-        if self.config.adversarial.ramp(self.state.step, self.config.optimization.steps) < 1:
+        if self.config.adversarial.ramp(self.state.step - 1, self.config.optimization.steps) < 1:
             return None
         images = [self.runtime.place(image) for image in self.validation]
         distances = [self.losses.feature_distance(model(image).reconstruction, image) for image in images]
