@@ -67,6 +67,9 @@ bench-train: setup  ## time a training step and an encoding against plain PyTorc
 bench-waiting: setup  ## time a step beside other work, by how long threads spin, write benchmarks/waiting.json and .md
 	$(BIN)/python benchmarks/waiting.py --out benchmarks/waiting.json
 
+bench-starting: setup  ## processor time of starting a command, beside import torch, write benchmarks/starting.json and .md
+	$(BIN)/python benchmarks/starting.py --out benchmarks/starting.json
+
 bench-tokenize: setup  ## time tokenizing against the bare model on ../shared/photos/train, write benchmarks/tokenizing.json and .md
 	$(BIN)/python benchmarks/tokenizing.py --out benchmarks/tokenizing.json
 
@@ -93,4 +96,4 @@ bench-codec: setup  ## bytes of token files in each coding, and the codec's spee
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo site
 
-.PHONY: help setup demo test test-harm check docs bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-waiting bench-tokenize bench-sample bench-prior check-gpu box codec bench-codec clean
+.PHONY: help setup demo test test-harm check docs bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-waiting bench-starting bench-tokenize bench-sample bench-prior check-gpu box codec bench-codec clean

@@ -53,6 +53,7 @@ from smalti.quantizers import (
     IndexBackpropagationQuantizer,
     LookupFreeQuantizer,
     MultiScaleQuantizer,
+    Quantizer,
     SimVQ,
     VectorQuantizer,
 )
@@ -198,6 +199,9 @@ def run(name: str, data: str, seed: int, steps: int, settings: dict | None = Non
         start = time.process_time()
         if name in PYRAMIDS:
             optimizer.param_groups[0]["lr"] = learning_rate(schedule, step)
+        for part in parts.modules():
+            if isinstance(part, Quantizer):
+                part.set_progress(step / steps)
         image = to_images(train[torch.randint(len(train), (BATCH,), generator=order)])
         reconstruction, loss, _ = reconstruct(image)
         optimizer.zero_grad()

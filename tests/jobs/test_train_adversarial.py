@@ -1,6 +1,7 @@
 """`train` with a discriminator: exact resume, what the log says, refusals."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.data import TransformConfig
 from smalti.jobs.train import train
+from smalti.losses import LossTable
 from smalti.training import AdversarialConfig, read_log
+from smalti.training.checkpoint import read_manifest
 from smalti.zoo import load
 
 ADVERSARIAL = AdversarialConfig(
@@ -59,6 +62,20 @@ def test_parted_in_any_phase_and_resumed_it_is_the_same_run(whole, tmp_path, ste
     assert len(rest["optimizers"]["adversary"]["state"]) > 4
     assert_same(rest, other_rest)
     assert log_without_speed(whole.out) == log_without_speed(parted.out)
+
+
+def test_the_best_is_looked_for_only_once_the_adversarial_loss_counts_in_full(whole, tmp_path, monkeypatch):
+    """By PSNR the blurred images from before it would win. The measure is the distance by the loss's own network."""
+    assert all(read_manifest(path)["quality"] is None for path in Path(whole.out, "checkpoints").iterdir())
+    assert train(replace(whole, resume=True)).best == ""  # these losses have no network
+    monkeypatch.setattr(
+        LossTable, "feature_distance", lambda table, reconstruction, image: (reconstruction - image).abs().sum()
+    )
+    run = replace(whole, out=str(tmp_path / "run"), checkpoint_every=7)
+    assert train(run).best == str(tmp_path / "run/checkpoints/000020")
+    quality = {path.name: read_manifest(path)["quality"] for path in Path(run.out, "checkpoints").iterdir()}
+    assert quality["000014"] is None
+    assert quality["000020"] < 0
 
 
 def test_the_log_tells_the_four_parts_and_adds_up(whole):
@@ -110,7 +127,7 @@ def test_a_run_without_a_discriminator_cannot_be_resumed_with_one(photos, tmp_pa
     [
         ({"loss_weights": {"l1": 1.0, "r1": 1.0}}, "r1: got no weight for adversarial"),
         ({"adversarial": replace(ADVERSARIAL, disc_start=20)}, "disc_start: got 20, expected less than the run's 20"),
-        ({"adversarial": replace(ADVERSARIAL, norm="batch")}, "norm: got batch, expected group or none with r1"),
+        ({"adversarial": replace(ADVERSARIAL, norm="batch")}, "norm: got 'batch', expected group or none with r1"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_before_anything_is_written(photos, tmp_path, changes, message):

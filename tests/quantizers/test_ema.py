@@ -41,6 +41,18 @@ def test_follows_the_paper_over_many_steps(decay: float) -> None:
         assert torch.equal(vq.get_codebook(), vq.embedding.weight)
 
 
+def test_few_vectors_per_batch_lengthen_the_memory() -> None:
+    """16 codes and 2 vectors per batch: 1 / (1 - decay) batches of 1/8 vector per code must hold 4 vectors per code."""
+    vq = quantizer(16, 5, decay=0.9)
+    vq(torch.randn(1, 5, 2))
+    before = vq.cluster_size.double()
+    indices = vq(torch.randn(1, 5, 2)).indices.flatten()
+    decay = 1 - 1 / 32  # 32 batches
+    counts = torch.bincount(indices, minlength=16)
+    torch.testing.assert_close(vq.cluster_size.double(), decay * before + (1 - decay) * counts)
+    assert vq.decay_for(16) == vq.decay_for(7) == 0.9  # enough of them: what the caller asked for
+
+
 def test_starts_with_sum_over_count_equal_to_the_code() -> None:
     vq = EMAVectorQuantizer(12, 5)
     torch.testing.assert_close(vq.embedding_sum / vq.cluster_size.unsqueeze(1), vq.embedding.weight)

@@ -27,6 +27,7 @@ from smalti.quantizers import (
     ResidualQuantizer,
     SimVQ,
     VectorQuantizer,
+    quantizer_from_config,
 )
 
 
@@ -271,8 +272,20 @@ def test_gumbel_draws_from_the_softmax_and_decides_in_eval():
     frequency = vq(z).indices.bincount(minlength=5) / 20_000
     assert (frequency - p).abs().max() < 4 * 0.5 / 20_000**0.5
     assert vq.eval()(z).indices.unique().tolist() == [int(p.argmax())]
-    vq.temperature.fill_(0.25)
+
+
+def test_gumbel_anneals_along_half_a_cosine():
+    """From 1 to 1/16 in the first half of a training; an older model, saved without the setting, stays constant."""
+    vq, found = GumbelQuantizer(5, 3), []
+    for done in (0.0, 0.125, 0.25, 0.5, 0.9):
+        vq.set_progress(done)
+        found.append(float(vq.temperature))
+    middle, quarter = 17 / 32, 15 / 32 * 0.5**0.5  # the cosine at 45 degrees
+    assert found == pytest.approx([1, middle + quarter, middle, 1 / 16, 1 / 16])
     assert "temperature" in vq.state_dict()
+    older = quantizer_from_config({"type": "GumbelQuantizer", "num_embeddings": 5, "embedding_dim": 3})
+    older.set_progress(1.0)
+    assert float(older.temperature) == 1
 
 
 # ---- all of them ------------------------------------------------------------------------------------------------

@@ -145,6 +145,18 @@ def steps_until_revival(vq: CodebookQuantizer, num_vectors: int, most: int = 200
 
 
 @BOTH
+def test_no_code_is_revived_in_the_last_fifth_of_a_training(cls: type[CodebookQuantizer]) -> None:
+    vq = with_dead_codes(cls, revival=DeadCodeRevival(0.1), decay=0.5)
+    far = vq.embedding.weight[4:].clone()
+    vq.set_progress(0.81)
+    for _ in range(30):
+        vq(torch.randn(1, 3, 32))
+    assert torch.equal(vq.embedding.weight[4:], far)
+    vq.set_progress(0.79)  # the next training begins
+    steps_until_revival(vq, 32, most=1)
+
+
+@BOTH
 @pytest.mark.parametrize("num_vectors", [32, 256, 4096])
 def test_a_dead_code_becomes_a_vector_of_the_batch(cls: type[CodebookQuantizer], num_vectors: int) -> None:
     vq = with_dead_codes(cls, revival=DeadCodeRevival(0.1), decay=0.9)
@@ -212,7 +224,7 @@ def test_fewer_vectors_than_dead_codes() -> None:
     vq = EMAVectorQuantizer(64, 2, revival=DeadCodeRevival(0.5), decay=0.5)
     vq.embedding.weight.data.add_(100)
     vq.embedding_sum.copy_(vq.embedding.weight)
-    for _ in range(40):
+    for _ in range(300):  # the averages remember 85 batches
         vq(torch.randn(1, 2, 3))
     assert vq.embedding.weight.isfinite().all()
     assert (vq.embedding.weight.norm(dim=1) < 10).sum() > 3

@@ -64,9 +64,9 @@ def summary(result: TrainResult, data: str) -> str:
         )
     samples = Path(result.run, "samples")
     drawn = f"samples:         {shlex.quote(str(samples))}\n" if samples.is_dir() else ""
+    best = f"best checkpoint: {shlex.quote(result.best)}\n" if result.best else ""
     return (
         f"trained {result.step} steps{skipped}: {run}\n{drawn}"
-        f"curves:          tensorboard --logdir {run}\n"
-        f"best checkpoint: {shlex.quote(result.best)}\n"
+        f"curves:          tensorboard --logdir {run}\n{best}"
         f"evaluate:        smalti eval {run} {shlex.quote(data)}"
     )

@@ -70,7 +70,7 @@ class TrainResult:
     skipped: int = 0
     """Batches skipped because a loss or gradient was not finite."""
     best: str = ""
-    """The checkpoint with the best averaged model; empty if there is no checkpoint."""
+    """The checkpoint with the best averaged model; empty if the quality of none was measured."""
 
     @property
     def interrupted(self) -> bool:
@@ -149,7 +149,7 @@ class _TokenizerTask(Task):
         self.source = open_images(config.data, channels=model.image_channels)
         self.samples = next(ordered_batches(self.source, config.input, SAMPLES)).image
         self.validation = self._validation_images(model.image_channels)
-        losses = _losses(config, runtime.device)
+        self.losses = losses = _losses(config, runtime.device)
         state, gan = start_state(model, config.optimization, runtime), None
         if losses.weight("adversarial"):
             gan = GANTrainer(config.adversarial, losses, state, config.optimization, runtime)
@@ -194,7 +194,10 @@ class _TokenizerTask(Task):
         return reconstruction_grid(self.state.averaged.model, self.runtime.place(self.samples))
 
     def quality(self) -> Quality:
-        """Mean PSNR in dB over the validation images, in the first process; at the end with a note if it is too low."""
+        """Mean PSNR in dB over the validation images, in the first process; at the end with a note if it is too low.
+
+        With an adversarial loss, see `_feature_quality`.
+        """
         return on_main(self._quality)
 
     @torch.no_grad()
@@ -202,10 +205,23 @@ class _TokenizerTask(Task):
         model, steps = self.state.averaged.model, self.config.optimization.steps
         found = _mean_psnr(self.validation, lambda image: model(self.runtime.place(image)).reconstruction.cpu())
         baseline = _mean_psnr(self.validation, mean_color)
+        value = found if self.gan is None else self._feature_quality(model)
         if self.state.step < steps or found >= baseline:
-            return Quality(found)
+            return Quality(value)
         note = f"after {steps} steps PSNR is {found:.2f} dB, below the {baseline:.2f} dB of one mean colour per image: "
-        return Quality(found, note=note + "train longer, with more --optimization.steps")
+        return Quality(value, note=note + "train longer, with more --optimization.steps")
+
+    def _feature_quality(self, model: Tokenizer) -> float | None:
+        """Minus the mean distance by the pretrained networks of the loss, once the adversarial loss has all its weight.
+
+        None before that, and without such a network: by PSNR the blurred images of the first steps would be the best.
+        """
+        if self.config.adversarial.ramp(self.state.step - 1, self.config.optimization.steps) < 1:
+            return None
+        images = [self.runtime.place(image) for image in self.validation]
+        distances = [self.losses.feature_distance(model(image).reconstruction, image) for image in images]
+        measured = [float(distance) for distance in distances if distance is not None]
+        return -sum(measured) / len(measured) if measured else None
 
     def data_notes(self) -> dict[str, Any]:
         """Number and hash of the images: the order of an epoch depends on them."""

@@ -150,8 +150,8 @@ class LossTable:
         check_weights(weights)
         self.weights = {name: float(weight) for name, weight in weights.items()}
         built = network_losses or {}
-        for name in NETWORK_LOSSES:
-            if self.weights.get(name, 0.0) != 0 and name not in built:
+        for name in self._named_networks():
+            if name not in built:
                 raise ValueError(f"loss weight {name}: got {weights[name]}, expected its network in network_losses")
         self._losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**RECONSTRUCTION_LOSSES, **built}
 
@@ -182,6 +182,16 @@ class LossTable:
             raise ValueError(f"loss weights: got {self.weights}, expected at least one weight other than 0")
         total = torch.stack([weights[name] * term for name, term in terms.items() if weights[name] != 0]).sum()
         return LossResult(total=total, terms=terms, weights=weights)
+
+    def feature_distance(
+        self, reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, ""] | None:
+        """Weighted sum of the losses on pretrained networks (`NETWORK_LOSSES`); None if the table has none."""
+        distances = [self.weights[name] * self._losses[name](reconstruction, image) for name in self._named_networks()]
+        return torch.stack(distances).sum() if distances else None
+
+    def _named_networks(self) -> list[str]:
+        return [name for name in NETWORK_LOSSES if self.weight(name) != 0]
 
     def _check_names(self, quantizer: QuantizerOutput) -> None:
         own = (*RECONSTRUCTION_LOSSES, *NETWORK_LOSSES, *ADVERSARIAL_TERMS)

@@ -62,12 +62,13 @@ class EMAVectorQuantizer(CodebookQuantizer):
         finite_N: Bool[Tensor, " n"],
         indices_N: Int64[Tensor, " n"],
         counts_K: Float[Tensor, " k"],
+        decay: float,
     ) -> None:
         """One step of the three formulas above. 上面三个公式的一步。"""
-        super().update_averages(u_ND, finite_N, indices_N, counts_K)
+        super().update_averages(u_ND, finite_N, indices_N, counts_K, decay)
         u_ND = u_ND.masked_fill(~finite_N.unsqueeze(1), 0)
         sums_KD = sum_over_processes(code_sums(u_ND, indices_N, self.num_embeddings))
-        self.embedding_sum.lerp_(sums_KD, 1 - self.decay)
+        self.embedding_sum.lerp_(sums_KD, 1 - decay)
         # A code unused for very long would become 0 / 0: keep its last value / 长期未用的码字保持原值，避免 0 / 0
         alive_K1 = (self.cluster_size > torch.finfo(torch.float32).tiny * 1e6).unsqueeze(1)
         mean_KD = self.embedding_sum / self.cluster_size.unsqueeze(1)

@@ -16,7 +16,7 @@ Legend: N vectors, K codes, D dimensions.
 """
 
 import math
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,8 @@ class GumbelQuantizer(PointwiseQuantizer):
 
     soft = True
     temperature: Float[Tensor, ""]
-    """Softmax temperature. A training loop may anneal it with `quantizer.temperature.fill_(t)`; it is saved."""
+    """Softmax temperature; `set_progress` anneals it. It is saved."""
+    older_defaults: ClassVar = {"final_temperature": None}
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class GumbelQuantizer(PointwiseQuantizer):
         straight_through: bool = True,
         kl_weight: float = 5e-4,
         temperature: float = 1.0,
+        final_temperature: float | None = 1 / 16,
     ):
         """
         Args:
@@ -58,15 +60,20 @@ class GumbelQuantizer(PointwiseQuantizer):
                 codes, as DALL-E's dVAE does. Eval mode always forwards the most likely code.
             kl_weight: weight of the KL divergence.
             temperature: initial softmax temperature.
+            final_temperature: temperature from the middle of training on; until then it falls along a cosine (the dVAE
+                of DALL-E: from 1 to 1/16). None: constant.
         """
         super().__init__()
         at_least(1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         at_least(0, kl_weight=kl_weight)
         above_zero(temperature=temperature)
+        if final_temperature is not None:
+            above_zero(final_temperature=final_temperature)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.straight_through, self.kl_weight, self.initial_temperature = straight_through, kl_weight, temperature
         self.proj = nn.Linear(embedding_dim, num_embeddings, dtype=torch.float32)
         self.embedding = Codebook(num_embeddings, embedding_dim, dtype=torch.float32)
+        self.final_temperature = final_temperature
         self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
@@ -103,6 +110,12 @@ class GumbelQuantizer(PointwiseQuantizer):
         indices, codes, kl = zip(*map_tiles(tile, u_ND, self.num_embeddings), strict=True)
         divergence = torch.stack(kl).sum() / max(1, u_ND.shape[0])
         return QuantizedVectors(torch.cat(indices), torch.cat(codes), entropies={"kl": divergence})
+
+    def set_progress(self, done: float) -> None:
+        """Anneal the temperature. 温度退火。"""
+        if self.final_temperature is not None:
+            high = (1 + math.cos(math.pi * min(1.0, 2 * done))) / 2
+            self.temperature.fill_(self.final_temperature + high * (self.initial_temperature - self.final_temperature))
 
     def weights(self) -> dict[str, float]:
         """KL divergence: `kl_weight`."""

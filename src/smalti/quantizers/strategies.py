@@ -17,6 +17,9 @@ from smalti.distributed import joined_size, sample_vectors
 from smalti.ops import kmeans_start
 from smalti.ops.waiting import reads_are_free
 
+REVIVAL_ENDS = 0.8
+"""Fraction of the training steps after which no code is revived: the decoder has to learn what a new code means."""
+
 
 @dataclass(frozen=True)
 class KMeansInit:

@@ -35,9 +35,11 @@ from smalti.distributed import joined_size, sum_over_processes
 from smalti.ops import count_codes, nearest_code, recomputing, rotation_trick, straight_through, unit_sphere
 from smalti.ops.nearest import Metric
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors, mean_square, whole_counts
-from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
+from smalti.quantizers.strategies import REVIVAL_ENDS, DeadCodeRevival, KMeansInit
 
 GRADIENTS = ("straight_through", "rotation")
+MEMORY = 4
+"""Number of vectors per code that the moving averages remember at least."""
 
 
 @final
@@ -59,6 +61,8 @@ class CodebookQuantizer(PointwiseQuantizer):
     """Moving average of the number of vectors per batch that choose each code."""
     batches_seen: Int64[Tensor, ""]
     """Number of training batches so far."""
+    reviving: bool = True
+    """Whether dead codes are still replaced, false in the last part of a training run."""
     initialised: bool = False
     """Whether initialisation is known to be over; then `batches_seen`, which may be on a GPU, is not read again."""
     kept: list[tuple[Tensor, Tensor]] | None = None
@@ -90,7 +94,7 @@ class CodebookQuantizer(PointwiseQuantizer):
             gradient: gradient estimator: "straight_through" or "rotation" (`ops/rotation.py`).
             init: initialisation from data; None: random, uniform in [-1/K, 1/K]; with "cosine" of length 1.
             revival: replacement of dead codes; None: no replacement.
-            decay: decay of the moving averages, per training batch (the paper's γ).
+            decay: decay of the moving averages, per training batch (the paper's γ); see `decay_for`.
             swap_beta: weight the codebook term by beta instead of the commitment term, as taming-transformers and code
                 derived from it do (its issue 57; `legacy=True` there).
         """
@@ -220,11 +224,28 @@ class CodebookQuantizer(PointwiseQuantizer):
             self.start_averages(self.batches_seen == 0, vectors)
         finite_N = u_ND.isfinite().all(dim=1)
         counts_K = sum_over_processes(count_codes(indices_N, self.num_embeddings, finite_N))
-        self.update_averages(u_ND, finite_N, indices_N, counts_K.float())
+        self.update_averages(u_ND, finite_N, indices_N, counts_K.float(), self.decay_for(vectors))
         self.batches_seen += 1
-        revived = None if self.revival is None else self.revival.replacements(self.cluster_size, u_ND, passes)
+        if self.revival is None or not self.reviving:
+            return
+        revived = self.revival.replacements(self.cluster_size, u_ND, passes)
         if revived is not None:  # with the mean count over all codes / 被复活的码字取平均计数
             self.replace(*revived, self.cluster_size.mean().expand_as(self.cluster_size))
+
+    def decay_for(self, vectors: int) -> float:
+        """Decay for a batch of so many vectors: `decay`, or more, so that averages remember `MEMORY` vectors per code.
+
+        The averages remember 1 / (1 − decay) batches. A coarse scale has few vectors per batch: 8 images of one vector
+        give each of 512 codes a vector in 64 batches. With a shorter memory every code would be the last vector that
+        chose it, and codes would count as dead by chance.
+
+        滑动平均至少记住每码字 `MEMORY` 个向量：粗尺度每批向量很少，记忆过短时码字只是最近一个向量，也会被误判为死码。
+        """
+        return max(self.decay, 1 - vectors / (MEMORY * self.num_embeddings))
+
+    def set_progress(self, done: float) -> None:
+        """End the revival of dead codes in time."""
+        self.reviving = done < REVIVAL_ENDS
 
     def start_averages(self, first: Bool[Tensor, ""], vectors: int) -> None:
         """At the first batch, start at uniform usage, N / K vectors per code, so counts scale with the batch size."""
@@ -236,9 +257,10 @@ class CodebookQuantizer(PointwiseQuantizer):
         finite_N: Bool[Tensor, " n"],
         indices_N: Int64[Tensor, " n"],
         counts_K: Float[Tensor, " k"],
+        decay: float,
     ) -> None:
         """cluster_size <- decay * cluster_size + (1 - decay) * counts of this batch."""
-        self.cluster_size.lerp_(counts_K, 1 - self.decay)
+        self.cluster_size.lerp_(counts_K, 1 - decay)
 
     def replace(
         self, chosen_K: Bool[Tensor, " k"], codes_KD: Float[Tensor, "k d"], cluster_size_K: Float[Tensor, " k"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from smalti.distributed import raise_together, sum_numbers
 from smalti.losses import LossResult
-from smalti.quantizers import one_codebook_update
+from smalti.quantizers import Quantizer, one_codebook_update
 from smalti.training.accumulation import Part, accumulate_gradients
 from smalti.training.gan import DiscriminatorResult, GANStep, GANTrainer, two_backward_passes
 from smalti.training.objectives import Objective
@@ -83,6 +83,7 @@ def train_steps(
     """
     state.model.train()
     module = runtime.distribute(objective)
+    quantizers = [part for part in state.model.modules() if isinstance(part, Quantizer)]
     while state.step < config.steps:
         start = time.perf_counter()
         # 1. Pieces: move those of this process to the device, count the images of all processes
@@ -90,6 +91,8 @@ def train_steps(
         gan_step = None if gan is None else gan.begin_step(state.step)
         parts, images = _next_parts(batches, objective, config.accumulate, gan_step)
         lr = learning_rate(config, state.step)
+        for quantizer in quantizers:
+            quantizer.set_progress(state.step / config.steps)
         state.check.begin(state.step + 1)
         # 2. Forward, loss and backward of every piece (`Objective.forward`); for the codebook, too, several pieces
         #    are one batch / 对每个小份做前向、损失与反向；多个小份对码本来说也是同一批

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.checks import at_least, below_one, between, expect, one_of
 from smalti.quantizers.sim_vq import CodeTransform
 from smalti.quantizers.vector import Codebook
 
@@ -62,18 +63,17 @@ class OptimizationConfig:
     steps."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate"):
-            expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
         expect(self.batch_size <= MOST_IMAGES, "batch_size", self.batch_size, f"at most {MOST_IMAGES}")
         expect(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
-        expect(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        at_least(0, warmup_steps=self.warmup_steps)
         expect(self.decay_steps is None or self.decay_steps >= 0, "decay_steps", self.decay_steps, "null or at least 0")
-        expect(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "0 to 1")
+        between(0, 1, min_lr_ratio=self.min_lr_ratio)
         expect(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
         expect(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers of at least 0 and below 1")
         expect(self.grad_clip > 0, "grad_clip", self.grad_clip, "a number above 0 (inf: no clipping)")
-        expect(self.on_non_finite in ("stop", "skip"), "on_non_finite", self.on_non_finite, "stop or skip")
-        expect(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
+        one_of(("stop", "skip"), on_non_finite=self.on_non_finite)
+        below_one(ema_decay=self.ema_decay)
 
 
 def learning_rate(config: OptimizationConfig, step: int) -> float:
@@ -235,9 +235,3 @@ class AveragedModel(Generic[Model]):
     def state_dict(self) -> dict[str, Any]:
         """Weights and buffers of the averaged copy."""
         return self.model.state_dict()
-
-
-def expect(right: bool, name: str, value: object, allowed: str) -> None:
-    """Refuse an invalid setting: `ValueError("name: got value, expected …")`."""
-    if not right:
-        raise ValueError(f"{name}: got {value}, expected {allowed}")

@@ -132,7 +132,9 @@ class ManyProcesses(Runtime):
     def distribute(self, module: nn.Module) -> nn.Module:
         """The module in DistributedDataParallel: backward passes average the gradients of all processes."""
         if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
-            raise ValueError("norm: got batch, expected group: each process would normalise its own part of the batch")
+            raise ValueError(
+                "norm: got 'batch', expected group: each process would normalise its own part of the batch"
+            )
         with warnings.catch_warnings():  # torch 2.13 renames broadcast_buffers, which Accelerate does not know yet
             warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
             return self.accelerator.prepare_model(module)

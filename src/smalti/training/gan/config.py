@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smalti.blocks import Norm
+from smalti.checks import at_least, expect, one_of
 from smalti.losses import ADVERSARIAL_LOSSES, AUGMENTATIONS, AugmentationName
-from smalti.training.optimization import expect
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,11 @@ class AdversarialConfig:
     """Decay rates of the two moving averages of the discriminator's Adam optimizer."""
 
     def __post_init__(self) -> None:
-        expect(self.loss in ADVERSARIAL_LOSSES, "loss", self.loss, " or ".join(ADVERSARIAL_LOSSES))
+        one_of(list(ADVERSARIAL_LOSSES), loss=self.loss)
         self.start(100)
-        for name in ("disc_warmup", "disc_ramp"):
-            expect(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name in ("hidden_dim", "num_layers"):
-            expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        expect(self.norm in ("group", "batch", "none"), "norm", self.norm, "group, batch or none")
+        at_least(0, disc_warmup=self.disc_warmup, disc_ramp=self.disc_ramp)
+        at_least(1, hidden_dim=self.hidden_dim, num_layers=self.num_layers)
+        one_of(("group", "batch", "none"), norm=self.norm)
         for name in ("max_adaptive_weight", "lr_ratio"):
             expect(0 < getattr(self, name) < float("inf"), name, getattr(self, name), "a number above 0")
         unknown = [name for name in self.augment if name not in AUGMENTATIONS]
@@ -89,8 +87,8 @@ class AdversarialConfig:
             ValueError: the run is too short; also says if the warm-up raised `disc_start`.
         """
         start, wanted = self.start(steps), self._wanted_start(steps)
-        moved = f", raised to {start} by disc_warmup {self.disc_warmup}" if start > wanted else ""
-        expect(start < steps, "disc_start", f"{self.disc_start}{moved}", f"less than the run's {steps} steps")
+        moved = f"; disc_warmup raises it to {start}" if start > wanted else ""
+        expect(start < steps, "disc_start", self.disc_start, f"less than the run's {steps} steps{moved}")
 
     def ramp(self, step: int, steps: int) -> float:
         """Factor of the adversarial weight, 0 to 1, in the step after `step` completed ones."""

@@ -126,7 +126,7 @@ class GANTrainer:
         """
         config.check_start(optimization.steps)
         if losses.weight("r1") and config.norm == "batch":
-            raise ValueError("norm: got batch, expected group or none with r1: each logit must depend on one image")
+            raise ValueError("norm: got 'batch', expected group or none with r1: each logit must depend on one image")
         with torch.random.fork_rng(devices=[]):  # the tokenizer draws the same numbers as without a discriminator
             self.objective = DiscriminatorObjective(config, losses, state.model.image_channels, runtime)
         runtime.move(self.objective)
