@@ -96,6 +96,34 @@ def test_what_does_not_belong_is_refused(tokenizer) -> None:
             vocabulary.spans(wrong)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_new_rows_keep_the_geometry_of_the_codebook(tied: bool, dtype: torch.dtype) -> None:
+    """Both tables have the same rows, one tensor if tied. Codes that are near each other get embeddings that are."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 20, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    none = {"bos_token_id": None, "eos_token_id": None}
+    config = transformers.LlamaConfig(**sizes, intermediate_size=8, tie_word_embeddings=tied, **none)
+    model = transformers.LlamaForCausalLM(config).to(dtype)
+    tokenizer = residual()
+    vocabulary = ImageVocabulary.of(tokenizer, 20, SIZES)
+    text = [table.weight.detach().clone() for table in (model.get_input_embeddings(), model.get_output_embeddings())]
+    resize_embeddings(model, tokenizer, vocabulary)
+    tables = [table.weight.detach() for table in (model.get_input_embeddings(), model.get_output_embeddings())]
+    assert (tables[0].data_ptr() == tables[1].data_ptr()) == tied
+    assert model.config.vocab_size == vocabulary.num_ids
+    for table, before in zip(tables, text, strict=True):
+        assert table.dtype == dtype
+        assert table.shape == (vocabulary.num_ids, 64)
+        assert torch.equal(table[:20], before)
+        assert torch.equal(table[20:52], tables[0][20:52])
+    codebook = tokenizer.quantizer.get_codebook()[0].detach()
+    far, near = torch.cdist(codebook, codebook).flatten(), torch.cdist(table[20:52].float(), table[20:52].float())
+    assert torch.corrcoef(torch.stack([far, near.flatten()]))[0, 1] > 0.9
+    ids = vocabulary.encode(tokenizer.encode(picture(1, SIZES[0])))
+    assert model(input_ids=ids).logits.shape == (1, ids.shape[1], vocabulary.num_ids)
+
+
 def test_a_transformer_learns_images_after_text(tokenizer) -> None:
     """A tiny GPT-2 with resized embeddings overfits two images, and what it writes decodes to them."""
     transformers = pytest.importorskip("transformers")
