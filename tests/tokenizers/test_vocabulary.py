@@ -59,6 +59,27 @@ def test_the_order_of_ids_is_written_out() -> None:
     assert vocabulary.encode(tokens).tolist() == [expected]
 
 
+@pytest.mark.parametrize("sizes", [SIZES, SIZES[:1]])
+def test_what_is_written_with_allowed_ids_can_be_decoded(tokenizer: SimpleVQVAE, sizes: tuple) -> None:
+    """Random choices among the allowed ids give whole images; and every id of a real image was allowed."""
+    vocabulary = ImageVocabulary.of(tokenizer, 5, sizes, rows=True, scales=True)
+    begin = vocabulary.special_ids["begin"]
+    assert vocabulary.allowed([]) == vocabulary.allowed([1, 2]) == [0, 1, 2, 3, 4, begin]
+    generator = torch.Generator().manual_seed(0)
+    ids = [3, begin]
+    while ids[-1] != vocabulary.special_ids["end"]:
+        allowed = vocabulary.allowed(ids)
+        ids.append(allowed[int(torch.randint(len(allowed), (), generator=generator))])
+    assert vocabulary.allowed(ids) == [0, 1, 2, 3, 4, begin]
+    assert vocabulary.encode(vocabulary.decode(torch.tensor([ids[1:]]))).tolist() == [ids[1:]]
+    for size in sizes:
+        real = [2, *vocabulary.encode(tokenizer.encode(picture(1, size)))[0].tolist()]
+        assert all(real[n] in vocabulary.allowed(real[:n]) for n in range(1, len(real)))
+    if len(sizes) > 1:
+        with pytest.raises(ValueError, match="position 1"):
+            vocabulary.allowed([begin, 0])
+
+
 @given(place=st.integers(0, 28), value=st.integers(0, 120))
 def test_a_changed_id_is_another_token_or_refused(place: int, value: int) -> None:
     vocabulary = ImageVocabulary(16, 64, ((16, 16),), (((1, 1), (2, 2), (4, 4)),), rows=True)
