@@ -50,7 +50,8 @@ def print_report(diagnosis: Diagnosis, console: Console) -> None:
     console.print(f"\n{diagnosis.picture}, encoded and decoded, beside torch's plain kernels on the CPU in fp32:\n")
     table = _table(diagnosis)
     widest = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    console.print(table, width=max(console.width, widest))
+    console.width = max(console.width, widest)
+    console.print(table)
     for check in diagnosis.checks:
         if check.fault:
             console.print(
@@ -69,7 +70,7 @@ def _installed(diagnosis: Diagnosis) -> Iterator[str]:
         kernel = f" ({diagnosis.kernel} kernel)" if backend == "native" and diagnosis.kernel else ""
         yield f"code search, {backend}{kernel}: {fault or 'checked'}"
     for name, place in diagnosis.weights.items():
-        yield f"weights of {name}: {place or 'not found; smalti eval --download fetches those that it can'}"
+        yield f"weights of {name}: {place or 'not found, see --download of smalti eval and smalti train'}"
     yield "extras installed: " + (
         ", ".join(extra for extra, missing in diagnosis.extras.items() if not missing) or "none"
     )
