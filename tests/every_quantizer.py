@@ -60,7 +60,8 @@ CASES: dict[str, Config] = {
     "multi-scale": multi_scale(EMA, num_codebooks=3),
     "multi-scale, one codebook": multi_scale(VECTOR),
     "multi-scale of lfq": multi_scale(LFQ) | {"num_embeddings": 2**D},
-    "multi-scale of bits": multi_scale(BITS) | {"num_embeddings": 2},
+    "multi-scale of bits": multi_scale(BITS, phi_ratio=0.0, upsampling="bilinear", projected="residuals")
+    | {"num_embeddings": 2},
     "multi-scale of residual": multi_scale(residual(VECTOR, 2)),
     "multi-scale of grouped": multi_scale(grouped(HALF)),
 }
