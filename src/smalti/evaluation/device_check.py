@@ -175,7 +175,7 @@ def _without_onednn() -> Iterator[None]:
 @contextmanager
 def _computing(device: torch.device, number_format: NumberFormat) -> Iterator[None]:
     """The context in which networks compute in this number format."""
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [each.fp32_precision for each in settings]
     for each in settings:
         each.fp32_precision = number_format.products
