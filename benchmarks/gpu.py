@@ -6,6 +6,7 @@ Each part is a process of its own with a limit in seconds; all limits together s
 reaches its limit ends there, and the rows that it has measured stay.
 
 - tests: those of exact search, of the Triton kernels and of steps that never wait for the GPU.
+- doctor: what `smalti doctor` finds: tokens and pixels beside those of the CPU, in each number format.
 - search: the nearest of K codes for N vectors, ours and torch's `addmm` with `argmin`.
 - train: a training step as `smalti train` makes it, and an encoding.
 - sample: token sequences as `smalti sample` draws them, without the decoder.
@@ -34,6 +35,7 @@ from search import random_problem, torch_call
 from train import Setting, pictures
 from train import ours as trainer
 
+from smalti.jobs.doctor import DoctorConfig, doctor
 from smalti.ops import nearest_code
 from smalti.ops.device import DTYPES
 from smalti.training import choose_runtime
@@ -118,8 +120,17 @@ def pytest_rows(device: str) -> Iterator[Row]:
     yield {"tests": ", ".join(TESTS), "result": lines[-1] if lines else "no output"}
 
 
+def doctor_rows(device: str) -> Iterator[Row]:
+    """A row for each tokenizer and number format: what differs from the CPU in fp32."""
+    for check in doctor(DoctorConfig(device)).checks:
+        row = {"device": check.device, "tokenizer": check.tokenizer, "format": check.number_format}
+        row |= {"tokens": check.tokens, "different": check.different_tokens, "close calls": check.close_calls}
+        yield row | {"largest difference of 255": check.largest_difference, "fault": check.fault or "none"}
+
+
 PARTS: dict[str, tuple[Callable[[str], Iterator[Row]], int]] = {
     "tests": (pytest_rows, 150),
+    "doctor": (doctor_rows, 25),
     "search": (search_rows, 60),
     "train": (train_rows, 150),
     "sample": (sample_rows, 90),
@@ -151,10 +162,10 @@ def limited(part: str) -> tuple[list[Row], str]:
 
 
 TERMS = Terms(
-    compared="Code search: milliseconds of smalti's and of torch's `addmm` with `argmin`, and the share of vectors to "
-    "which both give the same code. Training and encoding: images a second. Sampling: seconds a batch, without the "
-    "decoder. Each is the median over rounds of calls between two synchronizations of the GPU. `make check-gpu` "
-    "repeats it; `benchmarks/gpu.py` says how.",
+    compared="Doctor: tokens and pixels of a picture beside those of the CPU. Code search: milliseconds of smalti's "
+    "and of torch's `addmm` with `argmin`, and the share of vectors to which both give the same code. Training and "
+    "encoding: images a second. Sampling: seconds a batch, without the decoder. Each is the median over rounds of "
+    "calls between two synchronizations of the GPU. `make check-gpu` repeats it; `benchmarks/gpu.py` says how.",
     number_format="In each row. Search: fp32 in, exact by smalti; torch computes in fp32 and may differ in the last "
     "digits. Training: networks by autocast, quantizers in fp32, matrix products of fp32 by TF32, as `smalti train` "
     "does. Sampling: weights and cache in the format of the row.",

@@ -32,6 +32,7 @@ VECTOR = table("VectorQuantizer")
 EMA = table("EMAVectorQuantizer", init={}, revival={})
 HALF = table("VectorQuantizer", embedding_dim=D // 2)
 FSQ: Config = {"type": "FiniteScalarQuantizer", "levels": [3, 4, 2, 2]}
+BITS: Config = {"type": "BinarySphericalQuantizer", "embedding_dim": D, "bitwise": True}
 LFQ: Config = {"type": "LookupFreeQuantizer", "embedding_dim": D}
 
 CASES: dict[str, Config] = {
@@ -46,9 +47,12 @@ CASES: dict[str, Config] = {
     "fsq": FSQ,
     "lfq": LFQ,
     "bsq": {"type": "BinarySphericalQuantizer", "embedding_dim": D},
+    "lfq bits": {**LFQ, "bitwise": True},
+    "bsq bits": BITS,
     "projected": projected(HALF),
     "residual": residual(EMA),
     "residual fsq": residual(FSQ),
+    "residual bits": residual(BITS, 2),
     "grouped": grouped(HALF),
     "residual of grouped": residual(grouped(HALF)),
     "grouped of residual": grouped(residual(HALF, 2)),
@@ -56,6 +60,8 @@ CASES: dict[str, Config] = {
     "multi-scale": multi_scale(EMA, num_codebooks=3),
     "multi-scale, one codebook": multi_scale(VECTOR),
     "multi-scale of lfq": multi_scale(LFQ) | {"num_embeddings": 2**D},
+    "multi-scale of bits": multi_scale(BITS, phi_ratio=0.0, upsampling="bilinear", projected="residuals")
+    | {"num_embeddings": 2},
     "multi-scale of residual": multi_scale(residual(VECTOR, 2)),
     "multi-scale of grouped": multi_scale(grouped(HALF)),
 }

@@ -57,6 +57,39 @@ class RQVAE(Network):
         return torch.stack(chosen, -1), z - left.movedim(-1, 1)
 
 
+@dataclass
+class Infinity(Network):
+    """Every layer in a module of its own (or not), no attention; signs of the residual at every scale."""
+
+    wrapped: bool = True
+    sides: tuple[int, ...] = (1, 2, 4)
+    mid_attention: bool = False
+
+    def conv(self, name: str, x: Tensor, out: int, kernel: int = 3, *, bias: bool = True, **how: int) -> Tensor:
+        return super().conv(f"{name}.conv" if self.wrapped else name, x, out, kernel, bias=bias, **how)
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        return super().norm(f"{name}.norm" if self.wrapped else name, x)
+
+    def to_codes(self, h: Tensor) -> Tensor:
+        self.tensor("quantizer.lfq.mask", self.z)
+        self.tensor("quantize.lfq.mask", self.z)
+        return h
+
+    def from_codes(self, z_q: Tensor) -> Tensor:
+        return z_q
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """All bits (B, L d), coarse to fine, and the sum of the codes."""
+        total, bits = torch.zeros_like(z), []
+        for side in self.sides:
+            found = F.adaptive_avg_pool2d(z - total, side) > 0
+            code = (found.float() * 2 - 1) / z.shape[1] ** 0.5
+            total = total + F.interpolate(code, size=z.shape[2:], mode="bilinear", align_corners=False)
+            bits.append(found.movedim(1, -1).flatten(1).long())
+        return torch.cat(bits, 1), total
+
+
 def signs(z: Tensor, powers: Tensor) -> tuple[Tensor, Tensor]:
     return ((z > 0).long() * powers[:, None, None]).sum(1), (z > 0) * 2.0 - 1.0
 

@@ -24,6 +24,7 @@ FAMILY = {
     "wetok": "wetok",
     "cosmos_di": "cosmos-di",
     "dalle_dvae": "dalle-dvae",
+    "infinity_bsq": "infinity-bsq",
 }
 """Golden tokenizers and their families in the zoo."""
 
@@ -55,4 +56,6 @@ def expected(golden: Path, name: str) -> dict[str, torch.Tensor]:
         unit = str(config.get("image_range", "")).replace(" ", "").startswith("[0,1]")
         value = tensors[key] * 2 - 1 if unit else tensors[key]
         tensors[key] = value.clamp(-1, 1)
+    for key in [key for key in tensors if key.startswith("bits.")]:  # in place of integers, which cannot hold 64 bits
+        tensors[key.replace("bits", "indices")] = tensors.pop(key).flatten(1).long()
     return tensors

@@ -15,10 +15,12 @@ import re
 import runpy
 import shlex
 import shutil
+import struct
 import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import smalti.zoo.box
@@ -223,12 +225,30 @@ def test_every_make_target_exists(page: Path) -> None:
 
 # ---- examples --------------------------------------------------------------------------------------------------------
 
-SHORT = {"quantize_random.py": [], "train_on_own_loop.py": ["--steps", "1"]}
+SHORT = {
+    "quantize_random.py": [],
+    "train_on_own_loop.py": ["--steps", "1"],
+    "language_model.py": ["--steps", "2", "--data", "clothes", "--out", "out"],
+}
 """Arguments with which an example is over soon."""
 
 
+def some_clothes(folder: Path) -> None:
+    """MNIST's files with a few pictures of ten classes."""
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    labels = np.arange(40, dtype=np.uint8) % 10
+    for name, values in (("train-images-idx3-ubyte", pixels), ("train-labels-idx1-ubyte", labels)):
+        header = struct.pack(f">I{values.ndim}I", 0x800 + values.ndim, *values.shape)
+        (folder / name).write_bytes(header + values.tobytes())
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_examples_run(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    some_clothes(tmp_path / "clothes")
     monkeypatch.setattr(sys, "argv", [str(path), *SHORT[path.name]])
     runpy.run_path(str(path), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()

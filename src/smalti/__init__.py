@@ -26,6 +26,7 @@ _HOMES = {
     "ResidualQuantizer": "smalti.quantizers",
     "SimVQ": "smalti.quantizers",
     "SimpleVQVAE": "smalti.tokenizers",
+    "SmaltiImageProcessor": "smalti.zoo",
     "Tokenizer": "smalti.tokenizers",
     "Tokens": "smalti.tokenizers",
     "VectorQuantizer": "smalti.quantizers",
@@ -42,6 +43,7 @@ _HOMES = {
     "sample": "smalti.verbs",
     "tokenize": "smalti.verbs",
     "train": "smalti.verbs",
+    "vocabulary": "smalti.tokenizers",  # the module: ImageVocabulary, resize_embeddings
     "MaskedTransformer": "smalti.priors",
     "NextScaleTransformer": "smalti.priors",
     "NextTokenTransformer": "smalti.priors",

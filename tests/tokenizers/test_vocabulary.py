@@ -59,6 +59,27 @@ def test_the_order_of_ids_is_written_out() -> None:
     assert vocabulary.encode(tokens).tolist() == [expected]
 
 
+@pytest.mark.parametrize("sizes", [SIZES, SIZES[:1]])
+def test_what_is_written_with_allowed_ids_can_be_decoded(tokenizer: SimpleVQVAE, sizes: tuple) -> None:
+    """Random choices among the allowed ids give whole images; and every id of a real image was allowed."""
+    vocabulary = ImageVocabulary.of(tokenizer, 5, sizes, rows=True, scales=True)
+    begin = vocabulary.special_ids["begin"]
+    assert vocabulary.allowed([]) == vocabulary.allowed([1, 2]) == [0, 1, 2, 3, 4, begin]
+    generator = torch.Generator().manual_seed(0)
+    ids = [3, begin]
+    while ids[-1] != vocabulary.special_ids["end"]:
+        allowed = vocabulary.allowed(ids)
+        ids.append(allowed[int(torch.randint(len(allowed), (), generator=generator))])
+    assert vocabulary.allowed(ids) == [0, 1, 2, 3, 4, begin]
+    assert vocabulary.encode(vocabulary.decode(torch.tensor([ids[1:]]))).tolist() == [ids[1:]]
+    for size in sizes:
+        real = [2, *vocabulary.encode(tokenizer.encode(picture(1, size)))[0].tolist()]
+        assert all(real[n] in vocabulary.allowed(real[:n]) for n in range(1, len(real)))
+    if len(sizes) > 1:
+        with pytest.raises(ValueError, match="position 1"):
+            vocabulary.allowed([begin, 0])
+
+
 @given(place=st.integers(0, 28), value=st.integers(0, 120))
 def test_a_changed_id_is_another_token_or_refused(place: int, value: int) -> None:
     vocabulary = ImageVocabulary(16, 64, ((16, 16),), (((1, 1), (2, 2), (4, 4)),), rows=True)
@@ -94,6 +115,34 @@ def test_what_does_not_belong_is_refused(tokenizer) -> None:
     for wrong in ([begin, 1], [end], [begin, begin, end]):
         with pytest.raises(ValueError, match="ids: got"):
             vocabulary.spans(wrong)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_new_rows_keep_the_geometry_of_the_codebook(tied: bool, dtype: torch.dtype) -> None:
+    """Both tables have the same rows, one tensor if tied. Codes that are near each other get embeddings that are."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 20, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    none = {"bos_token_id": None, "eos_token_id": None}
+    config = transformers.LlamaConfig(**sizes, intermediate_size=8, tie_word_embeddings=tied, **none)
+    model = transformers.LlamaForCausalLM(config).to(dtype)
+    tokenizer = residual()
+    vocabulary = ImageVocabulary.of(tokenizer, 20, SIZES)
+    text = [table.weight.detach().clone() for table in (model.get_input_embeddings(), model.get_output_embeddings())]
+    resize_embeddings(model, tokenizer, vocabulary)
+    tables = [table.weight.detach() for table in (model.get_input_embeddings(), model.get_output_embeddings())]
+    assert (tables[0].data_ptr() == tables[1].data_ptr()) == tied
+    assert model.config.vocab_size == vocabulary.num_ids
+    for table, before in zip(tables, text, strict=True):
+        assert table.dtype == dtype
+        assert table.shape == (vocabulary.num_ids, 64)
+        assert torch.equal(table[:20], before)
+        assert torch.equal(table[20:52], tables[0][20:52])
+    codebook = tokenizer.quantizer.get_codebook()[0].detach()
+    far, near = torch.cdist(codebook, codebook).flatten(), torch.cdist(table[20:52].float(), table[20:52].float())
+    assert torch.corrcoef(torch.stack([far, near.flatten()]))[0, 1] > 0.9
+    ids = vocabulary.encode(tokenizer.encode(picture(1, SIZES[0])))
+    assert model(input_ids=ids).logits.shape == (1, ids.shape[1], vocabulary.num_ids)
 
 
 def test_a_transformer_learns_images_after_text(tokenizer) -> None:

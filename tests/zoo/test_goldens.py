@@ -38,7 +38,7 @@ def test_indices(row):
     if "indices" not in values:  # multi-scale: equal everywhere
         assert len(tokens.indices) == sum(key.startswith("indices.") for key in values)
         for k, scale in enumerate(tokens.indices):
-            assert torch.equal(scale.flatten(1), values[f"indices.{k:02d}"])
+            assert torch.equal(scale.flatten(1).long(), values[f"indices.{k:02d}"])
         return
     sure = values["margin"] > SURE
     assert sure.float().mean() > 0.95

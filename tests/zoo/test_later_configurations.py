@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from later_publishers import DVAE, RQVAE, Cosmos, LegacyMaskBit, MaskBit, MoVQ, ShowO, SimVQ, WeTok
+from later_publishers import DVAE, RQVAE, Cosmos, Infinity, LegacyMaskBit, MaskBit, MoVQ, ShowO, SimVQ, WeTok
 from publishers import IBQ
 from zoo.test_configurations import GRIDS, NESTINGS, OPTIONS, TOLERANCE, check, containers, load, networks, photo, size
 
@@ -124,6 +124,23 @@ def test_dalle_dvae(groups, blocks):
     assert (tokenizer.decode(replace(tokens, indices=(indices,))) - expected).abs().max() < TOLERANCE
 
 
+@pytest.mark.parametrize(("wrapped", "bits"), [(True, 6), (False, 70)])
+@torch.no_grad()
+def test_infinity_bsq(wrapped, bits):
+    network = Infinity(mult=(1, 2, 1), z=bits, dim=bits, wrapped=wrapped)
+    image = photo(*size(network, (4, 4)))
+    z = network.encode(image)
+    bits, z_q = network.quantize(z)
+    expected = network.decode(z_q).clamp(-1, 1)
+    published = load(network.tensors, (".pth", "", NESTINGS[0]), patch_nums=(1, 2, 4))
+    assert published.family == "infinity-bsq"
+    tokenizer = published.model
+    assert (tokenizer._latent(image) - z).abs().max() < TOLERANCE
+    tokens = tokenizer.encode(image)
+    assert torch.equal(tokens.flatten(), bits)
+    assert (tokenizer.decode(tokens) - expected).abs().max() < TOLERANCE
+
+
 F16 = (256, (1, 1, 2, 2, 4), 4, (4,))
 RELEASED = {
     "Emu3.5-VisionTokenizer": (IBQ(*F16, z=256, dim=256, codes=131072), "emu35-ibq", 131072, 16, 455),
@@ -151,6 +168,9 @@ RELEASED = {
     "Cosmos-Tokenize1-DI16x16-360p": (
         Cosmos(128, (2, 4, 4), 2, z=256, dim=6, rounds=1, samplings=3), "cosmos-di", 64000, 16, None,
     ),
+    "infinity_vae_d16": (Infinity(128, (1, 2, 4, 4, 4), 2, z=16, dim=16), "infinity-bsq", 2, 16, 110),
+    "infinity_vae_d64": (Infinity(128, (1, 2, 4, 4, 4), 2, z=64, dim=64), "infinity-bsq", 2, 16, 110),
+    "infinity_vae_d14 (stride 8)": (Infinity(128, (1, 2, 4, 4), 2, z=14, dim=14), "infinity-bsq", 2, 8, 82),
     "encoder.pkl, decoder.pkl": (
         DVAE(256, blocks=2, groups=4, codes=8192, code_width=128, decoder_ch=256), "dalle-dvae", 8192, 8, None,
     ),

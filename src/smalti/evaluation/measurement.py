@@ -231,7 +231,7 @@ class Measurement:
         self.encode_seconds += between - begun
         self.pictures.update(reconstruction, image)
         self._usage = self._usage or CodeUsage(self.tokenizer.vocab_size, num_scales=len(tokens.grids))
-        self._usage.update(tokens.indices)
+        self._usage.update([scale.long() for scale in tokens.indices])
         return tokens, reconstruction
 
     def usage(self) -> CodeUsageResult:

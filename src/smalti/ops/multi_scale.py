@@ -10,10 +10,13 @@ Legend: B images, C channels, H x W full latent, h x w one scale.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+Upsampling = Literal["bicubic", "bilinear"]
 
 
 def to_grid(f_BCHW: Float[Tensor, "b c H W"], grid: tuple[int, int]) -> Float[Tensor, "b c h w"]:
@@ -26,6 +29,7 @@ def add_scale(
     f_hat_BCHW: Float[Tensor, "b c H W"],
     codes_BChw: Float[Tensor, "b c h w"],
     phi: Callable[[Tensor], Tensor],
+    upsampling: Upsampling = "bicubic",
 ) -> Float[Tensor, "b c H W"]:
     """Add one scale: f_hat + phi(upsample(codes)).
 
@@ -33,11 +37,12 @@ def add_scale(
         f_hat_BCHW: the latent accumulated from all coarser scales, zeros before the first.
         codes_BChw: code vectors of this scale.
         phi: the convolution that restores detail lost in upsampling; (B, C, H, W) to the same shape.
+        upsampling: "bicubic" (VAR) or "bilinear" (Infinity).
     """
     size = f_hat_BCHW.shape[2:]
-    # Upsample the codes to the size of the latent (bicubic) / 把码字放大到潜变量的尺寸（双三次插值）
+    # Upsample the codes to the size of the latent / 把码字放大到潜变量的尺寸
     if codes_BChw.shape[2:] != size:
-        codes_BChw = F.interpolate(codes_BChw, size=size, mode="bicubic")
+        codes_BChw = F.interpolate(codes_BChw, size=size, mode=upsampling)
     # Apply φ, then accumulate / 经过 φ 卷积，然后累加
     return f_hat_BCHW + phi(codes_BChw)
 

@@ -31,6 +31,11 @@ def available() -> bool:
     return _native is not None
 
 
+def kernel() -> str:
+    """Name of the fastest kernel that this processor can run, such as "avx2"; "" if none was compiled."""
+    return _native.kernels()[0] if _native is not None else ""
+
+
 def nearest(
     z_ND: Float[Tensor, "N D"],
     codebook_KD: Float[Tensor, "K D"],

@@ -136,29 +136,40 @@ def _has_triton() -> bool:
 
 @cache
 def _triton_agrees(device: torch.device) -> bool:
-    """Whether the Triton kernels run on this device and agree with a matrix product and an arg-min.
+    """Whether the Triton kernels pass `_fault` on this device, else with a warning.
 
     Checked once per device, before the first search: the versions of Triton, driver and GPU may be incompatible.
     """
-    from smalti.ops import triton_search
+    why = _fault("triton", device)
+    if why:
+        warnings.warn(f"Triton cannot be used on {device} ({why}): code search uses plain torch", RuntimeWarning, 2)
+    return not why
 
+
+def backend_faults(device: torch.device) -> dict[str, str]:
+    """Back end → why it cannot be used; "" if it passed a check: "native" on the CPU, the others on this device."""
+    triton = _fault("triton", device) if device.type == "cuda" else "needs a CUDA device"
+    return {
+        "triton": triton if _has_triton() else "not installed",
+        "native": _fault("native", torch.device("cpu")) if native.available() else "installed without a C++ compiler",
+        "portable": _fault("portable", device),
+    }
+
+
+def _fault(backend: Backend, device: torch.device) -> str:
+    """Why a back end cannot be used on this device; "" if it agrees with a matrix product and an arg-min."""
     random = torch.Generator().manual_seed(0)
-    why = ""
     for dim, metric in itertools.product((5, 64), get_args(Metric)):
         codebook_KD = torch.randn(300, dim, generator=random)
         z_ND = codebook_KD[:100] + 1e-2 * torch.randn(100, dim, generator=random)
         expected_N = portable.nearest_by_scores(z_ND, codebook_KD, metric)
         try:
-            if not torch.equal(
-                triton_search.nearest(z_ND.to(device), codebook_KD.to(device), metric).cpu(), expected_N
-            ):
-                why = "its result differs from a matrix product's"
+            found_N = nearest_code(z_ND.to(device), codebook_KD.to(device), metric, backend=backend)
+            if not torch.equal(found_N.cpu(), expected_N):
+                return "its result differs from a matrix product's"
         except Exception as error:  # compiler, driver and GPU may raise anything
-            why = str(error).strip().split("\n")[0] or type(error).__name__
-        if why:
-            warnings.warn(f"Triton cannot be used on {device} ({why}): code search uses plain torch", RuntimeWarning, 2)
-            return False
-    return True
+            return str(error).strip().split("\n")[0] or type(error).__name__
+    return ""
 
 
 def _fits_native(z_ND: Tensor, codebook_KD: Tensor) -> bool:

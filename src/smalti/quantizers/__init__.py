@@ -8,7 +8,7 @@ Wrappers: `ProjectedQuantizer`, `ResidualQuantizer`, `GroupedQuantizer`, `MultiS
 """
 
 from smalti.quantizers.base import Indices, PointwiseQuantizer, Quantizer, QuantizerOutput
-from smalti.quantizers.binary import BinarySphericalQuantizer, LookupFreeQuantizer
+from smalti.quantizers.binary import BinaryQuantizer, BinarySphericalQuantizer, LookupFreeQuantizer
 from smalti.quantizers.composite import GroupedQuantizer, ResidualQuantizer
 from smalti.quantizers.ema import EMAVectorQuantizer
 from smalti.quantizers.finite_scalar import FiniteScalarQuantizer
@@ -22,6 +22,7 @@ from smalti.quantizers.strategies import DeadCodeRevival, KMeansInit
 from smalti.quantizers.vector import CodebookQuantizer, VectorQuantizer, ZNormVectorQuantizer, one_codebook_update
 
 __all__ = [
+    "BinaryQuantizer",
     "BinarySphericalQuantizer",
     "CodebookQuantizer",
     "DeadCodeRevival",

@@ -3,7 +3,12 @@
 The codebook of all 2**bits combinations of signs is implicit: codes are computed from indices. The two classes differ
 in the length of codes: LFQ takes the signs of the latent directly (codes ±1), BSQ first projects the latent to the unit
 sphere (codes ±1/√D).
+
+An index is an int64 and holds at most 62 bits. With `bitwise` every bit is an index of its own, 0 or 1, so there may be
+any number of them: Infinity (Han et al. 2024, arXiv 2412.04431) has up to 64 per position.
 每一维一个比特：码字是符号，索引是比特，损失是熵。LFQ 直接取符号（±1），BSQ 先投影到单位球面（±1/√D）。
+索引是 int64，最多容纳 62 个比特。设置 `bitwise` 时每个比特单独作为一个索引（0 或 1），个数不限：
+Infinity 每个位置最多 64 个。
 
 `finite_scalar.py` is the same idea with more values per dimension, a bounded latent and no entropy loss.
 
@@ -19,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from smalti.checks import above_zero, at_least, between
+from smalti.checks import above_zero, at_least, between, expect
 from smalti.distributed import mean_over_processes
 from smalti.ops import bit_entropy, divergence_from_uniform, mean_bit_code_distribution, unit_sphere
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors, mean_square
@@ -29,7 +34,7 @@ from smalti.quantizers.latents import constant
 class BinaryQuantizer(PointwiseQuantizer):
     """One bit per dimension: loss = beta · ‖u − sg[e]‖² + entropy_weight · (E[H(p)] + gamma · (log K − H(E[p])))."""
 
-    older_defaults: ClassVar = {"highest_first": False}
+    older_defaults: ClassVar = {"highest_first": False, "bitwise": False}
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class BinaryQuantizer(PointwiseQuantizer):
         temperature: float = 0.01,
         group_size: int = 9,
         highest_first: bool = False,
+        bitwise: bool = False,
     ):
         """
         Args:
@@ -52,13 +58,19 @@ class BinaryQuantizer(PointwiseQuantizer):
             group_size: bits per group in codebook_divergence. Groups are treated as independent: one batch is too small
                 to estimate the entropy of 2**18 codes, but not of two groups of 9 bits.
             highest_first: True: the first dimension is the highest bit of the index; False: the lowest.
+            bitwise: True: every bit is an index of its own, (N, D) in the order of the dimensions; False: the bits of a
+                vector make one index, (N,), of at most 62 bits.
         """
         super().__init__()
-        between(1, 62, embedding_dim=embedding_dim)  # an index is an int64
+        at_least(1, embedding_dim=embedding_dim)
+        if not bitwise:
+            between(1, 62, embedding_dim=embedding_dim)  # an index is an int64
+        expect(not (bitwise and highest_first), "highest_first", highest_first, "False with bitwise")
         between(1, 20, group_size=group_size)
         at_least(0, beta=beta, entropy_weight=entropy_weight, gamma=gamma)
         above_zero(temperature=temperature)
-        self.embedding_dim, self.num_embeddings, self.beta = embedding_dim, 2**embedding_dim, beta
+        self.embedding_dim, self.num_embeddings, self.beta = embedding_dim, 2 if bitwise else 2**embedding_dim, beta
+        self.bitwise, self.code_shape = bitwise, (embedding_dim,) if bitwise else ()
         self.entropy_weight, self.gamma = entropy_weight, gamma
         self.temperature, self.group_size, self.highest_first = temperature, group_size, highest_first
         self.register_buffer("on_device", torch.empty(0), persistent=False)  # holds the device
@@ -68,13 +80,21 @@ class BinaryQuantizer(PointwiseQuantizer):
     def amplitude(self) -> float:
         """Absolute value of all dimensions of all codes."""
 
-    def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
+    def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, "n *code"]:
         """Bit d of the index (value 2**d, with `highest_first` 2**(D - 1 - d)) is 1 where dimension d is positive."""
-        return ((u_ND > 0).long() * self._bit_values(u_ND)).sum(dim=1)
+        bits_ND = (u_ND > 0).long()
+        return bits_ND if self.bitwise else (bits_ND * self._bit_values(u_ND)).sum(dim=1)
 
-    def lookup(self, indices_N: Int64[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    def lookup(self, indices: Int64[Tensor, "n *code"]) -> Float[Tensor, "n d"]:
         """Bits 1 and 0 as + and − amplitude."""
-        return (self.indices_to_bits(indices_N).float() * 2.0 - 1.0) * self.amplitude
+        bits_ND = indices.bool() if self.bitwise else self.indices_to_bits(indices)
+        return (bits_ND.float() * 2.0 - 1.0) * self.amplitude
+
+    def get_codebook(self) -> Float[Tensor, "k d"]:
+        """See `Quantizer.get_codebook`."""
+        if self.bitwise:
+            raise ValueError("get_codebook: got a bitwise quantizer, which lists no codes; decode the bits instead")
+        return super().get_codebook()
 
     def indices_to_bits(self, indices: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape d"]:
         """Bits of indices: bit d belongs to dimension d of the latent, lowest bit first unless `highest_first`."""
@@ -87,12 +107,12 @@ class BinaryQuantizer(PointwiseQuantizer):
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
         """Signs and loss terms. 取符号，并计算损失项。"""
-        indices_N = self.search(u_ND)
-        codes_ND = self.lookup(indices_N)
+        indices = self.search(u_ND)
+        codes_ND = self.lookup(indices)
         # The two values of a bit differ in ‖u − e‖² by 4 · amplitude · u / 一个比特的两种取值之差
         logits_ND = u_ND * (4 * self.amplitude / self.temperature)
         distances = {"commitment": mean_square(u_ND, codes_ND)}
-        return QuantizedVectors(indices_N, codes_ND, distances, self._entropies(logits_ND))
+        return QuantizedVectors(indices, codes_ND, distances, self._entropies(logits_ND))
 
     def _entropies(self, logits_ND: Tensor) -> dict[str, Tensor]:
         vectors = logits_ND.shape[0]
@@ -158,6 +178,7 @@ class BinarySphericalQuantizer(BinaryQuantizer):
         temperature: float = 1.0,
         group_size: int = 9,
         highest_first: bool = False,
+        bitwise: bool = False,
     ):
         """Arguments as in `BinaryQuantizer`, with other defaults."""
         super().__init__(
@@ -168,6 +189,7 @@ class BinarySphericalQuantizer(BinaryQuantizer):
             temperature=temperature,
             group_size=group_size,
             highest_first=highest_first,
+            bitwise=bitwise,
         )
 
     @property

@@ -18,15 +18,16 @@ Legend: B images, C channels, H x W latent, K scales, h_k x w_k grid of scale k,
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import NamedTuple, final
+from typing import ClassVar, Literal, NamedTuple, final, get_args
 
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from smalti.checks import at_least, between, expect
+from smalti.checks import at_least, between, expect, one_of
 from smalti.distributed import sum_over_processes
 from smalti.ops import add_scale, count_codes, proportional_grids, to_grid
+from smalti.ops.multi_scale import Upsampling
 from smalti.quantizers.base import (
     LARGEST_LISTED_CODEBOOK,
     Indices,
@@ -46,7 +47,7 @@ from smalti.quantizers.latents import (
     select,
     to_vectors,
 )
-from smalti.quantizers.scales import VAR_NUM_PHI, Phi, ScaleResiduals, phi_of_scale
+from smalti.quantizers.scales import VAR_NUM_PHI, Phi, ScaleResiduals, phi_of_scale, to_map
 from smalti.quantizers.vector import VectorQuantizer
 
 Grids = tuple[tuple[int, int], ...]
@@ -74,6 +75,7 @@ class MultiScaleQuantizer(Quantizer):
         [(2, 1, 1), (2, 2, 2), (2, 4, 4), (2, 8, 8)]
     """
 
+    older_defaults: ClassVar = {"upsampling": "bicubic", "projected": "latent"}
     scale_usage: Float[Tensor, "scales *code k"] | None
     """Moving average of the count of each code at each scale, per training batch; None if the codebook is too large to
     be listed."""
@@ -89,6 +91,8 @@ class MultiScaleQuantizer(Quantizer):
         phi_ratio: float = 0.5,
         num_codebooks: int = 1,
         quantizer: PointwiseQuantizer | None = None,
+        upsampling: Upsampling = "bicubic",
+        projected: Literal["latent", "residuals"] = "latent",
     ):
         """
         Args:
@@ -105,6 +109,9 @@ class MultiScaleQuantizer(Quantizer):
                 between: neighbouring scales share one.
             quantizer: quantizer of every scale; each codebook starts as a copy of it. None:
                 `VectorQuantizer(num_embeddings, embedding_dim)`.
+            upsampling: interpolation of the codes of coarse scales: "bicubic" (VAR) or "bilinear" (Infinity).
+            projected: what the quantizer projects, such as BSQ to the unit sphere: the latent, once, or "residuals":
+                the residual of every scale (Infinity).
         """
         super().__init__()
         at_least(1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
@@ -114,6 +121,8 @@ class MultiScaleQuantizer(Quantizer):
         between(1, max(len(sides), VAR_NUM_PHI), num_phi=num_phi)
         between(1, len(sides), num_codebooks=num_codebooks)
         between(0, 1, phi_ratio=phi_ratio)
+        one_of(get_args(Upsampling), upsampling=upsampling)
+        one_of(("latent", "residuals"), projected=projected)
         quantizer = quantizer or VectorQuantizer(num_embeddings, embedding_dim)
         if (quantizer.num_embeddings, quantizer.embedding_dim) != (num_embeddings, embedding_dim):
             raise ValueError(
@@ -123,8 +132,8 @@ class MultiScaleQuantizer(Quantizer):
         beta = quantizer.weights().get("commitment", 0.25) if beta is None else beta
         at_least(0, beta=beta)
         self.num_embeddings, self.embedding_dim, self.patch_nums = num_embeddings, embedding_dim, sides
-        self.code_shape, self.beta, self.phi_ratio = quantizer.code_shape, beta, phi_ratio
-        self.num_phi, self.num_codebooks = num_phi if phi_ratio > 0 else 1, num_codebooks
+        self.code_shape, self.beta, self.upsampling, self.projected = quantizer.code_shape, beta, upsampling, projected
+        self.num_phi, self.num_codebooks, self.phi_ratio = num_phi if phi_ratio > 0 else 1, num_codebooks, phi_ratio
         self.quantizers = nn.ModuleList(deepcopy(quantizer) if q else quantizer for q in range(num_codebooks))
         self.codebook_of_scale = [k * num_codebooks // len(sides) for k in range(len(sides))]
         self.phis = nn.ModuleList(Phi(embedding_dim, phi_ratio) for _ in range(num_phi if phi_ratio > 0 else 0))
@@ -169,7 +178,7 @@ class MultiScaleQuantizer(Quantizer):
             if self.learning:
                 self._learn(residuals)
         return QuantizerOutput(
-            quantized=_to_map(quantized_ND, z).to(z.dtype),
+            quantized=to_map(quantized_ND, z).to(z.dtype),
             indices=tuple(scale.indices for scale in scales),
             terms=terms,
             weights=self.part(0).weights() | {"codebook": 1.0, "commitment": self.beta},
@@ -217,7 +226,7 @@ class MultiScaleQuantizer(Quantizer):
             The new f_hat (B, C, H, W), and f_hat at the grid of scale k + 1 (at the last scale: f_hat itself).
         """
         with torch.autocast(f_hat_BCHW.device.type, enabled=False):
-            f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k, len(grids)))
+            f_hat_BCHW = self.add(k, f_hat_BCHW, codes_BChw, len(grids))
             return f_hat_BCHW, to_grid(f_hat_BCHW, grids[min(k + 1, len(grids) - 1)])
 
     def var_input(self, indices: Indices) -> Float[Tensor, "b l c"]:
@@ -254,6 +263,10 @@ class MultiScaleQuantizer(Quantizer):
         num_scales = len(self.patch_nums) if num_scales is None else num_scales
         return self.phis[phi_of_scale(k, num_scales, len(self.phis))] if len(self.phis) else nn.Identity()
 
+    def add(self, k: int, f_hat_BCHW: Tensor, codes_BChw: Tensor, num_scales: int) -> Tensor:
+        """`ops.add_scale` with the φ of scale `k`."""
+        return add_scale(f_hat_BCHW, codes_BChw, self.phi(k, num_scales), self.upsampling)
+
     def get_codebook(self) -> Float[Tensor, "*parts k d"]:
         """The shared codebook (num_embeddings, embedding_dim); with several codebooks one per scale, (scales,
         num_embeddings, embedding_dim)."""
@@ -279,7 +292,7 @@ class MultiScaleQuantizer(Quantizer):
             # Codes of this scale: searched in encoding, given in decoding / 编码时查找，解码时直接给出
             indices, codes_BChw = choose(k, f_hat_BCHW)
             # Up-sample, φ, accumulate / 放大、φ 卷积、累加：(B, C, h_k, w_k) -> (B, C, H, W)
-            f_hat_BCHW = add_scale(f_hat_BCHW, codes_BChw, self.phi(k, len(grids)))
+            f_hat_BCHW = self.add(k, f_hat_BCHW, codes_BChw, len(grids))
             yield Scale(indices, f_hat_BCHW)
 
     def _terms(
@@ -298,7 +311,8 @@ class MultiScaleQuantizer(Quantizer):
         return terms | {name: terms.get(name, 0) + term for name, term in kept.items()}
 
     def _residuals(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> ScaleResiduals:
-        return ScaleResiduals([self.part(k) for k in range(len(grids))], f_BCHW, grids, mask)
+        each = self.projected == "residuals"
+        return ScaleResiduals([self.part(k) for k in range(len(grids))], f_BCHW, grids, mask, project=each)
 
     @torch.no_grad()
     def _initialise(self, f_BCHW: Tensor, grids: Grids, mask: Tensor | None) -> None:
@@ -322,10 +336,11 @@ class MultiScaleQuantizer(Quantizer):
         self.scale_usage.lerp_(joined.float(), 1 - self.part(0).decay)
 
     def _project(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The latent in fp32, projected to the space of the codes."""
+        """The latent in fp32; projected to the space of the codes, unless each residual is."""
         # Padding may hold any value, NaN included, and φ reads neighbours: set it to zero / 填充位置置零，避免污染邻域
         f_BCHW = z.float() if mask is None else z.float().masked_fill(~mask.unsqueeze(1), 0)
-        return _to_map(self.part(0).project(to_vectors(f_BCHW)), z)
+        vectors_ND = to_vectors(f_BCHW)
+        return to_map(self.part(0).project(vectors_ND) if self.projected == "latent" else vectors_ND, z)
 
     def scale_codes(self, k: int, indices: Int64[Tensor, "b h w *code"]) -> Float[Tensor, "b c h w"]:
         """Code vectors (B, C, h, w), as for `next_scale_input`, of the indices (B, h, w, *code_shape) of scale `k`."""
@@ -383,13 +398,3 @@ class MultiScaleQuantizer(Quantizer):
             if not fits or not self.part(0).accepts(shape[3:]):
                 raise ValueError(f"indices[{k}]: got shape {shape}, expected ({expected}) with equal B and sides >= 1")
         return scales, tuple((scale.shape[1], scale.shape[2]) for scale in scales)
-
-
-def _to_map(z_ND: Tensor, like_BCHW: Tensor) -> Tensor:
-    """Vectors (N, C) as a map (B, C, H, W), in the memory layout of f_hat.
-
-    The decoder then gives bitwise equal images after `forward` and after `decode`. `clone`, because `contiguous` does
-    not change the strides of axes of length 1.
-    """
-    z_BCHW = from_vectors(z_ND, (like_BCHW.shape[0], *like_BCHW.shape[2:]))
-    return z_BCHW.clone(memory_format=torch.contiguous_format)

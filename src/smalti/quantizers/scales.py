@@ -66,14 +66,17 @@ class ScaleResiduals:
         f_BCHW: Float[Tensor, "b c h w"],
         grids: Sequence[tuple[int, int]],
         mask_BHW: Bool[Tensor, "b h w"] | None,
+        project: bool = False,
     ):
         """
         Args:
             quantizers: the quantizer of each scale.
-            f_BCHW: the latent, projected to the space of the codes.
+            f_BCHW: the latent, projected to the space of the codes unless `project`.
             grids: sides (h_k, w_k) of each scale.
             mask_BHW: True where a position of the latent is valid; None: all positions are valid.
+            project: whether the residual of each scale is projected to the space of the codes.
         """
+        self.project = project
         self.quantizers, self.f_BCHW, self.grids = quantizers, f_BCHW, grids
         self.mask_B1HW = None if mask_BHW is None else mask_BHW.unsqueeze(1)
         self.vectors: list[Tensor] = []
@@ -89,13 +92,13 @@ class ScaleResiduals:
 
     def search(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Indices and codes of the residual at scale k, without gradients or loss terms."""
-        u_ND, _ = self._look(k, f_hat_BCHW)
+        u_ND, _ = self._projected(k, f_hat_BCHW)
         indices = self.quantizers[k].search(u_ND)
         return self._maps(indices, self.quantizers[k].lookup(indices), k)
 
     def quantize(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Indices and codes of the residual at scale k, with gradients and loss terms."""
-        u_ND, valid_N = self._look(k, f_hat_BCHW if self.quantizers[k].soft else f_hat_BCHW.detach())
+        u_ND, valid_N = self._projected(k, f_hat_BCHW if self.quantizers[k].soft else f_hat_BCHW.detach())
         found = self.quantizers[k].quantize_valid(u_ND, valid_N)
         self.vectors.append(select(u_ND, valid_N).detach())
         self.indices.append(select(found.indices, valid_N))
@@ -115,6 +118,11 @@ class ScaleResiduals:
         vectors_ND, indices = (torch.cat([of_scale[k] for k in scales]) for of_scale in (self.vectors, self.indices))
         return vectors_ND[order_N], indices[order_N]
 
+    def _projected(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The residual at scale k in the space of the codes, and the mask of valid cells."""
+        u_ND, valid_N = self._look(k, f_hat_BCHW)
+        return self.quantizers[k].project(u_ND) if self.project else u_ND, valid_N
+
     def _look(self, k: int, f_hat_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         """The residual at scale k as vectors (n_k, C), and the mask of valid cells."""
         residual_BCHW = self.f_BCHW - f_hat_BCHW
@@ -129,3 +137,13 @@ class ScaleResiduals:
     def _maps(self, indices: Tensor, codes_ND: Tensor, k: int) -> tuple[Tensor, Tensor]:
         grid = (self.f_BCHW.shape[0], *self.grids[k])
         return indices.reshape(*grid, *indices.shape[1:]), from_vectors(codes_ND, grid)
+
+
+def to_map(z_ND: Tensor, like_BCHW: Tensor) -> Tensor:
+    """Vectors (N, C) as a map (B, C, H, W), in the memory layout of f_hat.
+
+    The decoder then gives bitwise equal images after `forward` and after `decode`. `clone`, because `contiguous` does
+    not change the strides of axes of length 1.
+    """
+    z_BCHW = from_vectors(z_ND, (like_BCHW.shape[0], *like_BCHW.shape[2:]))
+    return z_BCHW.clone(memory_format=torch.contiguous_format)

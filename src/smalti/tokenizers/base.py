@@ -20,7 +20,7 @@ from smalti.models import SavedModel
 from smalti.ops.graphs import recording
 from smalti.ops.pixels import to_float, to_uint8
 from smalti.ops.waiting import reads_are_free
-from smalti.quantizers import Indices, Quantizer, QuantizerOutput, with_quantizer
+from smalti.quantizers import BinaryQuantizer, Indices, Quantizer, QuantizerOutput, with_quantizer
 from smalti.tokenizers.tokens import Tokens
 
 
@@ -89,6 +89,11 @@ class Tokenizer(SavedModel):
         return {name: module for name, module in self.named_modules() if isinstance(module, Quantizer)}
 
     @property
+    def _bitwise(self) -> bool:
+        """Whether tokens are single bits."""
+        return any(isinstance(part, BinaryQuantizer) and part.bitwise for part in self.quantizer.modules())
+
+    @property
     def vocab_size(self) -> int:
         """Number of different tokens."""
         return self.quantizer.num_embeddings
@@ -119,6 +124,8 @@ class Tokenizer(SavedModel):
         """
         pixels = to_float(image) if image.dtype == torch.uint8 else image
         indices = as_scales(self.quantizer.encode(self._latent(in_range(pixels))))
+        if self._bitwise:
+            indices = tuple(bits.to(torch.uint8) for bits in indices)
         size = (image.shape[2], image.shape[3])
         return Tokens(indices, size, self.vocab_size, image.dtype, self._settled_fingerprint())
 
@@ -200,7 +207,8 @@ class Tokenizer(SavedModel):
                 f"tokens: got {last} as the last grid, expected {(*latent, *self.quantizer.code_shape)} for an image "
                 f"of {tokens.image_size}"
             )
-        return tokens.indices[0] if len(tokens.indices) == 1 else tokens.indices
+        indices = tuple(scale.long() for scale in tokens.indices)
+        return indices[0] if len(indices) == 1 else indices
 
 
 def check_strides(encoder: int, decoder: int) -> None:

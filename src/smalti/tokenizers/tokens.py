@@ -2,6 +2,8 @@
 
 词元：图像的词元图，可展平为一个序列，也可还原。
 
+Bits of binary quantizers (`bitwise` in `quantizers/binary.py`) are tokens, too: uint8, 0 or 1, with one axis more.
+
 Legend: B images, K scales, grid_k the shape of scale k, l_k its number of tokens, L the sum of all l_k.
 图例：B 张图像，K 个尺度，grid_k 为第 k 个尺度的形状，l_k 为其词元数，L 为全部 l_k 之和。
 """
@@ -12,7 +14,7 @@ from itertools import pairwise
 from math import prod
 
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 Grids = tuple[tuple[int, ...], ...]
@@ -23,7 +25,8 @@ class Tokens:
     """Token indices of a batch of images, coarse to fine."""
 
     indices: tuple[Shaped[Tensor, "..."], ...]
-    """One int64 (B, *grid_k) per scale, coarse to fine; a single-scale tokenizer has one."""
+    """One int64 (B, *grid_k) per scale, coarse to fine; a single-scale tokenizer has one. Bits are uint8, and the grid
+    has their number as its last axis: (B, h_k, w_k, d)."""
     image_size: tuple[int, int]
     """Height and width in pixels of the images that were encoded."""
     vocab_size: int
@@ -35,8 +38,9 @@ class Tokens:
     `Tokenizer.encode`."""
 
     def __post_init__(self) -> None:
-        if not self.indices or any(scale.dtype != torch.int64 for scale in self.indices):
-            raise ValueError(f"indices: got {[scale.dtype for scale in self.indices]}, expected int64 maps")
+        allowed = (torch.int64, torch.uint8) if self.vocab_size == 2 else (torch.int64,)
+        if not self.indices or any(scale.dtype not in allowed for scale in self.indices):
+            raise ValueError(f"indices: got {[scale.dtype for scale in self.indices]}, expected int64, or uint8 bits")
         if any(scale.dim() < 2 or scale.shape[0] != self.indices[0].shape[0] for scale in self.indices):
             shapes = [tuple(scale.shape) for scale in self.indices]
             raise ValueError(f"indices: got shapes {shapes}, expected (B, *grid) with equal B")
@@ -69,7 +73,17 @@ class Tokens:
 
     def flatten(self) -> Int64[Tensor, "b l"]:
         """One sequence per image (B, L): scales coarse to fine, each in raster order."""
-        return torch.cat([scale.flatten(1) for scale in self.indices], dim=1)
+        return torch.cat([scale.flatten(1) for scale in self.indices], dim=1).long()
+
+    def bits(self) -> UInt8[Tensor, "b l d"]:
+        """The bits of each position (B, L, d), uint8: scales coarse to fine, each in raster order.
+
+        Raises:
+            ValueError: the tokens are not bits.
+        """
+        if self.vocab_size != 2 or min(scale.dim() for scale in self.indices) < 4:
+            raise ValueError(f"bits: got tokens of {self.vocab_size} codes, expected 2 codes, several per position")
+        return torch.cat([scale.flatten(1, -2) for scale in self.indices], dim=1).to(torch.uint8)
 
     @classmethod
     def unflatten(

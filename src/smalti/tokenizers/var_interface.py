@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from smalti.ops import add_scale, proportional_grids
+from smalti.ops import proportional_grids
 from smalti.quantizers import MultiScaleQuantizer, Quantizer
 from smalti.tokenizers.base import Tokenizer, as_scales, dtype_of, in_range
 from smalti.tokenizers.tokens import Grids, Tokens
@@ -303,7 +303,7 @@ class VARQuantizer(nn.Module):
         for k, h_BChw in enumerate(ms_h_BChw):
             if not all_to_max_scale and f_hat.shape[2:] != h_BChw.shape[2:]:
                 f_hat = F.interpolate(f_hat, size=h_BChw.shape[2:], mode="bicubic")
-            f_hat = add_scale(f_hat, h_BChw, self._quantizer.phi(k, len(ms_h_BChw)))
+            f_hat = self._quantizer.add(k, f_hat, h_BChw, len(ms_h_BChw))
             yield f_hat
 
 

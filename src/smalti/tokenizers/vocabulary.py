@@ -169,18 +169,40 @@ class ImageVocabulary:
         expect(start is None, "ids", f"no end for the image that begins at position {start}", "one")
         return found
 
+    def allowed(self, ids: Sequence[int]) -> list[int]:
+        """The ids that may follow this sequence of text and images, so that every image that is begun can be decoded.
+
+        For `generate` of the package transformers: `prefix_allowed_tokens_fn=lambda _, ids: allowed(ids.tolist())`.
+
+        Raises:
+            ValueError: an image of none of the sizes.
+        """
+        begin, end = self.special_ids["begin"], self.special_ids["end"]
+        place = next((n for n, each in enumerate(reversed(ids), 1) if each in (begin, end)), 0)
+        if place == 0 or ids[-place] == end:
+            return [*range(self.offset), begin]
+        if place == 1 and len(self.sizes) > 1:
+            return list(self._size_ids)
+        wanted = int(self._template(self._size_of(torch.tensor([list(ids[-place:])])))[place])
+        return list(range(self.offset, self.offset + self.vocab_size)) if wanted < 0 else [wanted]
+
     # ---- parts --------------------------------------------------------------------------------------------------
 
     def _number(self, size: tuple[int, int]) -> int:
         expect(size in self.sizes, "image size", size, f"one of {self.sizes}")
         return self.sizes.index(size)
 
+    @property
+    def _size_ids(self) -> list[int]:
+        """The ids of the sizes, of which there are several."""
+        return [self.special_ids[f"{height}x{width}"] for height, width in self.sizes]
+
     def _size_of(self, ids: Tensor) -> int:
         """Number of the image size, told by the second id where there are several."""
         expect(ids.dim() == 2 and ids.dtype == torch.int64, "ids", f"{ids.dtype} {tuple(ids.shape)}", "int64 (B, L)")
         if len(self.sizes) == 1:
             return 0
-        words = [self.special_ids[f"{height}x{width}"] for height, width in self.sizes]
+        words = self._size_ids
         second = int(ids[0, 1]) if ids.numel() and ids.shape[1] > 1 else -1
         expect(second in words, "ids", f"{second} at position 1", f"an image size, one of {words}")
         return words.index(second)

@@ -8,6 +8,7 @@ The public names of `open_tokenizer` and `open_prior` are `smalti.load` and `sma
 """
 
 from smalti.zoo.box import BOXED, DEFAULT, filled, is_boxed, saved_folder
+from smalti.zoo.image_processor import SmaltiImageProcessor
 from smalti.zoo.models import MODELS, TOKENIZERS, build
 from smalti.zoo.open import kind_of, open_prior, open_tokenizer
 from smalti.zoo.priors import PRIORS, build_prior
@@ -26,6 +27,7 @@ __all__ = [
     "PRIOR_FAMILIES",
     "TOKENIZERS",
     "TRAINING",
+    "SmaltiImageProcessor",
     "build",
     "build_prior",
     "filled",

@@ -12,6 +12,7 @@ from smalti.zoo.published import (
     emu3,
     emu35_ibq,
     ibq,
+    infinity,
     janus,
     latent_diffusion,
     llamagen,
@@ -32,6 +33,7 @@ from smalti.zoo.published.loading import Published, read_model
 
 FAMILIES: dict[str, Family[Any]] = {
     "var": var.FAMILY,
+    "infinity-bsq": infinity.FAMILY,
     "titok": titok.FAMILY,
     "llamagen": llamagen.FAMILY,
     "maskgit": maskgit.FAMILY,
