@@ -27,6 +27,7 @@ from smalti.cli.parsing import parse_config
 from smalti.data import open_images, save_image
 from smalti.jobs.demo import TRAINING
 from smalti.jobs.train import TrainConfig, build_model, train
+from smalti.quantizers.rebuild import QUANTIZERS
 from smalti.training import OptimizationConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -211,6 +212,16 @@ def test_every_command_is_documented() -> None:
     assert documented | {"demo"} == set(COMMANDS)
     for verb in COMMANDS:
         assert f"| `smalti {verb}` |" in text_of(Path("README.md"))
+
+
+def test_every_quantizer_is_described() -> None:
+    """Each has a part of the page with its formula and a block that builds it."""
+    parts = text_of(Path("docs/en/quantizers.md")).split("\n### ")
+    described = {part.partition("\n")[0]: part for part in parts}
+    for name in set(QUANTIZERS) - {"OneHotQuantizer"}:  # described with `GumbelQuantizer`
+        assert "\n```text\n" in described[name]
+        assert f"{name}(" in described[name]
+    assert "OneHotQuantizer" in described["GumbelQuantizer"]
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=str)
