@@ -5,12 +5,16 @@ A page is followed as a reader would, from top to bottom in one folder that hold
 
 - a ```python block runs, together with the blocks above it; `print(...)  # text` must print that text;
 - a ```yaml block is a recipe of `smalti train` and is stored under the name in its first line;
-- every `smalti ...` line of a ```bash block goes through the real parser; those of the README's run for real.
+- every `smalti ...` line of a ```bash block goes through the real parser; those of the README and of the tutorial run
+  for real, with fewer steps.
+
+The cells of the notebook run in the same way.
 """
 
 import ast
 import importlib
 import itertools
+import json
 import re
 import runpy
 import shlex
@@ -29,6 +33,7 @@ from smalti.cli.parsing import parse_config
 from smalti.data import open_images, save_image
 from smalti.jobs.demo import TRAINING
 from smalti.jobs.train import TrainConfig, build_model, train
+from smalti.quantizers.rebuild import QUANTIZERS
 from smalti.training import OptimizationConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +41,16 @@ ENGLISH = [Path("README.md"), *sorted(path.relative_to(ROOT) for path in (ROOT /
 DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 EVERY_PAGE = pytest.mark.parametrize("page", ENGLISH, ids=str)
 TINY = ["--optimization.steps", "2", "--optimization.batch_size", "2"]
+FOLLOWED = ("token-file.md", "tutorial.md")
+"""Pages with commands that run for real, one after another."""
+SHORTER = {
+    "train": TINY,
+    "tokenize": ["--crops", "1"],
+    "train-prior": [*TINY, "--prior_args", "{depth: 1, width: 16, num_heads: 1}"],
+    "sample": ["-n", "2"],
+    "train-codec": ["--training.steps", "2"],
+}
+"""What makes a command of a page short."""
 
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
@@ -191,9 +206,8 @@ def test_a_page_can_be_followed(
             for command in commands_in(block):
                 check_that_it_parses(command, monkeypatch)
                 # These are quick, and the Python below may read what they wrote
-                if command[0] in ("encode", "decode", "train-codec") or page.name == "token-file.md":
-                    short = ["--training.steps", "2"] if command[0] == "train-codec" else []
-                    assert main([*command, *short]) == 0
+                if command[0] in ("encode", "decode", "train-codec") or page.name in FOLLOWED:
+                    assert main([*command, *SHORTER.get(command[0], [])]) == 0
         else:
             assert language == "text"
 
@@ -213,6 +227,16 @@ def test_every_command_is_documented() -> None:
     assert documented | {"demo"} == set(COMMANDS)
     for verb in COMMANDS:
         assert f"| `smalti {verb}` |" in text_of(Path("README.md"))
+
+
+def test_every_quantizer_is_described() -> None:
+    """Each has a part of the page with its formula and a block that builds it."""
+    parts = text_of(Path("docs/en/quantizers.md")).split("\n### ")
+    described = {part.partition("\n")[0]: part for part in parts}
+    for name in set(QUANTIZERS) - {"OneHotQuantizer"}:  # described with `GumbelQuantizer`
+        assert "\n```text\n" in described[name]
+        assert f"{name}(" in described[name]
+    assert "OneHotQuantizer" in described["GumbelQuantizer"]
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=str)
@@ -255,6 +279,38 @@ def test_examples_run(
     assert lines
     assert all(HAN.search(line) and re.search("[A-Za-z]", line) for line in lines), "every line is in both languages"
     assert path.name in text_of(Path("README.md"))
+
+
+NOTEBOOK = ROOT / "examples" / "tutorial.ipynb"
+
+
+def test_the_notebook_works(bench: Path) -> None:
+    names: dict = {"__name__": "notebook"}
+    for number, code in enumerate(cells_of("code")):
+        source = code.replace("QUICK = False", "QUICK = True") if number == 0 else code
+        assert ("QUICK = True" in source) == (number == 0)
+        exec(compile(source, f"<cell {number}>", "exec"), names)
+    assert Path("samples/grid.png").is_file()
+
+
+def test_the_notebook_is_clean_and_in_both_languages() -> None:
+    """No output but pictures, no counters, and Chinese beside the English of every text."""
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        assert cell.get("execution_count") is None
+        for output in cell.get("outputs", []):
+            assert output["output_type"] == "display_data"
+            assert set(output["data"]) == {"image/jpeg"}
+    for text in cells_of("markdown"):
+        assert HAN.search(text)
+        assert re.search("[A-Za-z]{2,}", text)
+    assert NOTEBOOK.stat().st_size < 300_000
+
+
+def cells_of(kind: str) -> list[str]:
+    """The sources of the notebook's cells of a kind."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
 
 
 # ---- what CONTRIBUTING says about the house --------------------------------------------------------------------------
