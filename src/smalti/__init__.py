@@ -36,6 +36,7 @@ _HOMES = {
     "decode_file": "smalti.verbs",
     "encode_file": "smalti.verbs",
     "evaluate": "smalti.verbs",
+    "export": "smalti.verbs",
     "load": "smalti.zoo",
     "load_prior": "smalti.zoo",
     "load_published": "smalti.zoo",

@@ -15,6 +15,8 @@ from smalti.jobs.decode import FROM_FILE, DecodeConfig, DecodedImage, decode
 from smalti.jobs.encode import EncodeConfig, EncodeResult, encode
 from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult
 from smalti.jobs.evaluate import evaluate as evaluate_job
+from smalti.jobs.export import ExportConfig, ExportResult
+from smalti.jobs.export import export as export_job
 from smalti.jobs.sample import SampleConfig, SampleResult
 from smalti.jobs.sample import sample as sample_job
 from smalti.jobs.tokenize import TokenizeConfig, TokenizeResult
@@ -24,7 +26,7 @@ from smalti.jobs.train import train as train_job
 from smalti.jobs.train_config import ModelDefaults, TrainConfig
 from smalti.zoo import DEFAULT
 
-__all__ = ["decode_file", "encode_file", "evaluate", "sample", "tokenize", "train"]
+__all__ = ["decode_file", "encode_file", "evaluate", "export", "sample", "tokenize", "train"]
 
 Config = TypeVar("Config")
 Name = str | Path
@@ -69,6 +71,12 @@ def tokenize(data: Name, out: Name, model: Name = DEFAULT, **options: Any) -> To
 def sample(prior: Name, out: Name, **options: Any) -> SampleResult:
     """Sample images from a trained prior: `smalti sample PRIOR --out OUT`; options are fields of `SampleConfig`."""
     return sample_job(_config(SampleConfig, {**options, "prior": prior, "out": out}))
+
+
+def export(model: Name, out: Name, format: str, **options: Any) -> ExportResult:
+    """Write a tokenizer in another format: `smalti export MODEL OUT --format FORMAT`; options are those of
+    `ExportConfig`."""
+    return export_job(_config(ExportConfig, {**options, "model": model, "out": out, "format": format}))
 
 
 def _config(

@@ -62,6 +62,7 @@ CASES = {
     "sample": Command(("prior", "-o", "OUT", "-n", "1", "--precision=fp32"), "SampleConfig", "sample"),
     "eval-samples": Command(("photos", "photos", "--judges=[]"), "EvalSamplesCommand", "evaluate_samples"),
     "import": Command(("model.pt", "OUT"), "ImportConfig", "import_checkpoint"),
+    "export": Command(("run", "OUT", "--format=torch-export"), "ExportConfig", "export"),
     "doctor": Command((), "DoctorCommand", "doctor"),
     "demo": Command(("-o", "OUT", "--optimization.steps=1"), "DemoConfig", "demo"),
 }

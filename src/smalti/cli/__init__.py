@@ -29,6 +29,7 @@ COMMANDS = {
     "sample": "sample images from a trained prior, or edit part of a photograph with it",
     "eval-samples": "measure sampled images against reference images: gFID, KID, Inception Score",
     "import": "convert a published tokenizer checkpoint to a folder that every other command takes",
+    "export": "write a tokenizer in the format of VAR, taming, LlamaGen or diffusers, as ONNX or for torch.export",
     "doctor": "check that a device computes what the CPU computes, and list what is installed",
     "demo": "use photo-f8, then train, evaluate and use a small tokenizer, and write a report (two minutes)",
 }

@@ -65,7 +65,7 @@ class Candidate:
     config: dict[str, Any]
     """The config.json beside the file, {} if there is none."""
     yaml: dict[str, Any]
-    """The config.yaml beside the file, {} if there is none."""
+    """The config.yaml beside the file, or else the YAML file of its name; {} if there is none."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     file = locate(Path(path))
     tree = _read_halves(file) if file.stem in HALVES else _read_shards(file) if _is_index(file) else _read(file)
-    sidecars = _sidecar(file.parent / "config.json", json.loads), _sidecar(file.parent / "config.yaml", yaml.safe_load)
+    yaml_files = file.parent / "config.yaml", file.with_suffix(".yaml")
+    found = (_sidecar(path, yaml.safe_load) for path in yaml_files)
+    sidecars = _sidecar(file.parent / "config.json", json.loads), next(filter(None, found), {})
     candidates = tuple(
         candidate for place, tensors in _tables(tree, (), DEPTH) for candidate in _split(place, tensors, *sidecars)
     )

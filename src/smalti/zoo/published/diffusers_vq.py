@@ -5,8 +5,11 @@ under diffusers' names, old ("query") and new ("to_q"). The config.json beside t
 not.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
@@ -23,14 +26,18 @@ LEVELS = {
     "decoder.up_blocks.{i}.attentions.{j}": "decoder.levels.{i}.attentions.{j}",
     "decoder.up_blocks.{i}.upsamplers.0": "decoder.levels.{i}.resample",
     "encoder.conv_norm_out": "encoder.norm_out",
+    "decoder.conv_norm_out.norm_layer": "decoder.norm_out.norm",
     "decoder.conv_norm_out": "decoder.norm_out",
 }
 
 LEAVES = {
     "conv_shortcut": "shortcut",
+    "norm1.norm_layer": "norm1.norm",
+    "norm2.norm_layer": "norm2.norm",
+    "spatial_norm.norm_layer": "norm.norm",
+    "spatial_norm.conv_y": "norm.scale",
+    "spatial_norm.conv_b": "norm.shift",
     "group_norm": "norm",
-    "spatial_norm": "norm",
-    "norm_layer": "norm",
     "conv_y": "scale",
     "conv_b": "shift",
     "to_q": "q",
@@ -42,6 +49,7 @@ LEAVES = {
     "value": "v",
     "proj_attn": "out",
 }
+"""Names inside blocks. Of several for one of ours, the first is the one that diffusers writes today."""
 
 AMUSED = {"num_vq_embeddings": 8192, "vq_embed_dim": 64, "lookup_from_codebook": True}
 """What marks aMUSEd's own weights, whose pipeline feeds images in [0, 1]; all others work in [-1, 1]."""
@@ -49,9 +57,20 @@ AMUSED = {"num_vq_embeddings": 8192, "vq_embed_dim": 64, "lookup_from_codebook":
 
 def names(candidate: Candidate) -> NameTable:
     """diffusers' names; without attention in the middle if the checkpoint has none (aMUSEd)."""
-    attention = "mid_block.attentions.0" if has(candidate, r".*\.mid_block\.attentions\.") else None
-    mid = mid_names("mid_block.resnets.0", attention, "mid_block.resnets.1")
-    return NameTable({**OUTER, **LEVELS, **mid}, LEAVES, fine_to_coarse=False)
+    return table(has(candidate, r".*\.mid_block\.attentions\."))
+
+
+def table(attention: bool) -> NameTable:
+    """The same, with or without attention in the middle."""
+    mid = mid_names("mid_block.resnets.0", "mid_block.attentions.0" if attention else None, "mid_block.resnets.1")
+    return NameTable({**LEVELS, **OUTER, **mid}, LEAVES, fine_to_coarse=False)
+
+
+def with_linear_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under diffusers' names with linear layers in attention. Ours are 1x1 convolutions, and what reads a
+    checkpoint reshapes them (`fitting.reshaped`)."""
+    linear = re.compile(r".*\.to_(q|k|v|out\.0)\.weight")
+    return {name: tensor.flatten(1) if linear.fullmatch(name) else tensor for name, tensor in tensors.items()}
 
 
 def build(

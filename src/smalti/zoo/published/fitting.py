@@ -90,14 +90,28 @@ def compare(
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors that `compare` found to fit, in the model's own dtype."""
+    with torch.no_grad():
+        own = model.state_dict()
+        for name, tensor in fused_qkv(tensors).items():
+            own[name].copy_(tensor)
+
+
+def fused_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with queries, keys and values as one, as our attention has them."""
     fused = dict(tensors)
     for name in [name for name in tensors if ".q." in name]:
         parts = [fused.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
         fused[name.replace(".q.", ".qkv.")] = torch.cat(parts)
-    with torch.no_grad():
-        own = model.state_dict()
-        for name, tensor in fused.items():
-            own[name].copy_(tensor)
+    return fused
+
+
+def split_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `fused_qkv`."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        names = [name.replace(".qkv.", f".{part}.") for part in "qkv"] if ".qkv." in name else [name]
+        split |= dict(zip(names, tensor.chunk(len(names)), strict=True))
+    return split
 
 
 def reshaped(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

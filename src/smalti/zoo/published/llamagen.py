@@ -5,6 +5,8 @@ Source: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalab
 Codes have eight components and unit length.
 """
 
+from typing import Any
+
 from smalti.zoo.published.checkpoints import Candidate
 from smalti.zoo.published.family import Family, has, vqgan
 from smalti.zoo.published.names import NameTable
@@ -27,6 +29,13 @@ NAMES = NameTable(
 )
 
 
+def facts(candidate: Candidate) -> dict[str, Any]:
+    """Whether codes have unit length, from a config.json of LlamaGen's own arguments, as `smalti export` writes it."""
+    if "codebook_l2_norm" not in candidate.config:
+        return {}
+    return {"metric": "cosine" if candidate.config["codebook_l2_norm"] else "euclidean"}
+
+
 def recognises(candidate: Candidate) -> bool:
     """Levels called conv_blocks."""
     return has(candidate, r"(encoder|decoder)\.conv_blocks\.")
@@ -41,4 +50,5 @@ FAMILY = Family(
     build=vqgan("cosine"),
     averaged=True,
     ignored=r"quantize\.codebook_used$",
+    facts=facts,
 )

@@ -10,6 +10,8 @@ and `leaves` the names inside it: "nin_shortcut": "shortcut".
 import re
 from collections.abc import Iterable, Mapping
 
+from smalti.checks import expect
+
 
 class NameTable:
     """Two-way translation of tensor names."""
@@ -31,6 +33,21 @@ class NameTable:
         ours = {name: found for name in names if (found := self._convert(name, self.modules, self.leaves)) is not None}
         levels = decoder_levels(ours.values())
         return {name: self._ordered(found, levels) for name, found in ours.items()}
+
+    def invert(self, names: Iterable[str]) -> dict[str, str]:
+        """Their name for each of ours: the inverse of `translate`. Of several names for one of ours, the first of the
+        table is written.
+
+        Raises:
+            ValueError: a name that the table does not know.
+        """
+        names = list(names)
+        levels = decoder_levels(names)
+        theirs = {name: self.original(name, levels) for name in names}
+        back = self.translate(theirs.values())
+        for name, found in theirs.items():
+            expect(back.get(found) == name, "tensor", name, "one that the published code has")
+        return theirs
 
     def original(self, name: str, levels: int) -> str:
         """Their name for one of ours; `levels` of the decoder."""

@@ -19,9 +19,12 @@ from smalti.zoo.published.vqgan_names import taming_names
 
 
 def names(candidate: Candidate) -> NameTable:
-    """The usual names, and those of the Gumbel model's quantizer."""
+    """The usual names, and those of two other quantizers: the Gumbel model's, and VQ-Diffusion's moving average, whose
+    codebook is a buffer."""
     table = taming_names(candidate)
     table.modules.update({"quantize.proj": "quantizer.proj", "quantize.embed": "quantizer.embedding"})
+    if "quantize.embedding" in candidate.tensors:
+        table.modules["quantize.embedding"] = "quantizer.embedding.weight"
     return table
 
 
@@ -56,4 +59,5 @@ FAMILY = Family(
     names=names,
     recognises=recognises,
     build=build,
+    ignored=r"quantize\.(cluster_size|embedding_avg)$",
 )

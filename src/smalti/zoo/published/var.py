@@ -14,7 +14,7 @@ from smalti.zoo.published.checkpoints import Candidate
 from smalti.zoo.published.family import Family, build_vqgan, has
 from smalti.zoo.published.inference import Shapes, codebook_shape, count
 from smalti.zoo.published.names import NameTable
-from smalti.zoo.published.vqgan_names import taming_names
+from smalti.zoo.published.vqgan_names import taming_names, taming_table
 
 PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 """The published scales for 256 x 256 pixels."""
@@ -26,7 +26,19 @@ USAGE = "quantizer.scale_usage"
 
 def names(candidate: Candidate) -> NameTable:
     """The usual names, and those of the multi-scale quantizer: φ of one per scale, one for all, or a few to share."""
-    table = taming_names(candidate)
+    return with_scales(taming_names(candidate))
+
+
+def names_to_write(num_phi: int) -> NameTable:
+    """The names that VAR's code gives to one φ for all scales, or to several that scales share."""
+    table = with_scales(taming_table())
+    for other in ("qresi_ls.{i}", "{i}") if num_phi == 1 else ("qresi", "{i}"):
+        table.modules.pop(f"quantize.quant_resi.{other}")
+    return table
+
+
+def with_scales(table: NameTable) -> NameTable:
+    """A table of taming's names with the multi-scale quantizer for the codebook."""
     table.modules.pop("quantize.embedding")
     table.modules.update(
         {
@@ -75,6 +87,15 @@ def build(
     return build_vqgan(shapes, source, quantizer, image_range=image_range, norm_groups=norm_groups)
 
 
+def facts(candidate: Candidate) -> dict[str, Any]:
+    """The options in a config.json of VAR's own arguments, as `smalti export` writes it."""
+    config, told = candidate.config, {}
+    if "v_patch_nums" in config:
+        told = {"patch_nums": config["v_patch_nums"], "phi_ratio": config.get("quant_resi", 0.5)}
+        told["metric"] = "cosine" if config.get("using_znorm") else "euclidean"
+    return told
+
+
 def recognises(candidate: Candidate) -> bool:
     """φ, or the usage counts of the scales."""
     return has(candidate, r"quantize\.(quant_resi\.|ema_vocab_hit_SV)")
@@ -88,4 +109,5 @@ FAMILY = Family(
     recognises=recognises,
     build=build,
     ignored=r"quantize\.ema_vocab_hit_SV$",
+    facts=facts,
 )

@@ -44,6 +44,10 @@ def mid_names(first: str, attention: str | None, last: str) -> dict[str, str]:
 
 def taming_names(candidate: Candidate) -> NameTable:
     """Names of taming-transformers; without attention in the middle if the checkpoint has none (vq-f4-noattn)."""
-    attention = any(".mid.attn_1." in name for name in candidate.tensors)
+    return taming_table(any(".mid.attn_1." in name for name in candidate.tensors))
+
+
+def taming_table(attention: bool = True) -> NameTable:
+    """The same, with or without attention in the middle."""
     mid = mid_names("mid.block_1", "mid.attn_1" if attention else None, "mid.block_2")
     return NameTable({**OUTER, **LEVELS, **mid}, LEAVES)
