@@ -1,15 +1,22 @@
 """Panel 7: bits add up to the prior's own likelihood, and only chosen tokens change."""
 
+import base64
+import copy
+import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_priors import FLAT, PYRAMID, awake, masked, next_scale, next_scale_deep, next_token, sequences
 
-from smalti.playground.dream import fitted, meaning, no_region, painted, predictable, redraw, surprise
-from smalti.priors import MaskedTransformer, Prior, TokenLayout
+from smalti.playground.dream import draw, fit, fitted, look, map_of, painted, redraw, surprisal
+from smalti.playground.opened import Opened
+from smalti.playground.workspace import Workspace
+from smalti.priors import MaskedTransformer, NextScaleTransformer, NextTokenTransformer, Prior, TokenLayout
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE, TiTok, Tokens
 
@@ -33,16 +40,14 @@ def tokens_of(prior: Prior) -> Tokens:
     return Tokens.unflatten(sequence, layout.grids, layout.image_size, layout.vocab_size, torch.uint8)
 
 
-def test_bits_of_all_maps_add_up_to_the_likelihood(prior: Prior) -> None:
+def test_bits_add_up_to_the_likelihood(prior: Prior) -> None:
     tokens = tokens_of(prior)
-    found = surprise(prior, tokens)
-    assert [tuple(bits.shape) for bits in found.maps] == [grid[:2] for grid in prior.layout.grids]
-    assert sum(bits.sum().item() for bits in found.maps) == pytest.approx(found.total, rel=1e-5)
+    bits = surprisal(prior, tokens)
     if not isinstance(prior, MaskedTransformer):
         loss = prior.loss(tokens.flatten(), torch.tensor([prior.num_classes])).item()
-        assert found.total == pytest.approx(loss / math.log(2) * prior.layout.num_tokens, rel=1e-5)
+        assert bits.sum().item() == pytest.approx(loss / math.log(2) * prior.layout.num_tokens, rel=1e-5)
     if prior.num_classes:
-        assert surprise(prior, tokens, 1).total != pytest.approx(found.total, rel=1e-4)
+        assert not torch.allclose(surprisal(prior, tokens, 1), bits)
 
 
 def test_only_chosen_tokens_are_drawn_anew(prior: Prior) -> None:
@@ -62,15 +67,7 @@ def test_at_a_low_temperature_drawn_tokens_surprise_less(prior: Prior) -> None:
     tokens = tokens_of(prior)
     everything = torch.ones(prior.layout.num_tokens, dtype=torch.bool)
     cold = redraw(prior, tokens, everything, temperature=0.01)
-    assert surprise(prior, cold).total < surprise(prior, tokens).total
-
-
-def test_predictable_tokens_are_those_below_the_threshold(prior: Prior) -> None:
-    found = surprise(prior, tokens_of(prior))
-    assert not predictable(found, 0.0).any()
-    assert predictable(found, found.bits_L.max().item() + 1).all()
-    middle = found.bits_L.median().item()
-    assert predictable(found, middle).tolist() == [bits < middle for bits in found.bits_L.tolist()]
+    assert surprisal(prior, cold).sum() < surprisal(prior, tokens).sum()
 
 
 def test_what_cannot_be_drawn_is_refused(prior: Prior) -> None:
@@ -81,7 +78,7 @@ def test_what_cannot_be_drawn_is_refused(prior: Prior) -> None:
         redraw(prior, tokens, ~nothing, label=9)
     for change, message in (({"vocab_size": 12}, "vocabulary size 12"), ({"image_size": (5, 5)}, "scales")):
         with pytest.raises(ValueError, match=f"tokens: got {message}"):
-            surprise(prior, replace(tokens, **change))  # type: ignore[arg-type]
+            surprisal(prior, replace(tokens, **change))  # type: ignore[arg-type]
 
 
 def test_a_region_holds_the_tokens_that_it_mostly_covers() -> None:
@@ -105,9 +102,113 @@ def test_a_picture_is_cut_to_the_size_of_the_prior() -> None:
     assert torch.equal(fitted(picture, PYRAMID), picture[:, 12:36])
 
 
-def test_each_kind_says_what_its_bits_mean_and_which_tokens_have_no_place() -> None:
-    kinds = [meaning(make()) for make in (next_scale, next_token, masked)]
-    assert len(set(kinds)) == 3
+# ---- the panel ------------------------------------------------------------------------------------------------------
+
+TOKENIZERS = {"flat": {}, "pyramid": {"patch_nums": (1, 2, 4)}}
+KINDS = {"next-token": "flat", "masked": "flat", "next-scale": "pyramid"}
+
+
+@pytest.fixture(params=KINDS)
+def workspace(request: pytest.FixtureRequest) -> Workspace:
+    """A tab with a picture of 16 x 16 pixels and a prior of each kind."""
+    torch.manual_seed(0)
+    tokenizer = SimpleVQVAE(11, 4, 8, **TOKENIZERS[KINDS[request.param]]).eval()  # type: ignore[arg-type]
+    opened = Opened("tiny", tokenizer)
+    image = torch.randint(256, (1, 3, 16, 16), dtype=torch.uint8)
+    grids = tokenizer.encode(image).grids
+    layout = TokenLayout(11, grids, (16, 16), tokenizer.fingerprint)
+    sizes = {"depth": 1, "width": 16, "num_heads": 2}
+    made: dict[str, Callable[[], Prior]] = {
+        "next-token": lambda: NextTokenTransformer(layout, 2, sizes, class_names=["cat"]),
+        "masked": lambda: MaskedTransformer(layout, 0, sizes),
+        "next-scale": lambda: NextScaleTransformer(layout, 2, copy.deepcopy(tokenizer.quantizer), sizes),
+    }
+    opened.prior = awake(made[request.param]())
+    workspace = Workspace({"tiny": opened})
+    workspace.start(tokenizer.encode(image), image)
+    return workspace
+
+
+def test_the_map_shows_the_bits_of_each_layer(workspace: Workspace) -> None:
+    prior = workspace.opened.prior
+    assert prior is not None
+    shown = look(workspace, {"label": None})
+    assert shown["fits"]
+    assert KINDS[shown["kind"]] == ("pyramid" if len(shown["maps"]) == 3 else "flat")
+    assert len(shown["classes"]) == prior.num_classes
+    assert sum(shown["bits"]) == pytest.approx(shown["total"], abs=0.005 * len(shown["bits"]))
+    bits = surprisal(prior, workspace.step.tokens)
+    assert sum(map_of(bits, layer).sum().item() for layer in workspace.layers) == pytest.approx(shown["total"])
+    finest = map_of(bits, workspace.layers[-1])
+    assert finest[2, 3].item() == bits[-16 + 2 * 4 + 3]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown["maps"][-1].split(",")[1]))))
+    assert pixels.shape == (4, 4, 3)
+    order = finest.clamp(max=16).flatten().argsort()
+    light = (pixels.astype(float) @ [0.2, 0.7, 0.1]).flatten()[order.numpy()]
+    assert (np.diff(light) >= -1).all()  # the more bits the brighter
+
+
+def test_drawing_in_a_region_leaves_the_rest_and_can_be_undone(workspace: Workspace) -> None:
+    before = workspace.step.tokens.flatten()[0]
+    arguments = {"label": None, "cells": [0, 1, 4, 5], "temperature": 1.0}
+    outside = torch.ones(4, 4, dtype=torch.bool)
+    outside[:2, :2] = False
+    changed = 0
+    for seed in range(4):
+        answer = draw(workspace, {**arguments, "seed": seed})
+        after = torch.tensor(answer["tokens"])
+        assert torch.equal(after[-16:][outside.flatten()], before[-16:][outside.flatten()])
+        if len(before) == 21:  # the quarter is one token of the scale 2 x 2, and less than half of the picture
+            assert answer["drawn"] == 5
+            assert torch.equal(after[[0, 2, 3, 4]], before[[0, 2, 3, 4]])
+        changed += int((after != before).sum())
+    assert changed > 0
+    while workspace.current:
+        workspace.undo()
+    assert torch.equal(workspace.step.tokens.flatten()[0], before)
+
+
+def test_drawing_what_was_predictable_leaves_the_surprising_tokens(workspace: Workspace) -> None:
+    assert workspace.opened.prior is not None
+    bits, before = surprisal(workspace.opened.prior, workspace.step.tokens), workspace.step.tokens.flatten()[0]
+    threshold = bits.median().item()
+    arguments = {"label": None, "cells": None, "threshold": threshold, "temperature": 1.0, "seed": 3}
+    answer = draw(workspace, arguments)
+    assert answer["drawn"] == int((bits < threshold).sum())
+    surprising = bits >= threshold
+    assert torch.equal(torch.tensor(answer["tokens"])[surprising], before[surprising])
+
+
+def test_a_picture_of_another_size_is_fitted_first(workspace: Workspace) -> None:
+    image = torch.randint(256, (1, 3, 20, 40), dtype=torch.uint8)
+    workspace.start(workspace.opened.tokenizer.encode(image), image)
+    shown = look(workspace, {"label": None})
+    assert (shown["fits"], shown["size"]) == (False, [16, 16])
+    with pytest.raises(ValueError, match="tokens: got scales"):
+        draw(workspace, {"label": None, "cells": [0], "temperature": 1.0, "seed": 0})
+    assert (fit(workspace, {})["width"], fit(workspace, {})["height"]) == (16, 16)
+    assert look(workspace, {"label": None})["fits"]
+
+
+def test_without_a_prior_the_panel_says_so(workspace: Workspace) -> None:
+    workspace.opened.prior = None
+    assert look(workspace, {"label": None}) == {"kind": None}
+    with pytest.raises(ValueError, match="prior: got none for tiny"):
+        draw(workspace, {"label": None, "cells": [0], "temperature": 1.0, "seed": 0})
+
+
+def test_tokens_without_a_place_are_drawn_by_their_bits_alone() -> None:
     sizes = {"width": 32, "layers": 1, "num_heads": 2, "patch_size": 4}
-    assert no_region(TiTok(VectorQuantizer(16, 4), sizes, image_size=16, num_latent_tokens=5))
-    assert not no_region(SimpleVQVAE(16, 8, 8))
+    tokenizer = TiTok(VectorQuantizer(16, 4), sizes, image_size=32, num_latent_tokens=5).eval()
+    opened, image = Opened("titok", tokenizer), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    opened.prior = MaskedTransformer(
+        TokenLayout(16, ((1, 5),), (32, 32)), 0, {"depth": 1, "width": 16, "num_heads": 2}
+    ).eval()
+    workspace = Workspace({"titok": opened})
+    workspace.start(tokenizer.encode(image), image)
+    shown = look(workspace, {"label": None})
+    assert (shown["paintable"], shown["rows"], shown["columns"]) == (False, 2, 3)
+    arguments = {"label": None, "temperature": 1.0, "seed": 0}
+    with pytest.raises(ValueError, match="belong to no place"):
+        draw(workspace, {**arguments, "cells": [0]})
+    assert draw(workspace, {**arguments, "cells": None, "threshold": 99.0})["drawn"] == 5

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from smalti.formats import OtherModelError, TokenFile, TokenFileError
-from smalti.playground.share import LONGEST_LINK, from_link, open_shared, to_file, to_link
-from smalti.tokenizers import SimpleVQVAE, Tokenizer
+from smalti.playground.opened import Opened
+from smalti.playground.share import LONGEST_LINK, from_link, link, open_file, open_link, open_shared, to_link
+from smalti.playground.workspace import Workspace
+from smalti.tokenizers import SimpleVQVAE, Tokenizer, Tokens, to_token_image
 
 PAGE = "http://127.0.0.1:7860/"
 
@@ -28,26 +30,27 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def shared(name: str, size: tuple[int, int] = (20, 28)) -> bytes:
     image = torch.randint(256, (1, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return file_of(name, TOKENIZERS[name].encode(image))
+
+
+def file_of(name: str, tokens: Tokens) -> bytes:
     tokenizer = TOKENIZERS[name]
-    return to_file(tokenizer.encode(image), tokenizer, "cat")
+    return TokenFile(tokenizer.fingerprint, 16, (to_token_image("cat", tokens, 3),)).to_bytes()
 
 
 def test_a_link_opens_as_the_same_picture(name: str) -> None:
     data = shared(name)
-    link = to_link(data, PAGE + "?theme=dark#old")
-    address, _, letters = link.partition("#t=")
+    address, _, letters = to_link(data, PAGE + "?theme=dark#old").partition("#t=")
     assert address == PAGE + "?theme=dark"
     assert base64.urlsafe_b64decode(letters + "===") == data
-    assert from_link(link) == from_link("#t=" + letters) == data
-    found, title, tokens = open_shared(from_link(link), TOKENIZERS)
+    assert from_link(f"{address}#t={letters}") == from_link("#t=" + letters) == data
+    found, title, tokens = open_shared(data, TOKENIZERS)
     assert (found, title) == (name, "cat")
     tokenizer = TOKENIZERS[name]
     own = tokenizer.encode(torch.zeros(1, 3, 20, 28, dtype=torch.uint8))
     assert (tokens.grids, tokens.image_size) == (own.grids, own.image_size)
-    stored = TokenFile.from_bytes(data).images[0].indices
-    assert np.array_equal(tokens.flatten()[0].numpy(), stored)
-    again = to_file(tokens, tokenizer, title)
-    assert again == data
+    assert np.array_equal(tokens.flatten()[0].numpy(), TokenFile.from_bytes(data).images[0].indices)
+    assert file_of(name, tokens) == data
 
 
 def test_a_flipped_bit_in_any_byte_is_refused(name: str) -> None:
@@ -61,13 +64,13 @@ def test_a_flipped_bit_in_any_byte_is_refused(name: str) -> None:
 
 def test_every_changed_letter_of_a_link_is_refused(name: str) -> None:
     """Also the last one, some of whose bits belong to no byte."""
-    link = to_link(shared(name), PAGE)
-    start = link.index("#t=") + 3
-    for place in [*range(start, len(link), 3), len(link) - 1]:
-        letter = "B" if link[place] != "B" else "C"
+    whole = to_link(shared(name), PAGE)
+    start = whole.index("#t=") + 3
+    for place in [*range(start, len(whole), 3), len(whole) - 1]:
+        letter = "B" if whole[place] != "B" else "C"
         with pytest.raises(ValueError, match=r"altered|not a smalti token file|unsupported version|truncated"):
-            open_shared(from_link(link[:place] + letter + link[place + 1 :]), TOKENIZERS)
-    for bad in (link[:-1], link + "=", link + "A", link[:-4] + "(?)!", PAGE, "", link.replace("#t=", "#x=")):
+            open_shared(from_link(whole[:place] + letter + whole[place + 1 :]), TOKENIZERS)
+    for bad in (whole[:-1], whole + "=", whole + "A", whole[:-4] + "(?)!", PAGE, "", whole.replace("#t=", "#x=")):
         with pytest.raises(ValueError, match=r"link: got|truncated|altered"):
             open_shared(from_link(bad), TOKENIZERS)
 
@@ -83,13 +86,6 @@ def test_a_share_of_another_tokenizer_is_told_by_fingerprints() -> None:
     assert f"{known['pyramid'].fingerprint[:12]}… (pyramid)" in message
 
 
-def test_a_long_link_is_refused_and_the_file_opens() -> None:
-    data = shared("flat", (400, 500))
-    with pytest.raises(ValueError, match=f"expected at most {LONGEST_LINK}; share the file"):
-        to_link(data, PAGE)
-    assert open_shared(data, TOKENIZERS)[2].image_size == (400, 500)
-
-
 def test_files_that_are_no_single_moderate_picture_are_refused() -> None:
     file = TokenFile.from_bytes(shared("flat"))
     (image,) = file.images
@@ -99,3 +95,55 @@ def test_files_that_are_no_single_moderate_picture_are_refused() -> None:
     for bad, message in ((two, "2 pictures"), (huge, "3000 x 2000 pixels"), (grey, "1 channels")):
         with pytest.raises(TokenFileError, match=message):
             open_shared(bad.to_bytes(), TOKENIZERS)
+
+
+# ---- the panel ------------------------------------------------------------------------------------------------------
+
+
+def tab() -> Workspace:
+    return Workspace({name: Opened(name, tokenizer) for name, tokenizer in TOKENIZERS.items()})
+
+
+def test_what_one_tab_shares_another_opens_with_edits_and_model(name: str) -> None:
+    sender, receiver = tab(), tab()
+    sender.opened = sender.models[name]
+    image = torch.randint(256, (1, 3, 20, 28), dtype=torch.uint8)
+    sender.start(sender.opened.tokenizer.encode(image), image)
+    sender.change({3: 7, 5: 2})
+    told = link(sender, {"page": PAGE})
+    data = from_link(told["link"])
+    assert (told["bytes"], told["letters"]) == (len(data), len(told["link"]))
+    assert told["fingerprint"] == TOKENIZERS[name].fingerprint
+    for answer in (
+        open_link(receiver, {"link": told["link"]}),
+        open_file(receiver, {"data": base64.b64encode(data).decode()}),
+    ):
+        assert answer["model"] == name
+        assert answer["tokens"] == sender.step.tokens.flatten()[0].tolist()
+        assert torch.equal(receiver.step.image, sender.step.image)
+        assert answer["numbers"]["psnr"] is None  # the original is unknown
+    receiver.choose("flat")  # the picture stays, for other tokenizers too
+    assert receiver.step.tokens.image_size == (20, 28)
+
+
+def test_a_picture_too_large_for_a_link_is_shared_as_a_file() -> None:
+    workspace = tab()
+    image = torch.randint(256, (1, 3, 500, 512), dtype=torch.uint8)
+    workspace.start(workspace.opened.tokenizer.encode(image), image)
+    told = link(workspace, {"page": PAGE})
+    assert (told["link"], told["most"]) == (None, LONGEST_LINK)
+    assert told["letters"] > LONGEST_LINK
+
+
+def test_a_refused_share_leaves_the_tab_as_it_was() -> None:
+    workspace = tab()
+    image = torch.randint(256, (1, 3, 8, 8), dtype=torch.uint8)
+    workspace.start(workspace.opened.tokenizer.encode(image), image)
+    before = workspace.step
+    file = TokenFile.from_bytes(shared("pyramid"))
+    impossible = replace(file, images=(replace(file.images[0], image_size=(64, 64)),)).to_bytes()
+    for bad in (impossible, shared("pyramid")[:-1], b""):
+        with pytest.raises(ValueError, match=r".+"):
+            open_file(workspace, {"data": base64.b64encode(bad).decode()})
+        assert workspace.opened.name == "flat"
+        assert workspace.step is before

@@ -4,7 +4,9 @@ The surprisal of a token is -log2 of the probability that the prior gives it, se
 anew inside a painted region, or wherever the prior predicted them well; all others stay.
 """
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,27 +14,116 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from smalti.data import TransformConfig
+from smalti.playground.layers import Layer
+from smalti.playground.look import state
+from smalti.playground.paint import changed
+from smalti.playground.pictures import data_url, heat_map
+from smalti.playground.workspace import Workspace
 from smalti.priors import MaskedTransformer, NextScaleTransformer, Prior, SamplingConfig, TokenLayout
-from smalti.tokenizers import TiTok, Tokenizer, Tokens
+from smalti.tokenizers import Tokens
 
+TOP_BITS = 16.0
+"""Bits that have the brightest colour of the map: the cost of a token of 65536 equally likely codes."""
 REDRAWN_SHARE = 0.5
 """A token is part of a painted region if at least this share of its area is painted. Tokens of coarse scales cover
 much of the picture: a small region leaves them alone."""
 
 
-@dataclass(frozen=True, eq=False)
-class Surprise:
-    """The surprisal of all tokens of a picture."""
+# ---- the panel ------------------------------------------------------------------------------------------------------
 
-    bits_L: Float[Tensor, " l"]
-    """Bits of each token, scales coarse to fine, each in raster order."""
-    maps: tuple[Float[Tensor, "_h _w"], ...]
-    """Bits of each position, one map per scale; several codes of a position are added."""
 
-    @property
-    def total(self) -> float:
-        """Bits of the whole picture."""
-        return self.bits_L.double().sum().item()
+def look(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the prior expects: bits of all tokens and a map for each layer, for the class `label`.
+
+    Without a prior, or for a picture of another size than the prior's, only what is missing.
+    """
+    prior = workspace.opened.prior
+    if prior is None:
+        return {"kind": None}
+    layout, tokens = prior.layout, workspace.step.tokens
+    known = {
+        "kind": kind_of(prior),
+        "classes": [name or str(n) for n, name in enumerate(_class_names(prior))],
+        "size": [layout.image_size[1], layout.image_size[0]],
+        "fits": (tokens.grids, tokens.image_size) == (layout.grids, layout.image_size),
+    }
+    if not known["fits"]:
+        return known
+    bits_L = workspace.cached(("bits", arguments["label"]), lambda: surprisal(prior, tokens, arguments["label"]))
+    layers = workspace.layers
+    return {
+        **known,
+        "bits": [round(bits, 2) for bits in bits_L.tolist()],
+        "total": bits_L.double().sum().item(),
+        "packed": len(bits_L) * math.log2(tokens.vocab_size),
+        "maps": [data_url(heat_map(map_of(bits_L, layer), TOP_BITS)) for layer in layers],
+        "top": TOP_BITS,
+        "rows": layers[-1].rows,
+        "columns": layers[-1].columns,
+        "paintable": layers[-1].spatial,
+    }
+
+
+def fit(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Cut the picture to the size of the prior and encode it again."""
+    prior, step = _prior(workspace), workspace.step
+    picture = step.image if workspace.pixels is None else workspace.pixels
+    pixels = fitted(picture[0].cpu(), prior.layout)[None].to(workspace.opened.device)
+    workspace.start(workspace.opened.tokenizer.encode(pixels), pixels)
+    return state(workspace)
+
+
+def draw(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Draw tokens anew: those of the painted cells `cells` of the finest layer, or, if `cells` is None, all of less
+    than `threshold` bits; with class `label`, `temperature` and `seed`."""
+    prior, tokens, label = _prior(workspace), workspace.step.tokens, arguments["label"]
+    if arguments.get("cells") is None:
+        chosen_L = surprisal(prior, tokens, label) < float(arguments["threshold"])
+    else:
+        finest = workspace.layers[-1]
+        if not finest.spatial:
+            raise ValueError("region: got one for tokens that belong to no place, expected a threshold")
+        region = torch.zeros(finest.count, dtype=torch.bool)
+        for cell in arguments["cells"]:
+            finest.position(int(cell))  # refuses a cell outside the grid
+            region[int(cell)] = True
+        chosen_L = painted(prior.layout, region.reshape(finest.rows, finest.columns))
+    drawn = redraw(
+        prior,
+        tokens,
+        chosen_L,
+        label=label,
+        temperature=float(arguments["temperature"]),
+        seed=int(arguments["seed"]),
+    )
+    workspace.replace(drawn)
+    return {**changed(workspace), "drawn": int(chosen_L.sum())}
+
+
+def kind_of(prior: Prior) -> str:
+    """The kind of a prior; the page says what its bits are conditioned on."""
+    if isinstance(prior, NextScaleTransformer):
+        return "next-scale"
+    return "masked" if isinstance(prior, MaskedTransformer) else "next-token"
+
+
+def _prior(workspace: Workspace) -> Prior:
+    """The prior of the current tokenizer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if workspace.opened.prior is None:
+        raise ValueError(f"prior: got none for {workspace.opened.name}, expected one; start with smalti play --prior")
+    return workspace.opened.prior
+
+
+def _class_names(prior: Prior) -> list[str]:
+    """A name for each class of the prior; "" for classes without names."""
+    return [*prior.class_names, *[""] * (prior.num_classes - len(prior.class_names))]
+
+
+# ---- bits and drawing -----------------------------------------------------------------------------------------------
 
 
 def fitted(picture: UInt8[Tensor, "c h w"], layout: TokenLayout) -> UInt8[Tensor, "c height width"]:
@@ -40,8 +131,8 @@ def fitted(picture: UInt8[Tensor, "c h w"], layout: TokenLayout) -> UInt8[Tensor
     return TransformConfig(size=layout.image_size).apply(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()))
 
 
-def surprise(prior: Prior, tokens: Tokens, label: int | None = None) -> Surprise:
-    """Bits of each token of one picture.
+def surprisal(prior: Prior, tokens: Tokens, label: int | None = None) -> Float[Tensor, " l"]:
+    """Bits (L,) of each token of one picture.
 
     Args:
         prior: the prior.
@@ -52,11 +143,14 @@ def surprise(prior: Prior, tokens: Tokens, label: int | None = None) -> Surprise
         ValueError: tokens of another layout, or no such class.
     """
     _check_layout(prior, tokens)
-    bits_1L = prior.surprisal(tokens.flatten(), _labels(prior, label)).float()
-    maps = []
-    for (start, end), grid in zip(prior.layout.spans, prior.layout.grids, strict=True):
-        maps.append(bits_1L[0, start:end].reshape(grid[0], grid[1], -1).sum(dim=2))
-    return Surprise(bits_1L[0], tuple(maps))
+    return prior.surprisal(tokens.flatten(), _labels(prior, label))[0].float()
+
+
+def map_of(bits_L: Float[Tensor, " l"], layer: Layer) -> Float[Tensor, "rows columns"]:
+    """The bits of the tokens of one layer on its grid; 0 where the last row has no token."""
+    bits = bits_L.new_zeros(layer.rows * layer.columns)
+    bits[: layer.count] = bits_L[[layer.position(cell) for cell in range(layer.count)]]
+    return bits.reshape(layer.rows, layer.columns)
 
 
 def painted(layout: TokenLayout, region: Bool[Tensor, "h w"]) -> Bool[Tensor, " l"]:
@@ -67,11 +161,6 @@ def painted(layout: TokenLayout, region: Bool[Tensor, "h w"]) -> Bool[Tensor, " 
         hit = down @ region.double() @ across.T >= REDRAWN_SHARE - 1e-9
         parts.append(hit.reshape(*hit.shape, *[1] * (len(grid) - 2)).expand(grid).reshape(-1))
     return torch.cat(parts)
-
-
-def predictable(surprise: Surprise, bits: float) -> Bool[Tensor, " l"]:
-    """The tokens (L,) of less than this many bits."""
-    return surprise.bits_L < bits
 
 
 def redraw(
@@ -110,18 +199,6 @@ def redraw(
     )
     drawn = Tokens.unflatten(sequence_1L, tokens.grids, tokens.image_size, tokens.vocab_size)
     return replace(tokens, indices=drawn.indices)
-
-
-def meaning(prior: Prior) -> str:
-    """What the bits of this kind of prior are conditioned on, as a key of the page's words."""
-    if isinstance(prior, NextScaleTransformer):
-        return "dream_next_scale"
-    return "dream_masked" if isinstance(prior, MaskedTransformer) else "dream_next_token"
-
-
-def no_region(tokenizer: Tokenizer) -> bool:
-    """Whether no region can be painted: a token of TiTok belongs to no place of the picture."""
-    return isinstance(tokenizer, TiTok)
 
 
 def _shares(coarse: int, fine: int) -> Float[Tensor, "coarse fine"]:

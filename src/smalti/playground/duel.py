@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -13,7 +14,10 @@ from smalti.data.source import to_array
 from smalti.formats import TokenFile
 from smalti.metrics import psnr, ssim
 from smalti.metrics.image_quality import SSIM_WINDOW
-from smalti.ops.pixels import to_float
+from smalti.playground.look import TOP_ERROR, finite
+from smalti.playground.opened import Opened
+from smalti.playground.pictures import data_url, difference, heat_map, resized
+from smalti.playground.workspace import Workspace
 from smalti.tokenizers import Tokenizer, Tokens, to_token_image
 
 
@@ -45,39 +49,56 @@ class Side:
         """Size of the token file in bits per pixel."""
         return 8 * self.file_bytes / math.prod(self.tokens.image_size)
 
-    def numbers(self) -> dict[str, float | int | str | None]:
-        """The numbers for the page, by name; an infinite PSNR is None, as JSON has no infinity."""
-        return {
-            "name": self.name,
-            "psnr": self.psnr if math.isfinite(self.psnr) else None,
-            "ssim": self.ssim,
-            "tokens": self.tokens.num_tokens,
-            "vocab_size": self.tokens.vocab_size,
-            "codes_used": self.codes_used,
-            "file_bytes": self.file_bytes,
-            "bits_per_pixel": self.bits_per_pixel,
-            "seconds": self.seconds,
-        }
 
-
-def duel(
-    picture: UInt8[Tensor, "3 h w"], left: tuple[str, Tokenizer], right: tuple[str, Tokenizer]
-) -> tuple[Side, Side]:
-    """Both sides, one after the other; each tokenizer with its name.
+def show(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Both sides, one after the other: the tokenizers `left` and `right` on the picture.
 
     Raises:
-        ValueError: a tokenizer cannot encode this picture. The message begins with its name.
+        ValueError: no picture, no such tokenizer, or one that cannot encode this picture.
     """
-    return measured(picture, *left), measured(picture, *right)
+    left, right = (_model(workspace, str(arguments[side])) for side in ("left", "right"))
+    picture = resized(picture_of(workspace), min(left.longest, right.longest))
+    return {
+        "width": picture.width,
+        "height": picture.height,
+        "original": data_url(pixels_of(picture, 3)),
+        "topError": TOP_ERROR,
+        "sides": [shown(measured(picture, opened.name, opened.tokenizer)) for opened in (left, right)],
+    }
 
 
-def measured(picture: UInt8[Tensor, "3 h w"], name: str, tokenizer: Tokenizer) -> Side:
+def shown(side: Side) -> dict[str, Any]:
+    """A side as data for the page; an infinite PSNR is None, as JSON has no infinity."""
+    return {
+        "name": side.name,
+        "picture": data_url(side.reconstruction),
+        "error": data_url(heat_map(side.error, TOP_ERROR)),
+        "psnr": finite(side.psnr),
+        "ssim": side.ssim,
+        "tokens": side.tokens.num_tokens,
+        "vocabulary": side.tokens.vocab_size,
+        "codes": side.codes_used,
+        "bytes": side.file_bytes,
+        "bitsPerPixel": side.bits_per_pixel,
+        "milliseconds": 1000 * side.seconds,
+    }
+
+
+def picture_of(workspace: Workspace) -> Image.Image:
+    """The picture of the tab: the one that was opened, else what its tokens show."""
+    if workspace.picture is not None:
+        return workspace.picture.image
+    image = workspace.step.image[0].cpu().expand(3, -1, -1)
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def measured(picture: Image.Image, name: str, tokenizer: Tokenizer) -> Side:
     """One side of the duel.
 
     Raises:
         ValueError: the tokenizer cannot encode this picture.
     """
-    pixels = channels_of(picture, tokenizer.image_channels)[None]
+    pixels = pixels_of(picture, tokenizer.image_channels)[None].to(next(tokenizer.parameters()).device)
     try:
         tokenizer.encode(pixels[:, :, :1, :1])  # the first call computes the fingerprint: not part of the time
         start = perf_counter()
@@ -91,7 +112,7 @@ def measured(picture: UInt8[Tensor, "3 h w"], name: str, tokenizer: Tokenizer) -
         name,
         tokens,
         reconstruction[0],
-        (to_float(reconstruction) - to_float(pixels)).abs().mean(dim=(0, 1)) * 127.5,
+        difference(reconstruction[0], pixels[0]),
         psnr(reconstruction, pixels).item(),
         ssim(reconstruction, pixels).item() if min(pixels.shape[2:]) >= SSIM_WINDOW else None,
         len(tokens.flatten().unique()),
@@ -100,14 +121,13 @@ def measured(picture: UInt8[Tensor, "3 h w"], name: str, tokenizer: Tokenizer) -
     )
 
 
-def error_scale(sides: tuple[Side, ...]) -> float:
-    """The error that both heat maps show in their strongest colour: the largest 99th percentile of all sides."""
-    return max(1.0, *(side.error.flatten().quantile(0.99).item() for side in sides))
+def pixels_of(picture: Image.Image, channels: int) -> UInt8[Tensor, "{channels} h w"]:
+    """The picture as pixels: RGB, or grey for a tokenizer of grey images."""
+    array = to_array(picture if channels == 3 else picture.convert("L"))
+    return torch.from_numpy(array.transpose(2, 0, 1).copy())
 
 
-def channels_of(picture: UInt8[Tensor, "3 h w"], channels: int) -> UInt8[Tensor, "{channels} h w"]:
-    """The picture in RGB, or in grey for a tokenizer of grey images."""
-    if channels == 3:
-        return picture
-    grey = Image.fromarray(picture.permute(1, 2, 0).numpy()).convert("L")
-    return torch.from_numpy(to_array(grey).transpose(2, 0, 1).copy())
+def _model(workspace: Workspace, name: str) -> Opened:
+    if name not in workspace.models:
+        raise ValueError(f"model: got {name!r}, expected one of {', '.join(workspace.models)}")
+    return workspace.models[name]

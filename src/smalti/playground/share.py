@@ -12,10 +12,16 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
 
 from smalti.codec import coding_tables
 from smalti.formats import OtherModelError, TokenFile, TokenFileError
-from smalti.tokenizers import Tokenizer, Tokens, to_token_image, to_tokens
+from smalti.playground.look import state
+from smalti.playground.paint import token_file_bytes
+from smalti.playground.workspace import Picture, Workspace
+from smalti.tokenizers import Tokenizer, Tokens, to_tokens
 
 MARK = "#t="
 """Begin of the fragment."""
@@ -25,22 +31,46 @@ LARGEST_PICTURE = 1 << 20
 """Pixels of the largest shared picture that is opened."""
 
 
-def to_file(tokens: Tokens, tokenizer: Tokenizer, name: str = "picture") -> bytes:
-    """Tokens of one picture as the bytes of a packed token file."""
-    image = to_token_image(name, tokens, tokenizer.image_channels)
-    return TokenFile(tokenizer.fingerprint, tokenizer.vocab_size, (image,)).to_bytes()
+def link(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The current tokens as a link to the page at `page`; without `link` if it is too long."""
+    data = token_file_bytes(workspace)
+    made = to_link(data, str(arguments["page"]))
+    told = {
+        "bytes": len(data),
+        "letters": len(made),
+        "most": LONGEST_LINK,
+        "fingerprint": workspace.opened.tokenizer.fingerprint,
+    }
+    return {**told, "link": made if len(made) <= LONGEST_LINK else None}
+
+
+def open_link(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Open the tokens in the link `link`."""
+    return _opened(workspace, from_link(str(arguments["link"])))
+
+
+def open_file(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Open a token file, `data` in base64."""
+    return _opened(workspace, base64.b64decode(str(arguments["data"])))
+
+
+def _opened(workspace: Workspace, data: bytes) -> dict[str, Any]:
+    """Begin with shared tokens, in the tokenizer that made them; the picture is what they show."""
+    models = {name: opened.tokenizer for name, opened in workspace.models.items()}
+    model, name, tokens = open_shared(data, models)
+    opened = workspace.models[model]
+    tokens = tokens.to(opened.device)
+    image = opened.tokenizer.decode(tokens)[0].cpu()  # refuses impossible tokens before anything changes
+    array = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    workspace.opened = opened
+    workspace.picture = Picture(name, (array.shape[1], array.shape[0]), Image.fromarray(array))
+    workspace.start(tokens)
+    return state(workspace)
 
 
 def to_link(data: bytes, page: str) -> str:
-    """A token file as a link to the page, whose address is `page`.
-
-    Raises:
-        ValueError: the link is longer than `LONGEST_LINK`.
-    """
-    link = page.partition("#")[0] + MARK + _letters(data)
-    if len(link) > LONGEST_LINK:
-        raise ValueError(f"link: got {len(link)} characters, expected at most {LONGEST_LINK}; share the file instead")
-    return link
+    """A token file as a link to the page, whose address is `page`."""
+    return page.partition("#")[0] + MARK + _letters(data)
 
 
 def from_link(link: str) -> bytes:
