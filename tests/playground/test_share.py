@@ -2,16 +2,20 @@
 
 import base64
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from smalti.formats import OtherModelError, TokenFile, TokenFileError
+from smalti.jobs.encode import EncodeConfig, encode
 from smalti.playground.opened import Opened
-from smalti.playground.share import LONGEST_LINK, from_link, link, open_file, open_link, open_shared, to_link
+from smalti.playground.share import LONGEST_LINK, from_link, link, open_dropped, open_link, open_shared, to_link
 from smalti.playground.workspace import Workspace
 from smalti.tokenizers import SimpleVQVAE, Tokenizer, Tokens, to_token_image
+from smalti.zoo import open_tokenizer
 
 PAGE = "http://127.0.0.1:7860/"
 
@@ -116,7 +120,7 @@ def test_what_one_tab_shares_another_opens_with_edits_and_model(name: str) -> No
     assert told["fingerprint"] == TOKENIZERS[name].fingerprint
     for answer in (
         open_link(receiver, {"link": told["link"]}),
-        open_file(receiver, {"data": base64.b64encode(data).decode()}),
+        open_dropped(receiver, {"name": "a", "data": base64.b64encode(data).decode()}),
     ):
         assert answer["model"] == name
         assert answer["tokens"] == sender.step.tokens.flatten()[0].tolist()
@@ -128,7 +132,7 @@ def test_what_one_tab_shares_another_opens_with_edits_and_model(name: str) -> No
 
 def test_a_picture_too_large_for_a_link_is_shared_as_a_file() -> None:
     workspace = tab()
-    image = torch.randint(256, (1, 3, 500, 512), dtype=torch.uint8)
+    image = torch.randint(256, (1, 3, 700, 900), dtype=torch.uint8)
     workspace.start(workspace.opened.tokenizer.encode(image), image)
     told = link(workspace, {"page": PAGE})
     assert (told["link"], told["most"]) == (None, LONGEST_LINK)
@@ -144,6 +148,20 @@ def test_a_refused_share_leaves_the_tab_as_it_was() -> None:
     impossible = replace(file, images=(replace(file.images[0], image_size=(64, 64)),)).to_bytes()
     for bad in (impossible, shared("pyramid")[:-1], b""):
         with pytest.raises(ValueError, match=r".+"):
-            open_file(workspace, {"data": base64.b64encode(bad).decode()})
+            open_dropped(workspace, {"name": "a", "data": base64.b64encode(bad).decode()})
         assert workspace.opened.name == "flat"
         assert workspace.step is before
+
+
+def test_files_of_smalti_encode_open_too(tmp_path: Path) -> None:
+    """It codes by context with the codec beside the tokenizer."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    encode(EncodeConfig("photo-f8", (str(tmp_path / "a.png"),), tmp_path / "a.tokens", device="cpu"))
+    data, photo = (tmp_path / "a.tokens").read_bytes(), open_tokenizer("photo-f8")
+    found, name, opened = open_shared(data, {"pyramid": TOKENIZERS["pyramid"], "photo-f8": photo})
+    assert (found, name) == ("photo-f8", "a.png")
+    own = photo.encode(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None])
+    assert torch.equal(opened.flatten(), own.flatten())
+    with pytest.raises(TokenFileError, match="coded with the codec"):
+        open_shared(data, TOKENIZERS)

@@ -56,7 +56,7 @@ def look(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
         "bits": [round(bits, 2) for bits in bits_L.tolist()],
         "total": bits_L.double().sum().item(),
         "packed": len(bits_L) * math.log2(tokens.vocab_size),
-        "maps": [data_url(heat_map(map_of(bits_L, layer), TOP_BITS)) for layer in layers],
+        "maps": [data_url(heat_map(_over_picture(map_of(bits_L, layer), workspace), TOP_BITS)) for layer in layers],
         "top": TOP_BITS,
         "rows": layers[-1].rows,
         "columns": layers[-1].columns,
@@ -105,6 +105,21 @@ def kind_of(prior: Prior) -> str:
     if isinstance(prior, NextScaleTransformer):
         return "next-scale"
     return "masked" if isinstance(prior, MaskedTransformer) else "next-token"
+
+
+def _over_picture(bits: Float[Tensor, "rows columns"], workspace: Workspace) -> Float[Tensor, "h w"]:
+    """A map at the size of the picture: the value of the cell at each pixel. Cells may reach beyond the picture."""
+    height, width = workspace.step.tokens.image_size
+    covered = (height, width)
+    if workspace.layers[0].spatial:
+        tokenizer = workspace.opened.tokenizer
+        rows, columns = tokenizer.latent_grid((height, width))
+        covered = (rows * tokenizer.stride, columns * tokenizer.stride)
+    y, x = (
+        torch.arange(side) * count // whole
+        for side, count, whole in zip((height, width), bits.shape, covered, strict=True)
+    )
+    return bits[y][:, x]
 
 
 def _prior(workspace: Workspace) -> Prior:

@@ -16,17 +16,20 @@ from typing import Any
 
 from PIL import Image
 
-from smalti.codec import coding_tables
+from smalti.codec import CODEC_FILE, ContextCodec, coding_tables, read_codec
 from smalti.formats import OtherModelError, TokenFile, TokenFileError
-from smalti.playground.look import state
+from smalti.formats.byte_fields import fixed
+from smalti.formats.token_file import COMPACT, MAGIC, VERSION_END
+from smalti.playground.look import open_picture, state
 from smalti.playground.paint import token_file_bytes
 from smalti.playground.workspace import Picture, Workspace
 from smalti.tokenizers import Tokenizer, Tokens, to_tokens
+from smalti.zoo import saved_folder
 
 MARK = "#t="
 """Begin of the fragment."""
-LONGEST_LINK = 8000
-"""Characters. Browsers open longer links, but mail and chat programs cut them; the page offers the file instead."""
+LONGEST_LINK = 16_000
+"""Characters, which all browsers open. With more the page offers the file alone."""
 LARGEST_PICTURE = 1 << 20
 """Pixels of the largest shared picture that is opened."""
 
@@ -49,9 +52,12 @@ def open_link(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]
     return _opened(workspace, from_link(str(arguments["link"])))
 
 
-def open_file(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Open a token file, `data` in base64."""
-    return _opened(workspace, base64.b64decode(str(arguments["data"])))
+def open_dropped(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Open a dropped file, `name` and `data` in base64: a token file, or a picture as `look.open_picture` does."""
+    letters = str(arguments["data"])
+    if not letters.startswith(base64.b64encode(MAGIC[:6]).decode()):
+        return open_picture(workspace, arguments)
+    return _opened(workspace, base64.b64decode(letters))
 
 
 def _opened(workspace: Workspace, data: bytes) -> dict[str, Any]:
@@ -102,9 +108,13 @@ def open_shared(data: bytes, tokenizers: Mapping[str, Tokenizer]) -> tuple[str, 
         OtherModelError: made with none of these tokenizers. The message names the fingerprints.
         TokenFileError: not a token file, truncated, altered, or not a single picture of a moderate size.
     """
+    by_context = data[:VERSION_END] == MAGIC + fixed(COMPACT, 2)
     for name, tokenizer in tokenizers.items():
+        codec = _codec_of(name) if by_context else None
+        if by_context and codec is None:
+            continue
         try:
-            file = TokenFile.from_bytes(data, tokenizer.fingerprint, coding_tables(tokenizer))
+            file = TokenFile.from_bytes(data, tokenizer.fingerprint, coding_tables(tokenizer), codec)
         except OtherModelError:
             continue
         return name, *_only_picture(file, tokenizer)
@@ -124,6 +134,12 @@ def _only_picture(file: TokenFile, tokenizer: Tokenizer) -> tuple[str, Tokens]:
     if image.channels != tokenizer.image_channels:
         raise TokenFileError(f"shared picture: got {image.channels} channels, expected {tokenizer.image_channels}")
     return image.name, to_tokens(image, file.vocab_size)
+
+
+def _codec_of(name: str) -> ContextCodec | None:
+    """The codec in the folder of a tokenizer, for files of smalti encode; None: there is none."""
+    path = saved_folder(name) / CODEC_FILE
+    return read_codec(path) if path.is_file() else None
 
 
 def _letters(data: bytes) -> str:
