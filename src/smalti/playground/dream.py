@@ -49,8 +49,7 @@ def look(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
     }
     if not known["fits"]:
         return known
-    bits_L = workspace.cached(("bits", arguments["label"]), lambda: surprisal(prior, tokens, arguments["label"]))
-    layers = workspace.layers
+    bits_L, layers = _bits(workspace, prior, _label(arguments)), workspace.layers
     return {
         **known,
         "bits": [round(bits, 2) for bits in bits_L.tolist()],
@@ -76,9 +75,9 @@ def fit(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
 def draw(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
     """Draw tokens anew: those of the painted cells `cells` of the finest layer, or, if `cells` is None, all of less
     than `threshold` bits; with class `label`, `temperature` and `seed`."""
-    prior, tokens, label = _prior(workspace), workspace.step.tokens, arguments["label"]
+    prior, tokens, label = _prior(workspace), workspace.step.tokens, _label(arguments)
     if arguments.get("cells") is None:
-        chosen_L = surprisal(prior, tokens, label) < float(arguments["threshold"])
+        chosen_L = _bits(workspace, prior, label) < float(arguments["threshold"])
     else:
         finest = workspace.layers[-1]
         if not finest.spatial:
@@ -105,6 +104,15 @@ def kind_of(prior: Prior) -> str:
     if isinstance(prior, NextScaleTransformer):
         return "next-scale"
     return "masked" if isinstance(prior, MaskedTransformer) else "next-token"
+
+
+def _bits(workspace: Workspace, prior: Prior, label: int | None) -> Float[Tensor, " l"]:
+    """Bits of the current tokens, computed once."""
+    return workspace.cached(("bits", label), lambda: surprisal(prior, workspace.step.tokens, label))
+
+
+def _label(arguments: dict[str, Any]) -> int | None:
+    return None if arguments["label"] is None else int(arguments["label"])
 
 
 def _over_picture(bits: Float[Tensor, "rows columns"], workspace: Workspace) -> Float[Tensor, "h w"]:
@@ -158,7 +166,8 @@ def surprisal(prior: Prior, tokens: Tokens, label: int | None = None) -> Float[T
         ValueError: tokens of another layout, or no such class.
     """
     _check_layout(prior, tokens)
-    return prior.surprisal(tokens.flatten(), _labels(prior, label))[0].float()
+    sequence_1L = tokens.flatten()
+    return prior.surprisal(sequence_1L, _labels(prior, label, sequence_1L.device))[0].float().cpu()
 
 
 def map_of(bits_L: Float[Tensor, " l"], layer: Layer) -> Float[Tensor, "rows columns"]:
@@ -205,12 +214,13 @@ def redraw(
         raise ValueError("region: got no token, expected at least one; paint a larger region or raise the threshold")
     default = SamplingConfig()
     config = replace(default, temperature=temperature, guidance=default.guidance if label is not None else 0.0)
+    given_1L = tokens.flatten()
     sequence_1L = prior.sample(
-        _labels(prior, label),
+        _labels(prior, label, given_1L.device),
         config,
-        given_BL=tokens.flatten(),
-        keep_BL=~chosen_L[None],
-        generator=torch.Generator().manual_seed(seed),
+        given_BL=given_1L,
+        keep_BL=~chosen_L[None].to(given_1L.device),
+        generator=torch.Generator(given_1L.device).manual_seed(seed),
     )
     drawn = Tokens.unflatten(sequence_1L, tokens.grids, tokens.image_size, tokens.vocab_size)
     return replace(tokens, indices=drawn.indices)
@@ -224,8 +234,8 @@ def _shares(coarse: int, fine: int) -> Float[Tensor, "coarse fine"]:
     return overlap.double() / fine
 
 
-def _labels(prior: Prior, label: int | None) -> Int64[Tensor, " 1"]:
-    return torch.tensor([prior.num_classes if label is None else label])
+def _labels(prior: Prior, label: int | None, device: torch.device) -> Int64[Tensor, " 1"]:
+    return torch.tensor([prior.num_classes if label is None else label], device=device)
 
 
 def _check_layout(prior: Prior, tokens: Tokens) -> None:

@@ -1,7 +1,8 @@
 // Panel 7: how much each token surprises a prior, and tokens that the prior draws again.
 
 panels.dream = {
-  reply: null, // the answer to `dream.look`; null: not asked for these tokens
+  reply: null, // the answer to `dream.look`; null: not asked for this picture
+  stale: false, // whether the tokens have changed since
   before: null, // [tokens drawn, bits before] of the last drawing
   cells: new Set(), // painted cells of the finest layer
   erasing: false, // whether the pressed pointer erases
@@ -13,12 +14,12 @@ panels.dream = {
   },
 
   stepped() {
-    this.reply = null;
+    this.stale = true;
   },
 
   show() {
     this.mark();
-    if (this.reply === null) this.look();
+    if (this.reply === null || this.stale) this.look();
   },
 
   // Show the map of the chosen layer and the painted cells.
@@ -33,7 +34,7 @@ panels.dream = {
     const tokens = state.tokens;
     const reply = await ask("dream.look", { label: this.label() });
     if (reply === null || tokens !== state.tokens) return;
-    this.reply = reply;
+    [this.reply, this.stale] = [reply, false];
     if (current === "dream") this.mark();
     this.render();
   },
@@ -161,10 +162,7 @@ panels.dream = {
   start() {
     drawScale(find(".dream-scale canvas"));
     find(".dream-map").addEventListener("change", () => this.mark());
-    find(".dream-class").addEventListener("change", () => {
-      this.reply = null;
-      this.show();
-    });
+    find(".dream-class").addEventListener("change", () => this.look());
     for (const slider of [".dream-temperature", ".dream-threshold"]) {
       find(slider).addEventListener("input", () => this.renderTools());
     }
