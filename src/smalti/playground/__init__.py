@@ -11,7 +11,8 @@ Which file is what:
     opened.py      an opened tokenizer: its token maps, code usage, the picture of each code
     layers.py      which tokens form which map: scales, residual levels, groups
     pictures.py    pixels to PNG, colour maps
-    look.py, scales.py, paint.py, codes.py     one panel each: from a workspace to plain JSON data
+    look.py, scales.py, paint.py, codes.py, duel.py, dream.py, share.py
+                   one panel each: from a workspace to plain JSON data
     words.py       every text of the page, English and Chinese
     page/          HTML, CSS and JavaScript: frame.* is common, stage.js the picture, then one file per panel
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from smalti.playground import codes, look, paint, scales
+from smalti.playground import codes, dream, duel, look, paint, scales, share
 from smalti.playground.workspace import Workspace, Workspaces
 
 ACTIONS: dict[str, Callable[[Workspace, dict[str, Any]], dict[str, Any]]] = {
-    "look.open": look.open_picture,
+    "look.open": share.open_dropped,
     "look.model": look.choose_model,
     "scales.show": scales.show,
     "scales.codec": scales.codec,
@@ -22,6 +22,12 @@ ACTIONS: dict[str, Callable[[Workspace, dict[str, Any]], dict[str, Any]]] = {
     "paint.picture": paint.picture_file,
     "codes.wall": codes.wall,
     "codes.pictures": codes.pictures,
+    "duel.show": duel.show,
+    "dream.look": dream.look,
+    "dream.fit": dream.fit,
+    "dream.draw": dream.draw,
+    "share.link": share.link,
+    "share.open": share.open_link,
 }
 """Name of an action -> function of the workspace and the arguments; its result is plain JSON data."""
 

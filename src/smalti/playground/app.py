@@ -18,7 +18,7 @@ from smalti.playground.words import words
 from smalti.playground.workspace import Workspaces
 
 PAGE = Path(__file__).parent / "page"
-PANELS = ("look", "point", "scales", "paint", "codes")
+PANELS = ("look", "point", "scales", "paint", "codes", "duel", "dream", "share")
 """The panels in the order of their tabs; each has `page/NAME.html`, `page/NAME.js` and the text `tab_NAME`."""
 
 

@@ -165,7 +165,123 @@ CODES: Words = {
     "codes_brush": ("Paint with it", "用它涂改"),
 }
 
-PANELS: tuple[Words, ...] = (FRAME, LOOK, POINT, SCALES, PAINT, CODES)
+DUEL: Words = {
+    "tab_duel": ("Duel", "对决"),
+    "duel_hint": (
+        "Two tokenizers on the same picture. Drag the line between them.",
+        "两个分词器处理同一张图片。可拖动两者之间的线。",
+    ),
+    "duel_left": ("Left", "左"),
+    "duel_right": ("Right", "右"),
+    "duel_caption": ("{name}", "{name}"),
+    "duel_single": (
+        "One tokenizer is open. To compare two, name both: smalti play photo-f8 photo-pyramid",
+        "只打开了一个分词器。要比较两个，请同时写出名称：smalti play photo-f8 photo-pyramid",
+    ),
+    "duel_error": ("Heat maps of the error", "误差热力图"),
+    "duel_alt": ("Reconstruction by {name}", "{name} 的重建"),
+    "duel_error_alt": ("Heat map of the error of {name}", "{name} 的误差热力图"),
+    "duel_numbers": ("Numbers; ★ marks the better value", "数值；★ 表示较好的一方"),
+    "duel_bytes": ("Bytes of the token file", "词元文件字节数"),
+    "duel_time": ("Encode and decode", "编码与解码"),
+    "duel_note": (
+        "The time is that of a single run on this server.",
+        "时间是在本服务器上运行一次的结果。",
+    ),
+}
+
+DREAM: Words = {
+    "tab_dream": ("Dream", "梦境"),
+    "dream_none": (
+        "A prior is needed: a model of the tokens of {model}. Start with smalti play {model} --prior FOLDER, where "
+        "FOLDER comes from smalti train-prior.",
+        "这里需要一个先验模型，即 {model} 的词元的模型。请用 smalti play {model} --prior 文件夹 启动，"
+        "文件夹由 smalti train-prior 生成。",
+    ),
+    "dream_other_size": (
+        "The prior knows pictures of {width} × {height} pixels only.",
+        "先验模型只适用于 {width} × {height} 像素的图片。",
+    ),
+    "dream_cut": ("Cut the picture to this size", "把图片裁剪成这个大小"),
+    "dream_hint": (
+        "Bright tokens surprise the prior, dark ones it expected.",
+        "亮的词元出乎先验模型的意料，暗的在意料之中。",
+    ),
+    "dream_next-scale": (
+        "It predicts each scale from the coarser scales.",
+        "它由较粗的尺度预测每个尺度。",
+    ),
+    "dream_next-token": (
+        "It predicts each token from those before it.",
+        "它由前面的词元预测每个词元。",
+    ),
+    "dream_masked": (
+        "It predicts each half of the tokens from the other half, so the bits do not add up to a likelihood.",
+        "它由一半词元预测另一半，因此比特数之和不是似然。",
+    ),
+    "dream_class": ("Class", "类别"),
+    "dream_no_class": ("no class", "无类别"),
+    "dream_map": ("Map of the bits", "比特图"),
+    "dream_scale": ("0 to {top} bits of surprise and more", "意外程度：0 至 {top} 比特及以上"),
+    "dream_total": ("Bits of the picture", "整张图的比特数"),
+    "dream_mean": ("Bits per token", "每词元比特数"),
+    "dream_packed": ("Bits without the prior", "没有先验时的比特数"),
+    "dream_point": (
+        "Row {row}, column {column}: code {code}, {bits} bits",
+        "第 {row} 行第 {column} 列：码字 {code}，{bits} 比特",
+    ),
+    "dream_temperature": ("Temperature {value}", "温度 {value}"),
+    "dream_region": ("Draw a painted region again", "重新生成涂选的区域"),
+    "dream_region_hint": (
+        "Drag on the picture to paint a region; drag from a painted place to erase.",
+        "在图片上拖动以涂选区域；从已涂的地方开始拖动则为擦除。",
+    ),
+    "dream_clear": ("Clear", "清除"),
+    "dream_draw": ("Draw the region again", "重新生成该区域"),
+    "dream_predictable": ("Draw again what was predictable", "重新生成可预测的部分"),
+    "dream_threshold": (
+        "{count} of {all} tokens below {bits} bits",
+        "{all} 个词元中有 {count} 个低于 {bits} 比特",
+    ),
+    "dream_redraw": ("Draw these tokens again", "重新生成这些词元"),
+    "dream_placeless": (
+        "These tokens have no place, so no region can be painted.",
+        "这些词元没有位置，因此无法涂选区域。",
+    ),
+    "dream_report": (
+        "{count} tokens were drawn again. Before {before} bits, now {after} bits.",
+        "重新生成了 {count} 个词元。之前 {before} 比特，现在 {after} 比特。",
+    ),
+    "dream_keys": (
+        "Keys: arrows move, Enter paints or erases, D draws the region again, Z undoes.",
+        "按键：方向键移动，回车涂选或擦除，D 重新生成该区域，Z 撤销。",
+    ),
+}
+
+SHARE: Words = {
+    "tab_share": ("Share", "分享"),
+    "share_hint": (
+        "The link holds the tokens themselves. A browser sends the part after # to no server. The tokenizer {model} "
+        "turns them into the same picture.",
+        "链接里就是词元本身。浏览器不会把 # 之后的部分发给任何服务器。分词器 {model} 把它们还原为同一张图片。",
+    ),
+    "share_link": ("Link", "链接"),
+    "share_copy": ("Copy the link", "复制链接"),
+    "share_copied": ("The link was copied.", "链接已复制。"),
+    "share_long": (
+        "The link would have {letters} characters, more than {most}. Share the file instead.",
+        "链接会有 {letters} 个字符，超过 {most} 个。请改为分享文件。",
+    ),
+    "share_bytes": ("Bytes of the token file", "词元文件字节数"),
+    "share_letters": ("Characters of the link", "链接字符数"),
+    "share_fingerprint": ("Tokenizer's fingerprint", "分词器的指纹"),
+    "share_open": ("Open what was shared", "打开分享的内容"),
+    "share_paste": ("Link", "链接"),
+    "share_go": ("Open the link", "打开链接"),
+    "share_choose": ("Token file", "词元文件"),
+}
+
+PANELS: tuple[Words, ...] = (FRAME, LOOK, POINT, SCALES, PAINT, CODES, DUEL, DREAM, SHARE)
 
 
 def words() -> dict[str, dict[str, str]]:

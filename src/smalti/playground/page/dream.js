@@ -27,7 +27,7 @@ panels.dream = {
     const finest = state.layers.at(-1);
     stage.lit = [...this.cells].map((cell) => [finest, cell]);
     const map = this.reply?.maps?.[layerNow().number] ?? null;
-    stage.show({ overlay: find(".dream-map").checked ? map : null, opacity: 0.7 });
+    stage.show({ overlay: find(".dream-map").checked ? map : null, opacity: 0.7, divided: false });
   },
 
   async look() {

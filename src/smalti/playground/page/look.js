@@ -24,14 +24,19 @@ panels.look = {
   },
 
   start() {
-    const context = find(".scale-bar canvas").getContext("2d");
-    SETTINGS.colours.forEach(([red, green, blue], place) => {
-      context.fillStyle = `rgb(${red}, ${green}, ${blue})`;
-      context.fillRect(place, 0, 1, 1);
-    });
+    drawScale(find(".scale-bar canvas"));
     find(".look-error").addEventListener("change", () => {
       this.show();
       this.render();
     });
   },
 };
+
+// The colours of all heat maps, from 0 to the largest value.
+function drawScale(canvas) {
+  const context = canvas.getContext("2d");
+  SETTINGS.colours.forEach(([red, green, blue], place) => {
+    context.fillStyle = `rgb(${red}, ${green}, ${blue})`;
+    context.fillRect(place, 0, 1, 1);
+  });
+}

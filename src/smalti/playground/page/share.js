@@ -14,7 +14,7 @@ panels.share = {
   },
 
   show() {
-    stage.show();
+    stage.show({ divided: false });
     if (this.reply === null) this.make();
   },
 

@@ -11,12 +11,16 @@ const stage = {
   pressed: false,
   images: {}, // before, after, overlay: URLs
   captions: ["original", "reconstruction"], // keys of the captions left and right
+  alts: ["original_alt", "reconstruction_alt"], // keys of the text alternatives
+  values: [{}, {}], // values in the captions and text alternatives
   divided: true, // whether the divider is there; without it only `after` is shown
 
-  // Show pictures: before, after, overlay (it covers both), its opacity, divided, captions.
+  // Show pictures: before, after, overlay (it covers both), its opacity, divided; their texts: captions, alts, values.
   show({ before = state.original, after = state.reconstruction, overlay = null, ...rest } = {}) {
-    const { opacity = 1, divided = true, captions } = rest;
-    this.captions = captions ?? ["original", "reconstruction"];
+    const { opacity = 1, divided = true } = rest;
+    this.captions = rest.captions ?? ["original", "reconstruction"];
+    this.alts = rest.alts ?? ["original_alt", "reconstruction_alt"];
+    this.values = rest.values ?? [state, state];
     this.divided = divided;
     this.images = { before, after, overlay };
     for (const side of ["before", "after"]) find(`.stage .${side}`).src = this.images[side];
@@ -36,10 +40,10 @@ const stage = {
     find(".caption-before").hidden = !this.divided;
     divider.style.left = `${this.split}%`;
     divider.setAttribute("aria-valuenow", Math.round(this.split));
-    find(".stage .before").alt = word("original_alt", state);
-    find(".stage .after").alt = word("reconstruction_alt", state);
-    find(".caption-before").textContent = word(this.captions[0]);
-    find(".caption-after").textContent = word(this.captions[1]);
+    ["before", "after"].forEach((side, place) => {
+      find(`.stage .${side}`).alt = word(this.alts[place], this.values[place]);
+      find(`.caption-${side}`).textContent = word(this.captions[place], this.values[place]);
+    });
     this.draw();
   },
 
