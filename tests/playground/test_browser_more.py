@@ -166,7 +166,7 @@ def test_the_prior_asks_for_its_own_size_and_model(site: Site) -> None:
     expect(page.locator(".dream-numbers")).to_contain_text("Bits per token")
     assert shown(page).shape == (64, 64, 3)
     page.locator(".model").select_option("flat")
-    expect(page.locator(".dream-hint")).to_contain_text("smalti play flat --prior FOLDER")
+    expect(page.locator(".dream-hint")).to_contain_text("a model of the tokens of flat: smalti play --prior FOLDER")
 
 
 def test_a_shared_link_opens_as_the_same_picture(site: Site, tmp_path: Path) -> None:

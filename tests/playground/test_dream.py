@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import torch
 from PIL import Image
 from small_priors import FLAT, PYRAMID, awake, masked, next_scale, next_scale_deep, next_token, sequences
 
+from smalti.playground.config import PlayConfig
 from smalti.playground.dream import draw, fit, fitted, look, map_of, painted, redraw, surprisal
 from smalti.playground.opened import Opened
+from smalti.playground.serve import open_models
 from smalti.playground.workspace import Workspace
 from smalti.priors import MaskedTransformer, NextScaleTransformer, NextTokenTransformer, Prior, TokenLayout
 from smalti.quantizers import VectorQuantizer
@@ -213,3 +216,19 @@ def test_tokens_without_a_place_are_drawn_by_their_bits_alone() -> None:
     with pytest.raises(ValueError, match="belong to no place"):
         draw(workspace, {**arguments, "cells": [0]})
     assert draw(workspace, {**arguments, "cells": None, "threshold": 99.0})["drawn"] == 5
+
+
+def test_the_prior_comes_with_the_tokenizer_in_its_folder(workspace: Workspace, box: Path, tmp_path: Path) -> None:
+    prior, tokenizer = workspace.opened.prior, workspace.opened.tokenizer
+    assert prior is not None
+    prior.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    models = open_models(PlayConfig(prior=str(tmp_path), device="cpu"))
+    assert list(models) == [f"{tmp_path}/tokenizer", "photo-f8", "photo-pyramid"]
+    assert [opened.prior is not None for opened in models.values()] == [True, False, False]
+    tokens = workspace.step.tokens
+    loaded = next(iter(models.values())).prior
+    assert loaded is not None
+    torch.testing.assert_close(surprisal(loaded, tokens), surprisal(prior, tokens))
+    with pytest.raises(ValueError, match="tokenizer: got"):
+        open_models(PlayConfig(("photo-f8",), prior=str(tmp_path), device="cpu"))

@@ -16,7 +16,8 @@ class PlayConfig:
     """Tokenizers: built-in names, folders with a saved model, published checkpoints, or names on the Hugging Face hub;
     none: photo-f8 and photo-pyramid."""
     prior: str = ""
-    """Prior of the first tokenizer, from smalti train-prior or published, to draw tokens again; empty: none."""
+    """Prior of the first tokenizer, from smalti train-prior or published, to draw tokens again; without tokenizers on
+    the command line, that in the prior's folder comes first. Empty: none."""
     host: str = ""
     """Address to listen on. Empty: 127.0.0.1, for this machine alone, and requests of other web sites are refused. With
     an address such as 0.0.0.0 other machines have access, and no request is refused."""

@@ -3,7 +3,9 @@
 import socket
 import webbrowser
 from collections.abc import Callable
+from pathlib import Path
 
+from smalti.jobs.sample import TOKENIZER
 from smalti.ops.device import find_device
 from smalti.playground.app import application
 from smalti.playground.config import FIRST_PORT, PlayConfig
@@ -42,9 +44,14 @@ def play(config: PlayConfig, on_ready: Callable[[str], None] | None = None) -> N
 
 
 def open_models(config: PlayConfig) -> dict[str, Opened]:
-    """The tokenizers of the page by name, the prior with the first of them."""
+    """The tokenizers of the page by name, the prior with the first of them.
+
+    Without named tokenizers the first is that in the folder of the prior, if there is one.
+    """
     device = find_device(config.device)
     names = config.models or tuple(name for name in BOXED if filled(name))
+    if config.prior and not config.models and Path(config.prior, TOKENIZER).is_dir():
+        names = (f"{config.prior}/{TOKENIZER}", *names)
     if not names:
         raise ValueError("models: got none, and this installation has no built-in tokenizer; name one")
     models = {name: Opened(name, open_tokenizer(name).to(device)) for name in names}

@@ -193,10 +193,9 @@ DUEL: Words = {
 DREAM: Words = {
     "tab_dream": ("Dream", "梦境"),
     "dream_none": (
-        "A prior is needed: a model of the tokens of {model}. Start with smalti play {model} --prior FOLDER, where "
-        "FOLDER comes from smalti train-prior.",
-        "这里需要一个先验模型，即 {model} 的词元的模型。请用 smalti play {model} --prior 文件夹 启动，"
-        "文件夹由 smalti train-prior 生成。",
+        "A prior is needed, a model of the tokens of {model}: smalti play --prior FOLDER, with a FOLDER that "
+        "smalti train-prior made.",
+        "这里需要一个先验模型，即 {model} 的词元的模型：smalti play --prior 文件夹，文件夹由 smalti train-prior 生成。",
     ),
     "dream_other_size": (
         "The prior knows pictures of {width} × {height} pixels only.",
