@@ -11,14 +11,18 @@ import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
+import torch
 import uvicorn
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from smalti.data import open_images
+from smalti.data import TransformConfig, open_images
 from smalti.playground.app import application
 from smalti.playground.opened import Opened
-from smalti.zoo import open_tokenizer
+from smalti.priors import Prior, TokenLayout
+from smalti.tokenizers import Tokenizer
+from smalti.zoo import build_prior, open_tokenizer
 
 OUT = Path(__file__).parent / "images"
 WINDOW = {"width": 1180, "height": 860}
@@ -80,7 +84,51 @@ def codes(page: Page) -> None:
     page.locator(".wall button.here").nth(1).click()
 
 
-PANELS = {"look": look, "point": point, "scales": scales, "paint": paint, "codes": codes}
+def duel(page: Page) -> None:
+    """photo-pyramid and photo-f8."""
+    page.locator(".duel-pictures img").nth(1).wait_for()
+
+
+def dream(page: Page) -> None:
+    """The bits of the finest scale, and a painted region."""
+    page.locator(".dream-cut").click()
+    page.locator(".dream-numbers dd").first.wait_for()
+    page.mouse.move(*place(page, 0.7, 0.12))
+    page.mouse.down()
+    page.mouse.move(*place(page, 0.9, 0.3), steps=6)
+    page.mouse.up()
+    page.mouse.move(*place(page, 0.44, 0.25))
+
+
+def share(page: Page) -> None:
+    """The link."""
+    page.locator(".share-numbers dd").first.wait_for()
+
+
+PANELS = {
+    "look": look, "point": point, "scales": scales, "paint": paint, "codes": codes,
+    "duel": duel, "dream": dream, "share": share,
+}  # fmt: skip
+
+
+def small_prior(tokenizer: Tokenizer, steps: int = 300, batch_size: int = 4) -> Prior:
+    """A small next-scale prior after two minutes on the embedded photographs, of which the one shown is not one."""
+    torch.manual_seed(0)
+    photographs, rng = open_images("embedded:train"), np.random.default_rng(0)
+    transform = TransformConfig(256, "random", zoom=2.0, flip=True)
+    crops = [transform.apply(photographs.load(n % len(photographs)), rng) for n in range(200)]
+    tokens = [tokenizer.encode(torch.stack(crops[n : n + 8])) for n in range(0, len(crops), 8)]
+    layout = TokenLayout(tokenizer.vocab_size, tokens[0].grids, (256, 256), tokenizer.fingerprint)
+    sequences = torch.cat([part.flatten() for part in tokens])
+    prior = build_prior("next-scale-small", layout, 0, tokenizer.quantizer, depth=3, width=128, num_heads=4)
+    optimizer = torch.optim.AdamW([p for p in prior.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(steps):
+        batch = sequences[torch.from_numpy(rng.integers(len(sequences), size=batch_size))]
+        loss = prior.train().loss(batch, torch.zeros(batch_size, dtype=torch.int64))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return prior.eval()
 
 
 def photograph() -> bytes:
@@ -93,7 +141,9 @@ def photograph() -> bytes:
 
 def main() -> None:
     """Serve the page, use every panel, save what it looks like."""
-    served = application({"photo-pyramid": Opened("photo-pyramid", open_tokenizer("photo-pyramid"))})
+    models = {name: Opened(name, open_tokenizer(name)) for name in ("photo-pyramid", "photo-f8")}
+    models["photo-pyramid"].prior = small_prior(models["photo-pyramid"].tokenizer)
+    served = application(models)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(served, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

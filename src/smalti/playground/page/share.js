@@ -4,6 +4,7 @@ const FRAGMENT = "#t=";
 
 panels.share = {
   reply: null, // the answer to `share.link`
+  copied: false, // whether the link was copied
 
   opened() {
     this.reply = null;
