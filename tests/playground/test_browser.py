@@ -54,6 +54,8 @@ class Site:
 
     address: str
     browser: object
+    errors: list[str] = field(default_factory=list)
+    """Errors of the page's JavaScript."""
     outside: list[str] = field(default_factory=list)
     """Addresses of requests to other hosts; they are refused."""
     times: dict[str, list[float]] = field(default_factory=dict)
@@ -66,7 +68,8 @@ class Site:
         opened.set_default_timeout(SECONDS)
         opened.route("**/*", self._filter)
         page = opened.new_page()
-        page.on("pageerror", lambda error: pytest.fail(f"error on the page: {error}"))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: "js_on_load" in message.text and self.errors.append(message.text))
         page.goto(self.address)
         page.locator(".playground .drop").wait_for()
         self.pages.append(page)
@@ -118,6 +121,7 @@ def _no_request_leaves(site: Site) -> Iterator[None]:
     yield
     site.close_pages()
     assert site.outside == []
+    assert site.errors == []
 
 
 def drop(page, *files: tuple[str, bytes]) -> None:
@@ -335,6 +339,8 @@ def test_a_photograph_in_photo_f8(site: Site) -> None:
     photograph.save(buffer, "PNG")
     page = site.page()
     page.locator(".model").select_option("photo-f8")
+    page.locator(".example").click()
+    expect(page.locator(".about")).to_contain_text("astronaut.png: 512 × 512")
     drop(page, ("astronaut.png", buffer.getvalue()))
     expect(page.locator("#panel-look .numbers")).to_contain_text("1024")
     for name in ("point", "scales", "paint", "codes"):

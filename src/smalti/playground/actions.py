@@ -9,6 +9,7 @@ from smalti.playground.workspace import Workspace, Workspaces
 
 ACTIONS: dict[str, Callable[[Workspace, dict[str, Any]], dict[str, Any]]] = {
     "look.open": share.open_dropped,
+    "look.example": look.open_example,
     "look.model": look.choose_model,
     "scales.show": scales.show,
     "scales.codec": scales.codec,

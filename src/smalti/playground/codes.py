@@ -68,8 +68,8 @@ def _order(workspace: Workspace, layer: Layer) -> Tensor:
 
 
 def _counts(workspace: Workspace, codebook: int) -> Tensor:
-    """Count of each code of a codebook in the current picture."""
-    sequence = workspace.step.tokens.flatten()[0].cpu()
+    """Count of each code of a codebook among the encoder's tokens, so that painting does not reorder the wall."""
+    sequence = workspace.encoded.tokens.flatten()[0].cpu()
     layers = [layer for layer in workspace.layers if layer.codebook == codebook]
     chosen = torch.cat([sequence[[layer.position(cell) for cell in range(layer.count)]] for layer in layers])
     return count_codes(chosen, workspace.opened.tokenizer.vocab_size)

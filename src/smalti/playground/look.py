@@ -9,6 +9,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from smalti.data import EmbeddedPhotographs
 from smalti.formats import packed_size
 from smalti.metrics import psnr, ssim
 from smalti.metrics.image_quality import SSIM_WINDOW
@@ -35,6 +36,17 @@ def open_picture(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, A
     if len(content) > MOST_BYTES:
         raise ValueError(f"{name}: got {len(content)} bytes, expected at most {MOST_BYTES}")
     workspace.open_picture(name, content)
+    return state(workspace)
+
+
+def open_example(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Open the photograph of an astronaut from the wheel of scikit-image.
+
+    Raises:
+        ValueError: scikit-image is not installed. The message names the extra.
+    """
+    photographs = EmbeddedPhotographs("test")
+    workspace.open_image(photographs.key(0).rpartition("/")[2], photographs.picture(0))
     return state(workspace)
 
 

@@ -39,7 +39,7 @@ def play(config: PlayConfig, on_ready: Callable[[str], None] | None = None) -> N
         on_ready(address)
     if not config.no_browser:
         webbrowser.open(address)
-    settings = uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=1)  # type: ignore[arg-type]
+    settings = uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=1, ws="none")  # type: ignore[arg-type]
     uvicorn.Server(settings).run(sockets=[listener])
 
 

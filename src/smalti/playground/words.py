@@ -15,6 +15,7 @@ FRAME: Words = {
         "or choose a file: PNG, JPEG, WebP, AVIF, … It goes to this server only.",
         "或者选择文件：PNG、JPEG、WebP、AVIF 等。图片只会发给本服务器。",
     ),
+    "example": ("Try a photograph", "用一张示例照片试试"),
     "another": ("Another picture", "换一张图片"),
     "panels": ("Panels", "面板"),
     "busy": ("Computing …", "计算中……"),

@@ -89,7 +89,10 @@ class Workspace:
         Raises:
             ValueError: not a picture, or damaged (one line).
         """
-        image = decode_picture(data, name)
+        self.open_image(name, decode_picture(data, name))
+
+    def open_image(self, name: str, image: Image.Image) -> None:
+        """Encode a decoded picture of mode RGB."""
         self._encode(self.opened, Picture(name, image.size, resized(image, LONGEST)))
 
     def choose(self, model: str) -> None:

@@ -37,6 +37,7 @@ const stage = {
     find(".stage .after").style.clipPath = this.divided ? `inset(0 0 0 ${this.split}%)` : "";
     const divider = find(".divider");
     divider.hidden = !this.divided;
+    find(".stage").style.touchAction = this.divided ? "pan-y" : "none"; // a brush must not scroll the page
     find(".caption-before").hidden = !this.divided;
     divider.style.left = `${this.split}%`;
     divider.setAttribute("aria-valuenow", Math.round(this.split));
@@ -60,7 +61,8 @@ const stage = {
     if (find(".grid").checked) this.drawGrid(context, size);
     for (const [layer, cell] of this.lit) this.fillCell(context, size, layer, cell);
     if (this.point !== null) {
-      for (const [layer, cell] of tokensAt(...this.point)) this.outline(context, size, layer, cell, 1);
+      const others = current === "point" ? tokensAt(...this.point) : [];
+      for (const [layer, cell] of others) this.outline(context, size, layer, cell, 1);
       this.outline(context, size, ...this.point, 3);
     }
     if (this.region !== null) {

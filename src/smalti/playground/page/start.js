@@ -11,6 +11,11 @@ find(".file").addEventListener("change", (event) => {
   openFirst(event.target.files);
   event.target.value = "";
 });
+find(".example").addEventListener("click", async () => {
+  tell(null);
+  const reply = await ask("look.example");
+  if (reply !== null) accept(reply);
+});
 find(".another").addEventListener("click", () => find(".file").click());
 
 const whole = find(".playground");
