@@ -207,15 +207,15 @@ DREAM: Words = {
         "Bright tokens surprise the prior, dark ones it expected.",
         "亮的词元出乎先验模型的意料，暗的在意料之中。",
     ),
-    "dream_next-scale": (
+    "dream_scales": (
         "It predicts each scale from the coarser scales.",
         "它由较粗的尺度预测每个尺度。",
     ),
-    "dream_next-token": (
+    "dream_tokens": (
         "It predicts each token from those before it.",
         "它由前面的词元预测每个词元。",
     ),
-    "dream_masked": (
+    "dream_half": (
         "It predicts each half of the tokens from the other half, so the bits do not add up to a likelihood.",
         "它由一半词元预测另一半，因此比特数之和不是似然。",
     ),

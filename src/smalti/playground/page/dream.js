@@ -1,5 +1,8 @@
 // Panel 7: how much each token surprises a prior, and tokens that the prior draws again.
 
+// Kind of a prior -> what it predicts a token from.
+const PREDICTS = { "next-scale": "dream_scales", "next-token": "dream_tokens", masked: "dream_half" };
+
 panels.dream = {
   reply: null, // the answer to `dream.look`; null: not asked for this picture
   stale: false, // whether the tokens have changed since
@@ -123,7 +126,7 @@ panels.dream = {
     const { kind, size } = this.reply;
     if (kind === null) return word("dream_none", state);
     if (!this.reply.fits) return word("dream_other_size", { width: size[0], height: size[1] });
-    return `${word("dream_hint")} ${word(`dream_${kind}`)}`;
+    return `${word("dream_hint")} ${word(PREDICTS[kind])}`;
   },
 
   renderClasses() {
