@@ -65,26 +65,24 @@ panels.dream = {
 
   // ---- the region -----------------------------------------------------------------------------------------------
 
-  press(layer, cell, pixel) {
+  press() {
     if (!this.reply?.paintable) return;
-    this.erasing = this.cells.has(cellUnder(state.layers.at(-1), ...pixel));
-    this.drag(layer, cell, pixel);
+    this.erasing = this.cells.has(cellUnder(state.layers.at(-1), ...stage.pixel));
+    this.drag();
   },
 
-  drag(layer, cell, pixel) {
+  // Paint the finest layer under the pointer, whatever layer is chosen.
+  drag() {
     if (!this.reply?.paintable) return;
     const finest = state.layers.at(-1);
-    for (const near of cellsAround(finest, cellUnder(finest, ...pixel), Number(find(".dream-size").value))) {
+    const size = Number(find(".dream-size").value);
+    for (const near of cellsAround(finest, cellUnder(finest, ...stage.pixel), size)) {
       if (this.erasing) this.cells.delete(near);
       else this.cells.add(near);
     }
     stage.lit = [...this.cells].map((painted) => [finest, painted]);
     stage.draw();
     this.renderTools();
-  },
-
-  enter(layer, cell) {
-    this.press(layer, cell, centreOf(layer, cell));
   },
 
   key(event) {
