@@ -172,11 +172,13 @@ class Workspace:
 
     def undo(self) -> None:
         """Go back one step, if there is one."""
+        self.step  # noqa: B018  # refuses if there is no picture
         self.current = max(0, self.current - 1)
 
     def redo(self) -> None:
         """Repeat the step that was undone, if there is one."""
-        self.current = min(len(self.steps) - 1, self.current + 1) if self.steps else 0
+        self.step  # noqa: B018  # refuses if there is no picture
+        self.current = min(len(self.steps) - 1, self.current + 1)
 
     def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
         """The value of `compute` for the current picture and step; computed once."""
