@@ -19,9 +19,7 @@ HOST = "http://127.0.0.1:7860"
 FILES = sorted(app.PAGE.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_application_serves_its_own_page_and_refuses_other_sites() -> None:
-    pytest.importorskip("gradio", reason="Gradio is not installed")
+def test_the_application_serves_its_own_page_and_refuses_other_sites(gradio_loop: None) -> None:
     httpx = pytest.importorskip("httpx")
     served = app.application({"tiny": Opened("tiny", SimpleVQVAE(12, 4, 8, num_res_blocks=0).eval())})
 
@@ -35,7 +33,7 @@ def test_the_application_serves_its_own_page_and_refuses_other_sites() -> None:
             assert "smalti playground" in page.text
             return [page.status_code, rebound.status_code, crossed.status_code]
 
-    assert asyncio.run(answers()) == [200, 403, 403]
+    assert asyncio.get_event_loop().run_until_complete(answers()) == [200, 403, 403]
 
 
 def test_without_gradio_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

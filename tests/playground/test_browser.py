@@ -27,8 +27,7 @@ from smalti.zoo import open_tokenizer
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-gradio = pytest.importorskip("gradio", reason="Gradio is not installed")
-uvicorn = pytest.importorskip("uvicorn")
+uvicorn = pytest.importorskip("uvicorn", reason="uvicorn, which comes with Gradio, is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: make test-browser installs it")
 expect = playwright.expect
 
@@ -91,7 +90,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+def site(gradio_loop: None) -> Iterator[Site]:
     torch.manual_seed(0)
     scales = MultiScaleQuantizer(12, 4, (1, 2, 4, 16), quantizer=VectorQuantizer(12, 4))
     models = {

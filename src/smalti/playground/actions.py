@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from smalti.playground import codes, dream, duel, look, paint, scales, share
@@ -32,6 +33,9 @@ ACTIONS: dict[str, Callable[[Workspace, dict[str, Any]], dict[str, Any]]] = {
 }
 """Name of an action -> function of the workspace and the arguments; its result is plain JSON data."""
 
+UNLOCKED = ("scales.codec", "codes.wall", "codes.pictures")
+"""Actions that change nothing and may take long: they do not wait for each other."""
+
 
 def answer(workspaces: Workspaces, message: dict[str, Any]) -> dict[str, Any]:
     """Do what a message asks: `tab`, `action`, `arguments`.
@@ -46,7 +50,7 @@ def answer(workspaces: Workspaces, message: dict[str, Any]) -> dict[str, Any]:
     try:
         if action is None:
             raise ValueError(f"action: got {message.get('action')!r}, expected one of {', '.join(ACTIONS)}")
-        with workspace.lock:
+        with nullcontext() if message["action"] in UNLOCKED else workspace.lock:
             result = action(workspace, message.get("arguments") or {})
     except (ValueError, OSError) as error:
         return {"problem": " ".join(str(error).split())}

@@ -1,5 +1,6 @@
 """Opens the tokenizers and serves the page until Ctrl-C."""
 
+import logging
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -40,7 +41,9 @@ def play(config: PlayConfig, on_ready: Callable[[str], None] | None = None) -> N
     if not config.no_browser:
         webbrowser.open(address)
     settings = uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=1, ws="none")  # type: ignore[arg-type]
-    uvicorn.Server(settings).run(sockets=[listener])
+    server = uvicorn.Server(settings)
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)  # open tabs are no error
+    server.run(sockets=[listener])
 
 
 def open_models(config: PlayConfig) -> dict[str, Opened]:

@@ -128,14 +128,13 @@ class Workspace:
         Raises:
             ValueError: no picture is open.
         """
-        if not self.steps:
-            raise ValueError("picture: got none, expected one; drop a picture on the page first")
+        self._require_picture()
         return self.steps[self.current]
 
     @property
     def encoded(self) -> Step:
         """The encoder's tokens and their picture."""
-        self.step  # noqa: B018  # refuses if there is none
+        self._require_picture()
         return self.steps[0]
 
     @property
@@ -172,11 +171,17 @@ class Workspace:
 
     def undo(self) -> None:
         """Go back one step, if there is one."""
+        self._require_picture()
         self.current = max(0, self.current - 1)
 
     def redo(self) -> None:
         """Repeat the step that was undone, if there is one."""
-        self.current = min(len(self.steps) - 1, self.current + 1) if self.steps else 0
+        self._require_picture()
+        self.current = min(len(self.steps) - 1, self.current + 1)
+
+    def _require_picture(self) -> None:
+        if not self.steps:
+            raise ValueError("picture: got none, expected one; drop a picture on the page first")
 
     def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
         """The value of `compute` for the current picture and step; computed once."""

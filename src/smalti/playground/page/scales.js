@@ -36,6 +36,7 @@ panels.scales = {
       this.render();
     } while (asked !== this.wanted);
     this.busy = false;
+    this.render();
     await this.compare();
   },
 
@@ -64,7 +65,17 @@ panels.scales = {
       ["bytes", String(reply.bytes)],
       ["psnr", `${decibels(reply.psnr)} dB`],
     ]);
-    find(".scales-codecs").replaceChildren(...Object.values(this.codecs).map((coded) => this.figure(coded)));
+    const figures = CODECS.map((codec) => (codec in this.codecs ? this.figure(this.codecs[codec]) : this.empty()));
+    find(".scales-codecs").replaceChildren(...(state.error === null ? [] : figures));
+  },
+
+  // In place of a codec that is being computed.
+  empty() {
+    const figure = document.createElement("figure");
+    figure.className = "empty";
+    figure.style.aspectRatio = `${state.width} / ${state.height}`;
+    figure.append(word("busy"));
+    return figure;
   },
 
   figure(coded) {

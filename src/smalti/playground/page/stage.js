@@ -54,6 +54,7 @@ const stage = {
     const canvas = find(".marks");
     const box = find(".stage").getBoundingClientRect();
     const ratio = window.devicePixelRatio || 1;
+    find(".stage").classList.toggle("enlarged", box.width * ratio >= 2 * state.width);
     [canvas.width, canvas.height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
