@@ -143,15 +143,15 @@ panels.dream = {
     const threshold = Number(find(".dream-threshold").value);
     const count = reply.bits.filter((bits) => bits < threshold).length;
     find(".dream-threshold-text").textContent = word("dream_threshold", { bits: threshold, count, all: reply.bits.length });
-    find(".dream-redraw").disabled = count === 0;
+    find(".dream-redraw").disabled = count === 0 || this.stale;
     find(".dream-temperature-text").textContent = word("dream_temperature", {
       value: Number(find(".dream-temperature").value).toFixed(1),
     });
     find(".dream-region").disabled = !reply.paintable;
-    find(".dream-draw").disabled = this.cells.size === 0;
+    find(".dream-draw").disabled = this.cells.size === 0 || this.stale;
     find(".dream-clear").disabled = this.cells.size === 0;
     find(".dream-undo").disabled = state.undo === 0;
-    if (this.before === null) {
+    if (this.before === null || this.stale) {
       find(".dream-report").textContent = reply.paintable ? "" : word("dream_placeless");
       return;
     }
