@@ -291,7 +291,7 @@ def test_a_code_of_the_wall_is_found_in_the_picture(site: Site) -> None:
     wall = page.locator(".wall button")
     expect(wall).to_have_count(12)
     page.locator(".wall button.here").first.click()
-    expect(page.locator(".codes-report")).to_contain_text("places in this picture")
+    expect(page.locator(".codes-report")).to_contain_text("× in this picture")
     page.locator(".codes-brush").click()
     expect(page.locator("#panel-paint")).to_be_visible()
 
