@@ -51,12 +51,11 @@ def point(page: Page) -> None:
 
 
 def scales(page: Page) -> None:
-    """Seven of ten scales."""
-    page.locator("figure").nth(2).wait_for()
-    for _ in range(2):
-        page.locator(".scales-slider").press("ArrowLeft")
-    page.wait_for_timeout(500)
-    page.locator("figure").nth(2).wait_for()
+    """Nine of ten scales."""
+    page.locator("figure img").nth(2).wait_for(timeout=60_000)
+    page.locator(".scales-slider").press("ArrowLeft")
+    page.locator("figure.empty").first.wait_for()
+    page.locator("figure img").nth(2).wait_for(timeout=60_000)
 
 
 def paint(page: Page) -> None:
@@ -78,9 +77,6 @@ def paint(page: Page) -> None:
 def codes(page: Page) -> None:
     """The wall, with one code found in the picture."""
     page.locator(".wall button.here").first.wait_for()
-    for _ in range(2):
-        page.locator(".codes-more").click()
-        page.wait_for_timeout(500)
     page.locator(".wall button.here").nth(1).click()
 
 
@@ -145,7 +141,7 @@ def main() -> None:
     models["photo-pyramid"].prior = small_prior(models["photo-pyramid"].tokenizer)
     served = application(models)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(served, log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(served, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as folder:

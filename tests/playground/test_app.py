@@ -4,12 +4,14 @@ import asyncio
 import re
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from smalti.playground import app
 from smalti.playground.config import PlayConfig
+from smalti.playground.guard import Application
 from smalti.playground.opened import Opened
 from smalti.playground.serve import listen, open_models
 from smalti.playground.words import words
@@ -19,9 +21,11 @@ HOST = "http://127.0.0.1:7860"
 FILES = sorted(app.PAGE.iterdir())
 
 
-def test_the_application_serves_its_own_page_and_refuses_other_sites(gradio_loop: None) -> None:
+def test_the_application_serves_its_own_page_and_refuses_other_sites(
+    build: Callable[[dict[str, Opened]], Application],
+) -> None:
     httpx = pytest.importorskip("httpx")
-    served = app.application({"tiny": Opened("tiny", SimpleVQVAE(12, 4, 8, num_res_blocks=0).eval())})
+    served = build({"tiny": Opened("tiny", SimpleVQVAE(12, 4, 8, num_res_blocks=0).eval())})
 
     async def answers() -> list[int]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url=HOST) as client:

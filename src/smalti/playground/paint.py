@@ -97,9 +97,10 @@ def changed(workspace: Workspace, before: int | None = None) -> dict[str, Any]:
     difference_HW = difference(workspace.step.image[0], earlier)
     levels = (difference_HW.clamp(0, TOP_CHANGE) * (255 / TOP_CHANGE)).ceil().to(torch.uint8).cpu()
     colours = torch.from_numpy(colour_table()[levels.numpy()]).permute(2, 0, 1)
+    opacity = (60 + 195 * (levels / 255)).to(torch.uint8) * (levels > 0)  # faint where the change is small
     return {
         **current(workspace),
-        "influence": data_url(torch.cat([colours, (levels > 0)[None].to(torch.uint8) * 255])),
+        "influence": data_url(torch.cat([colours, opacity[None]])),
         "changedPixels": int((difference_HW > 0).sum()),
         "pixels": difference_HW.numel(),
     }

@@ -162,7 +162,7 @@ CODES: Words = {
         "Code {code}, never used in training, {count} times in this picture",
         "码字 {code}，训练中从未使用，在本图中出现 {count} 次",
     ),
-    "codes_found": ("Code {code}: {count} places in this picture", "码字 {code}：在本图中有 {count} 处"),
+    "codes_found": ("Code {code}: {count} × in this picture", "码字 {code}：在本图中出现 {count} 次"),
     "codes_brush": ("Paint with it", "用它涂改"),
 }
 
