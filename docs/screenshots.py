@@ -1,12 +1,14 @@
 """Makes the pictures of the playground's page, `docs/images/play-*.webp`: photo-pyramid on a photograph.
 
-`make screenshots` runs it. It needs Chromium (Debian's package) and Playwright. The photograph is NASA's of the
-astronaut Eileen Collins, in the public domain, from the wheel of scikit-image.
+`make screenshots` runs it; with names of panels it makes theirs only. It needs Chromium (Debian's package) and
+Playwright. The photograph is NASA's of the astronaut Eileen Collins, in the public domain, from the wheel of
+scikit-image.
 """
 
 import io
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -107,17 +109,17 @@ PANELS = {
 }  # fmt: skip
 
 
-def small_prior(tokenizer: Tokenizer, steps: int = 300, batch_size: int = 4) -> Prior:
-    """A small next-scale prior after two minutes on the embedded photographs, of which the one shown is not one."""
+def small_prior(tokenizer: Tokenizer, steps: int = 150, batch_size: int = 2) -> Prior:
+    """A small next-scale prior after a minute on the embedded photographs; the one on the page is not among them."""
     torch.manual_seed(0)
     photographs, rng = open_images("embedded:train"), np.random.default_rng(0)
     transform = TransformConfig(256, "random", zoom=2.0, flip=True)
-    crops = [transform.apply(photographs.load(n % len(photographs)), rng) for n in range(200)]
+    crops = [transform.apply(photographs.load(n % len(photographs)), rng) for n in range(96)]
     tokens = [tokenizer.encode(torch.stack(crops[n : n + 8])) for n in range(0, len(crops), 8)]
     layout = TokenLayout(tokenizer.vocab_size, tokens[0].grids, (256, 256), tokenizer.fingerprint)
     sequences = torch.cat([part.flatten() for part in tokens])
-    prior = build_prior("next-scale-small", layout, 0, tokenizer.quantizer, depth=3, width=128, num_heads=4)
-    optimizer = torch.optim.AdamW([p for p in prior.parameters() if p.requires_grad], lr=1e-3)
+    prior = build_prior("next-scale-small", layout, 0, tokenizer.quantizer, depth=2, width=64, num_heads=2)
+    optimizer = torch.optim.AdamW([p for p in prior.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(steps):
         batch = sequences[torch.from_numpy(rng.integers(len(sequences), size=batch_size))]
         loss = prior.train().loss(batch, torch.zeros(batch_size, dtype=torch.int64))
@@ -156,6 +158,8 @@ def main() -> None:
         page.locator(".file").set_input_files(path)
         page.locator(".about").wait_for()
         for name, use in PANELS.items():
+            if name not in (sys.argv[1:] or PANELS):
+                continue
             page.locator(f"#tab-{name}").click()
             use(page)
             page.locator(".busy").wait_for(state="hidden", timeout=60_000)

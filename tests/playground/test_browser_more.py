@@ -4,7 +4,7 @@ import copy
 import io
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from playground.test_browser import (
 from small_priors import awake
 
 from smalti.formats import TokenFile
-from smalti.playground.app import application
+from smalti.playground.guard import Application
 from smalti.playground.opened import Opened
 from smalti.playground.share import to_link
 from smalti.priors import NextScaleTransformer, TokenLayout
@@ -57,9 +57,9 @@ def models() -> dict[str, Opened]:
 
 
 @pytest.fixture(scope="module")
-def site(models: dict[str, Opened], gradio_loop: None) -> Iterator[Site]:
+def site(models: dict[str, Opened], build: Callable[[dict[str, Opened]], Application]) -> Iterator[Site]:
     listener = socket.create_server(("127.0.0.1", 0))
-    settings = uvicorn.Config(application(models), log_level="error", timeout_graceful_shutdown=1, ws="none")
+    settings = uvicorn.Config(build(models), log_level="critical", timeout_graceful_shutdown=1, ws="none")
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -77,6 +77,7 @@ def _no_request_leaves(site: Site) -> Iterator[None]:
     yield
     site.close_pages()
     assert site.outside == []
+    assert site.errors == []
 
 
 def decoded(models: dict[str, Opened], name: str) -> np.ndarray:
