@@ -37,9 +37,16 @@ panels.dream = {
     const tokens = state.tokens;
     const reply = await ask("dream.look", { label: this.label() });
     if (reply === null || tokens !== state.tokens) return;
+    if (this.reply === null && reply.fits) this.propose(reply.bits);
     [this.reply, this.stale] = [reply, false];
     if (current === "dream") this.mark();
     this.render();
+  },
+
+  // Begin with the threshold below which a quarter of the tokens lies.
+  propose(bits) {
+    const quarter = [...bits].sort((a, b) => a - b)[Math.floor(bits.length / 4)];
+    find(".dream-threshold").value = Math.ceil(2 * quarter) / 2;
   },
 
   label() {
