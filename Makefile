@@ -31,6 +31,13 @@ test-harm: setup  ## kill, starve and damage it for half an hour: tests/harm
 	$(PIP) nanobind
 	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m pytest --override-ini addopts=--import-mode=importlib --quiet -rs -s tests/harm
 
+test-browser: setup  ## the playground in a browser: installs Debian's chromium with apt-get, which needs root
+	command -v chromium > /dev/null || apt-get install --yes --no-install-recommends chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -rs -s tests/playground
+
+screenshots: setup  ## pictures of the playground for its page, docs/images/play-*.webp; needs chromium
+	$(BIN)/python docs/screenshots.py
+
 check: setup  ## ruff, the floors of the house and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -96,4 +103,4 @@ bench-codec: setup  ## bytes of token files in each coding, and the codec's spee
 clean:  ## remove .venv and what the demo left
 	rm -rf .venv demo site
 
-.PHONY: help setup demo test test-harm check docs bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-waiting bench-starting bench-tokenize bench-sample bench-prior check-gpu box codec bench-codec clean
+.PHONY: help setup demo test test-harm test-browser screenshots check docs bench-search bench-boxed bench-loader bench-published bench-quality bench-train bench-waiting bench-starting bench-tokenize bench-sample bench-prior check-gpu box codec bench-codec clean

@@ -61,14 +61,15 @@ CASES = {
     ),
     "sample": Command(("prior", "-o", "OUT", "-n", "1", "--precision=fp32"), "SampleConfig", "sample"),
     "eval-samples": Command(("photos", "photos", "--judges=[]"), "EvalSamplesCommand", "evaluate_samples"),
+    "play": Command(("run", "--no-browser"), "PlayConfig", "play"),
     "import": Command(("model.pt", "OUT"), "ImportConfig", "import_checkpoint"),
     "export": Command(("run", "OUT", "--format=torch-export"), "ExportConfig", "export"),
     "doctor": Command((), "DoctorCommand", "doctor"),
     "demo": Command(("-o", "OUT", "--optimization.steps=1"), "DemoConfig", "demo"),
 }
 
-ENDLESS = ("steps", "count", "crops")
-"""Fields that say how much work is to be done: huge ones are accepted, and done until somebody stops it."""
+ENDLESS = ("steps", "count", "crops", "port")
+"""Fields whose extreme values are accepted, and the work then goes on until somebody stops it."""
 
 
 def test_every_command_is_swept():

@@ -74,6 +74,30 @@ def test_loss_is_the_mean_negative_log_likelihood(prior: Prior) -> None:
     torch.testing.assert_close(prior.loss(tokens, labels), expected)
 
 
+def test_surprisal_is_the_loss_token_by_token_in_bits(prior: Prior) -> None:
+    tokens, labels = sequences(prior)
+    bits = prior.surprisal(tokens, labels)
+    if isinstance(prior, MaskedTransformer):  # the loss is that of the first half
+        half = prior._hide(tokens)
+        torch.testing.assert_close(bits[half].mean() * math.log(2), prior.loss(tokens, labels))
+        p = logits(prior, tokens.masked_fill(~half, V), labels).softmax(-1).gather(2, tokens.unsqueeze(2)).squeeze(2)
+        torch.testing.assert_close(2.0 ** -bits[~half], p[~half])
+    else:
+        torch.testing.assert_close(bits.mean() * math.log(2), prior.loss(tokens, labels))
+
+
+@pytest.mark.parametrize("make", [next_scale, next_scale_deep, next_token, lambda: next_token(DEEP)])
+def test_surprisal_of_causal_priors_does_not_depend_on_what_follows(make: Callable[[], Prior]) -> None:
+    prior = awake(make())
+    tokens, labels = sequences(prior)
+    start = prior.layout.spans[-1][0] if isinstance(prior, NextScaleTransformer) else prior.layout.num_tokens - 1
+    other = tokens.clone()
+    other[:, start:] = (tokens[:, start:] + 1) % V
+    bits, after = prior.surprisal(tokens, labels), prior.surprisal(other, labels)
+    torch.testing.assert_close(after[:, :start], bits[:, :start])
+    assert not torch.allclose(after[:, start:], bits[:, start:])
+
+
 def test_every_weight_gets_a_gradient_and_the_quantizer_none(prior: Prior) -> None:
     tokens, labels = sequences(prior)
     prior.train().loss(tokens, labels).backward()

@@ -28,6 +28,7 @@ COMMANDS = {
     "train-prior": "train a prior, a generator of tokens, on a token data set",
     "sample": "sample images from a trained prior, or edit part of a photograph with it",
     "eval-samples": "measure sampled images against reference images: gFID, KID, Inception Score",
+    "play": "look at the tokens of a picture and change them, on a web page of this machine",
     "import": "convert a published tokenizer checkpoint to a folder that every other command takes",
     "export": "write a tokenizer in the format of VAR, taming, LlamaGen or diffusers, as ONNX or for torch.export",
     "doctor": "check that a device computes what the CPU computes, and list what is installed",

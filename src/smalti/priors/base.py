@@ -6,6 +6,7 @@
 Legend: B images, L tokens per image, V vocabulary.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -59,6 +60,19 @@ class Prior(SavedModel):
     @abstractmethod
     def loss(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
         """Mean negative log-likelihood in nats per token, over the tokens that this kind of prior predicts.
+
+        Args:
+            tokens_BL: flat sequences, coarse to fine, raster order.
+            labels_B: classes, 0 to `num_classes` (no class).
+        """
+
+    @abstractmethod
+    def surprisal(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, "b l"]:
+        """Surprisal of each token in bits: -log2 of the probability that the prior gives it.
+
+        A next-token prior predicts a token from those before it, a next-scale prior from the coarser scales: the sum
+        over an image is its negative log-likelihood. A masked prior predicts each half of the tokens from the other
+        half.
 
         Args:
             tokens_BL: flat sequences, coarse to fine, raster order.
@@ -179,6 +193,12 @@ def cross_entropy(
     """Mean negative log-likelihood in nats per token, in fp32, over all tokens that are not `IGNORED`."""
     logits_NV, tokens_N = logits_BLV.flatten(0, 1).float(), tokens_BL.flatten()
     return F.cross_entropy(logits_NV, tokens_N, ignore_index=IGNORED, label_smoothing=label_smoothing)
+
+
+def bits_of(logits_BLV: Float[Tensor, "b l v"], tokens_BL: Int64[Tensor, "b l"]) -> Float[Tensor, "b l"]:
+    """Negative log-likelihood of each token in bits, in fp32."""
+    nats_N = F.cross_entropy(logits_BLV.flatten(0, 1).float(), tokens_BL.flatten(), reduction="none")
+    return nats_N.view_as(tokens_BL) / math.log(2)
 
 
 def check_given(given_BL: Tensor | None, keep_BL: Tensor | None) -> None:

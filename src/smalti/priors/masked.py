@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import TransformerBlock, ViTConfig, check_sizes
-from smalti.priors.base import IGNORED, Prior, as_settings, check_given, check_shares, cross_entropy
+from smalti.priors.base import IGNORED, Prior, as_settings, bits_of, check_given, check_shares, cross_entropy
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 
@@ -123,18 +123,32 @@ class MaskedTransformer(Prior):
         smoothing = self.settings.label_smoothing if self.training else 0.0
         return cross_entropy(logits_BLV, tokens_BL.masked_fill(~hidden_BL, IGNORED), smoothing)
 
+    @torch.no_grad()
+    def surprisal(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, "b l"]:
+        """See `Prior.surprisal`; in two passes, each with one half of the tokens masked."""
+        self.check(tokens_BL, labels_B)
+        half_BL = self._validation_half(tokens_BL)
+        first_BL, second_BL = (
+            bits_of(self(tokens_BL.masked_fill(hidden_BL, self.hidden), labels_B), tokens_BL)
+            for hidden_BL in (half_BL, ~half_BL)
+        )
+        return torch.where(half_BL, first_BL, second_BL)
+
     def _hide(self, tokens_BL: Tensor) -> Tensor:
         """Random mask for training: of each image the fraction cos(π/2 · u), u uniform."""
+        if not self.training:
+            return self._validation_half(tokens_BL)
         batch, length = tokens_BL.shape
-        if self.training:
-            share_B = torch.cos(torch.rand(batch, device=tokens_BL.device) * math.pi / 2)
-            order_BL = torch.rand(batch, length, device=tokens_BL.device).argsort(dim=1)
-        else:
-            share_B = torch.full((batch,), 0.5, device=tokens_BL.device)
-            fixed = torch.Generator().manual_seed(0)
-            order_BL = torch.randperm(length, generator=fixed).to(tokens_BL.device).expand(batch, -1)
+        share_B = torch.cos(torch.rand(batch, device=tokens_BL.device) * math.pi / 2)
+        order_BL = torch.rand(batch, length, device=tokens_BL.device).argsort(dim=1)
         count_B = (share_B * length).ceil().clamp(min=1)
         return order_BL.argsort(dim=1) < count_B.unsqueeze(1)
+
+    def _validation_half(self, tokens_BL: Tensor) -> Tensor:
+        """Mask of the half of the tokens that validation hides, the same for all images."""
+        batch, length = tokens_BL.shape
+        order_L = torch.randperm(length, generator=torch.Generator().manual_seed(0)).to(tokens_BL.device)
+        return (order_L.argsort() < math.ceil(length / 2)).expand(batch, -1)
 
     # ---- sampling -----------------------------------------------------------------------------------------------
 

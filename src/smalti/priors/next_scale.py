@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from smalti.blocks.transformer import check_sizes
 from smalti.ops.linear import linear
 from smalti.priors.adaptive_block import AdaptiveBlock, modulated
-from smalti.priors.base import Prior, as_settings, check_given, check_shares, cross_entropy, kept
+from smalti.priors.base import Prior, as_settings, bits_of, check_given, check_shares, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
@@ -163,6 +163,12 @@ class NextScaleTransformer(Prior):
         self.check(tokens_BL, labels_B)
         logits_BLV = self(self.quantizer.var_input(self.layout.split(tokens_BL)), self._dropped(labels_B))
         return cross_entropy(logits_BLV, tokens_BL)
+
+    @torch.no_grad()
+    def surprisal(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, "b l"]:
+        """See `Prior.surprisal`."""
+        self.check(tokens_BL, labels_B)
+        return bits_of(self(self.quantizer.var_input(self.layout.split(tokens_BL)), labels_B), tokens_BL)
 
     # ---- sampling -----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import check_sizes
-from smalti.priors.base import Prior, as_settings, check_given, check_shares, cross_entropy, kept
+from smalti.priors.base import Prior, as_settings, bits_of, check_given, check_shares, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.llama_block import LlamaBlock
@@ -136,6 +136,12 @@ class NextTokenTransformer(Prior):
         """See `Prior.loss`; every token is predicted."""
         self.check(tokens_BL, labels_B)
         return cross_entropy(self(tokens_BL, self._dropped(labels_B)), tokens_BL)
+
+    @torch.no_grad()
+    def surprisal(self, tokens_BL: Int64[Tensor, "b l"], labels_B: Int64[Tensor, " b"]) -> Float[Tensor, "b l"]:
+        """See `Prior.surprisal`."""
+        self.check(tokens_BL, labels_B)
+        return bits_of(self(tokens_BL, labels_B), tokens_BL)
 
     # ---- sampling -----------------------------------------------------------------------------------------------
 

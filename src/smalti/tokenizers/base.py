@@ -142,9 +142,13 @@ class Tokenizer(SavedModel):
         return self._finish(self.quantizer.decode(self._checked(tokens)), tokens)
 
     @torch.no_grad()
-    def progressive(self, tokens: Tokens) -> list[Shaped[Tensor, "b c h w"]]:
-        """Images after each scale, coarse to fine; the last equals `decode(tokens)`. One image for a single scale."""
-        return [self._finish(z_q, tokens) for z_q in self.quantizer.decode_progressive(self._checked(tokens))]
+    def progressive(self, tokens: Tokens, scales: Sequence[int] | None = None) -> list[Shaped[Tensor, "b c h w"]]:
+        """Images after each scale, coarse to fine; the last equals `decode(tokens)`. One image for a single scale.
+
+        With `scales` only the images after these scales, counted from 0.
+        """
+        latents = self.quantizer.decode_progressive(self._checked(tokens))
+        return [self._finish(latents[k], tokens) for k in (range(len(latents)) if scales is None else scales)]
 
     # ---- parts --------------------------------------------------------------------------------------------------
 
