@@ -119,7 +119,7 @@ def small_prior(tokenizer: Tokenizer, steps: int = 150, batch_size: int = 2) -> 
     layout = TokenLayout(tokenizer.vocab_size, tokens[0].grids, (256, 256), tokenizer.fingerprint)
     sequences = torch.cat([part.flatten() for part in tokens])
     prior = build_prior("next-scale-small", layout, 0, tokenizer.quantizer, depth=2, width=64, num_heads=2)
-    optimizer = torch.optim.AdamW([p for p in prior.parameters() if p.requires_grad], lr=3e-3)
+    optimizer = torch.optim.AdamW([p for p in prior.parameters() if p.requires_grad], lr=5e-4)
     for _ in range(steps):
         batch = sequences[torch.from_numpy(rng.integers(len(sequences), size=batch_size))]
         loss = prior.train().loss(batch, torch.zeros(batch_size, dtype=torch.int64))

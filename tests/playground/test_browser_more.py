@@ -191,6 +191,7 @@ def test_a_shared_link_opens_as_the_same_picture(site: Site, tmp_path: Path) -> 
     other = site.page()
     drop(other, ("a.tokens", (tmp_path / "a.tokens").read_bytes()))
     until(lambda: same_picture(other, page), other)
+    expect(other.locator(".model")).to_have_value("flat")
 
 
 def same_picture(one, other) -> bool:

@@ -67,7 +67,10 @@ let state = null; // what `look.py` tells of the picture; null: none is open
 function accept(reply) {
   const opened = "original" in reply;
   state = opened ? reply : Object.assign(state, reply);
-  if (opened) fillLayers();
+  if (opened) {
+    find(".model").value = state.model; // a token file chooses its tokenizer
+    fillLayers();
+  }
   find(".drop").hidden = true;
   find("main").hidden = false;
   for (const panel of Object.values(panels)) panel[opened ? "opened" : "stepped"]?.();

@@ -65,7 +65,6 @@ panels.share = {
     tell(null);
     const reply = await ask("share.open", { link });
     if (reply === null) return;
-    find(".model").value = reply.model;
     accept(reply);
     choosePanel("look");
   },
