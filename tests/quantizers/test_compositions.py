@@ -8,14 +8,13 @@ files.
 
 import copy
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from clean_interpreter import CleanInterpreter
 from torch import Tensor
 
 from smalti.quantizers import (
@@ -352,8 +351,8 @@ class _Part(torch.nn.Module):
         return self.function(x)
 
 
-def test_eval_compiles_without_a_break_and_exports():
+def test_eval_compiles_without_a_break_and_exports(clean: CleanInterpreter):
     code = f"import runpy; runpy.run_path({str(Path(__file__))!r})['in_graphs']()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = clean.run("-c", code)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("ok ") == len(GRAPHS)
