@@ -98,7 +98,7 @@ def as_rank(rank: int, processes: int, port: str, command: list[str]) -> None:
 
         sys.exit(main())
     if command[0] == "-c":
-        exec(sys.argv.pop(1), {"__name__": "__main__"})
+        exec(sys.argv.pop(1), globals())
     else:
         sys.path[0] = str(Path(command[0]).parent)
         runpy.run_path(command[0], run_name="__main__")

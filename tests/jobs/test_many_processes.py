@@ -66,7 +66,7 @@ def test_the_first_process_alone_speaks(whole):
 
 def test_two_processes_do_what_one_does(whole, recipe):
     config, _ = recipe
-    train(config)
+    train(replace(config, workers=0))
     for line, expected in zip(log_without_speed(whole[0]), log_without_speed(config.out), strict=True):
         assert line["terms"] == pytest.approx(expected["terms"], rel=1e-4)
         assert line["usage_per_scale"] == expected["usage_per_scale"]
@@ -80,8 +80,8 @@ def test_four_steps_and_four_resumed_equal_eight(whole, recipe):
     """The first four by accelerate launch, the others by torchrun."""
     _, path = recipe
     out = str(Path(path).with_name("parted"))
-    launch(ACCELERATE, "--config", path, "--out", out, "--optimization.steps", "4")
-    launch(TORCHRUN, "--config", path, "--out", out, "--resume")
+    launch(ACCELERATE, "--config", path, "--out", out, "--workers", "0", "--optimization.steps", "4")
+    launch(TORCHRUN, "--config", path, "--out", out, "--workers", "0", "--resume")
     (files, rest), (whole_files, whole_rest) = final_state(out, 8), final_state(whole[0], 8)
     assert {**files, "training.pt": ""} == {**whole_files, "training.pt": ""}
     assert len(rest["random"]) == 2
