@@ -8,6 +8,7 @@ from zlib import crc32
 import jaxtyping
 import pytest
 import torch
+from clean_interpreter import CleanInterpreter
 from hypothesis import settings
 from small_box import fill_box
 
@@ -25,6 +26,14 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test cuts the power, and thousands of files wait long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Folder of golden vectors: `../shared/golden` beside the repository, or where SMALTI_GOLDEN says."""
@@ -32,6 +41,14 @@ def golden() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden vectors at {folder}: set SMALTI_GOLDEN to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CleanInterpreter]:
+    """Runs programs without the type checks of the tests; started when first used."""
+    interpreter = CleanInterpreter(tmp_path_factory.mktemp("clean"))
+    yield interpreter
+    interpreter.close()
 
 
 @pytest.fixture(scope="session")

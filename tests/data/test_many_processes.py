@@ -57,7 +57,7 @@ def parts(count, world, batch_size, seed, start, batches, **options):
 
 
 counts, worlds, sizes, seeds, starts = (
-    st.integers(1, 60), st.integers(1, 5), st.integers(1, 9), st.integers(0, 3), st.integers(0, 50),
+    st.integers(1, 60), st.integers(1, 5), st.integers(1, 9), st.integers(0, 3), st.integers(0, 20),
 )  # fmt: skip
 
 

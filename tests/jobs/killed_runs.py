@@ -13,6 +13,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401  torch would import it in each child, at the first optimizer
+
 from smalti.data import TransformConfig
 from smalti.jobs.train import TrainConfig, train
 from smalti.training import (

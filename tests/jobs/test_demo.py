@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import smalti.zoo.box
 from smalti.evaluation.report import token_colours
 from smalti.jobs.demo import DemoConfig, DemoResult, classic_demonstrations, demo, next_steps
 from smalti.training import OptimizationConfig
@@ -15,9 +16,17 @@ pytest.importorskip("skimage", reason="the embedded photographs are in the wheel
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+def said() -> list[str]:
+    """What the demonstration says, line by line."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(tiny_box: Path, said: list[str], tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     out = tmp_path_factory.mktemp("demo") / "out"
-    return demo(DemoConfig(out, OptimizationConfig(steps=2, batch_size=2)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smalti.zoo.box, "BOX", tiny_box)
+        return demo(DemoConfig(out, OptimizationConfig(steps=2, batch_size=2)), say=said.append)
 
 
 def test_everything_promised_is_there(result: DemoResult) -> None:
@@ -65,14 +74,13 @@ def test_classic_demonstrations_speak_both_languages_and_leave_the_seed_alone() 
         assert expected in text
 
 
-def test_the_box_comes_first_where_it_has_weights(box: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    short = DemoConfig(tmp_path, OptimizationConfig(steps=1, batch_size=1))
-    demo(short, say=said.append)
+@pytest.mark.usefixtures("box")
+def test_the_box_comes_first_where_it_has_weights(result: DemoResult, said: list[str]) -> None:
+    folder = result.report.parent
     assert said[0] == "photo-f8, which comes with the package"
-    names = {path.name for path in (tmp_path / "box").iterdir()}
+    names = {path.name for path in (folder / "box").iterdir()}
     assert {"astronaut.tokens", "astronaut-decoded.png", "flower.tokens", "comparison.png"} <= names
-    size = (tmp_path / "box/astronaut.tokens").stat().st_size
+    size = (folder / "box/astronaut.tokens").stat().st_size
     assert f"{size:,} bytes" in said[1]
     for start in (
         "  photo-f8: PSNR ",
@@ -80,9 +88,9 @@ def test_the_box_comes_first_where_it_has_weights(box: Path, tmp_path: Path) -> 
         "  WebP at the bytes of photo-f8: PSNR ",
     ):
         assert any(line.startswith(start) for line in said)
-    assert next_steps(tmp_path)[0].startswith("smalti reconstruct PHOTO.jpg photo.png")
+    assert next_steps(folder)[0].startswith("smalti reconstruct PHOTO.jpg photo.png")
     with pytest.raises(FileExistsError, match=r"/box exists; --force"):
-        demo(short)
+        demo(DemoConfig(folder))
 
 
 def test_token_colours_depend_on_the_code_alone() -> None:

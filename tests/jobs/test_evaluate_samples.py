@@ -5,10 +5,9 @@ import shlex
 import shutil
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
-from fidelity import torch_fidelity
+from fidelity import eigenvalues_of_low_rank, torch_fidelity
 from PIL import Image
 from torch import nn
 
@@ -61,7 +60,7 @@ def test_gfid_kid_and_inception_score_are_torch_fidelitys(samples, photos, tmp_p
     alone = tmp_path / "alone"
     shutil.copytree(samples, alone, ignore=shutil.ignore_patterns("grid.png", "growth.gif"))
     how = {"feature_extractor_weights_path": str(path), "cuda": False, "batch_size": 4, "save_cpu_ram": True}
-    with mock.patch("numpy.linalg.eigvals", of_low_rank):
+    with mock.patch("numpy.linalg.eigvals", eigenvalues_of_low_rank):
         theirs = fidelity.calculate_metrics(
             input1=str(photos), input2=str(alone), fid=True, kid=True, kid_subset_size=12, verbose=False, **how
         ) | fidelity.calculate_metrics(input1=str(alone), isc=True, verbose=False, **how)
@@ -75,12 +74,6 @@ def test_gfid_kid_and_inception_score_are_torch_fidelitys(samples, photos, tmp_p
     assert judgment.inception_score.mean > 1.01
     assert judgment.inception_score.std == pytest.approx(theirs[fidelity.KEY_METRIC_ISC_STD], rel=1e-2)
     assert judgment.kernel_distance.mean == pytest.approx(theirs[fidelity.KEY_METRIC_KID_MEAN], rel=1e-3, abs=1e-6)
-
-
-def of_low_rank(matrix):
-    """The eigenvalues, but for zeros, of a matrix of rank 32 at most; all 2048 of them take LAPACK half a minute."""
-    basis, _ = np.linalg.qr(matrix @ np.random.default_rng(0).standard_normal((len(matrix), 32)))
-    return np.linalg.eig(basis.T @ matrix @ basis)[0]
 
 
 def random_inception(path):

@@ -3,7 +3,6 @@
 Exporting has a test of its own, `tests/tokenizers/test_export.py`, over the same table.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +42,6 @@ PRIORS = {False: ("next-token-small", "masked-small"), True: ("next-scale-small"
 
 def test_no_quantizer_is_forgotten() -> None:
     assert set.union(*map(types, CASES.values())) == set(QUANTIZERS)
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody pulls the plug here, and a hundred runs wait long."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

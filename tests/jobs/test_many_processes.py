@@ -1,4 +1,4 @@
-"""`smalti train` under torchrun and accelerate launch, with two processes: as one process, and resumed to the bit."""
+"""`smalti train` with two processes: as one process, and resumed to the bit under torchrun and accelerate launch."""
 
 import os
 import subprocess
@@ -21,10 +21,13 @@ from smalti.zoo import load
 pytest.importorskip("accelerate")
 
 
-def launch(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess:
+def launch(launcher: list[str], *arguments: str) -> None:
     command = [sys.executable, "-W", "ignore", *launcher, "-m", "smalti.cli", "train", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained ") == 1  # the first process alone speaks
+    assert "destroy_process_group" not in done.stderr  # and none leaves without a word
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +49,11 @@ def recipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(recipe):
-    """Eight steps by torchrun."""
+def whole(recipe, clean):
+    """Eight steps without an interruption."""
     _, path = recipe
     out = str(Path(path).with_name("whole"))
-    done = launch(TORCHRUN, "--config", path, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return out, done
+    return out, clean.train_together("smalti", "train", "--config", path, "--out", out)
 
 
 def test_the_first_process_alone_speaks(whole):
@@ -65,7 +66,7 @@ def test_the_first_process_alone_speaks(whole):
 
 def test_two_processes_do_what_one_does(whole, recipe):
     config, _ = recipe
-    train(config)
+    train(replace(config, workers=0))
     for line, expected in zip(log_without_speed(whole[0]), log_without_speed(config.out), strict=True):
         assert line["terms"] == pytest.approx(expected["terms"], rel=1e-4)
         assert line["usage_per_scale"] == expected["usage_per_scale"]
@@ -79,9 +80,8 @@ def test_four_steps_and_four_resumed_equal_eight(whole, recipe):
     """The first four by accelerate launch, the others by torchrun."""
     _, path = recipe
     out = str(Path(path).with_name("parted"))
-    for launcher, extra in ((ACCELERATE, ["--optimization.steps", "4"]), (TORCHRUN, ["--resume"])):
-        done = launch(launcher, "--config", path, "--out", out, *extra)
-        assert done.returncode == 0, done.stderr
+    launch(ACCELERATE, "--config", path, "--out", out, "--workers", "0", "--optimization.steps", "4")
+    launch(TORCHRUN, "--config", path, "--out", out, "--workers", "0", "--resume")
     (files, rest), (whole_files, whole_rest) = final_state(out, 8), final_state(whole[0], 8)
     assert {**files, "training.pt": ""} == {**whole_files, "training.pt": ""}
     assert len(rest["random"]) == 2
@@ -91,11 +91,12 @@ def test_four_steps_and_four_resumed_equal_eight(whole, recipe):
     assert load(out).fingerprint == load(whole[0]).fingerprint
 
 
-def test_a_mistake_is_one_line_whoever_made_it(recipe):
+def test_a_mistake_is_one_line_whoever_made_it(recipe, clean):
     _, path = recipe
     out = str(Path(path).with_name("refused"))
-    done = launch(TORCHRUN, "--config", path, "--out", out, "--optimization.batch_size", "6")
-    assert done.returncode != 0
+    command = ["smalti", "train", "--config", path, "--out", out, "--optimization.batch_size", "6"]
+    done = clean.run(*command, processes=2)
+    assert done.returncode == 2
     line = "smalti train: error: batch_size: got 6, expected a multiple of 4 (processes 2 x accumulate 2)\n"
     assert done.stderr.count(line) == 1
     assert not Path(out).exists()

@@ -1,16 +1,16 @@
-"""`smalti train-prior` with two processes, each with the whole prior or with a part of it: as one process."""
+"""`smalti train-prior` with two processes, each with the whole prior or with a part of it: as one process.
 
-import os
+The launchers themselves are tested by `test_many_processes.py`.
+"""
+
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from clean_interpreter import CleanInterpreter
 from safetensors.torch import load_file
 from small_prior_runs import run, token_set, without_speed
-from small_runs import ACCELERATE, TORCHRUN
 
 from smalti.training import OptimizationConfig
 from smalti.zoo import load_prior
@@ -21,14 +21,6 @@ PRIOR = {"depth": 2, "width": 16, "num_heads": 2, "class_dropout": 0.0}
 OPTIMIZATION = OptimizationConfig(
     steps=6, batch_size=8, accumulate=2, warmup_steps=2, lr=5e-3, min_lr_ratio=1.0, ema_decay=0.9
 )
-
-
-def launch(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", *launcher, "-m", "smalti.cli", "train-prior", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +48,24 @@ def check_as_one(out: Path, one: Path) -> None:
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
 
 
-def test_two_processes_by_accelerate_launch_do_what_one_does(one: Path, tmp_path: Path) -> None:
-    done = launch(ACCELERATE, "--config", f"{one}/train.yaml", "--out", str(tmp_path / "two"))
+def test_two_processes_do_what_one_does(one: Path, clean: CleanInterpreter, tmp_path: Path) -> None:
+    done = clean.train_together("smalti", "train-prior", "--config", one / "train.yaml", "--out", tmp_path / "two")
     assert done.stdout.count("trained 6 steps") == 1  # the first process alone speaks
-    assert "destroy_process_group" not in done.stderr  # and none leaves without a word
     states = torch.load(tmp_path / "two/checkpoints/000006/training.pt", weights_only=True)["random"]
     assert len(states) == 2
     assert not torch.equal(states[0]["cpu"], states[1]["cpu"])  # each draws its own dropout and masks
     check_as_one(tmp_path / "two", one)
 
 
-def test_two_processes_that_hold_the_prior_together_do_what_one_does(one: Path, tokens: Path, tmp_path: Path) -> None:
-    """Three steps in parts, by accelerate launch; three more in parts, by torchrun, or by one process alone."""
+def test_two_processes_that_hold_the_prior_together_do_what_one_does(
+    one: Path, tokens: Path, clean: CleanInterpreter, tmp_path: Path
+) -> None:
+    """Three steps in parts; three more in parts, or by one process alone."""
     out, alone = tmp_path / "parts", tmp_path / "alone"
-    recipe = ["--config", f"{one}/train.yaml", "--out", str(out), "--sharded"]
-    launch(ACCELERATE, *recipe, "--optimization.steps", "3", "--gradient_checkpointing", "true")
+    command = ["smalti", "train-prior", "--config", one / "train.yaml", "--out", out, "--sharded"]
+    clean.train_together(*command, "--optimization.steps", "3", "--gradient_checkpointing", "true")
     shutil.copytree(out, alone)
-    launch(TORCHRUN, *recipe, "--resume")
+    clean.train_together(*command, "--resume")
     run(tokens, alone, prior_args=PRIOR, optimization=OPTIMIZATION, resume=True)
     for folder in (out, alone):
         check_as_one(folder, one)

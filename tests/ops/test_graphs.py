@@ -3,12 +3,8 @@
 In a process of its own, because the tests' import hook cannot be compiled.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import torch
+from clean_interpreter import CleanInterpreter
 
 from smalti.ops import native, nearest_code
 from smalti.ops import nearest as front
@@ -78,15 +74,9 @@ except ValueError as error:
 """
 
 
-def test_a_graph_calls_the_same_back_end_and_answers_alike() -> None:
+def test_a_graph_calls_the_same_back_end_and_answers_alike(clean: CleanInterpreter) -> None:
     back_end = "native" if native.available() else "portable"
-    source = Path(__file__).parent.parent.parent / "src"
-    result = subprocess.run(
-        [sys.executable, "-c", f"EXPECTED = {back_end!r}\n" + PROGRAM],
-        env={**os.environ, "PYTHONPATH": str(source)},
-        capture_output=True,
-        text=True,
-    )
+    result = clean.run("-c", f"EXPECTED = {back_end!r}\n" + PROGRAM)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "z_ND: got NaN or infinity, expected finite values\n"
 

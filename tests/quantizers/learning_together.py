@@ -1,4 +1,4 @@
-"""A few training steps of many quantizers, by one process or as one of several; its test runs it by `ranks.py`.
+"""A few training steps of many quantizers, by one process or as one of several; `clean_interpreter.py` runs it.
 
     RANK=r WORLD_SIZE=w ... python learning_together.py OUT
 

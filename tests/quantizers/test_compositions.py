@@ -1,21 +1,20 @@
 """The contract of every quantizer, over the cross product of base x heads x projection x wrapper.
 
 A row of the product is one composition, such as residual(projected(two heads of LFQ)). The round trip of indices is
-checked on all rows, the other properties on a part in which every base meets every wrapper, every kind of heads and
-both projections; always on latents of changing rank and size. What is particular to one quantizer stands in the other
-files.
+checked on half of the rows, in which any three choices meet. The other properties are checked on a part in which every
+base meets every wrapper, every kind of heads and both projections. Latents have changing ranks and sizes. What is
+particular to one quantizer stands in the other files.
 """
 
 import copy
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from clean_interpreter import CleanInterpreter
 from torch import Tensor
 
 from smalti.quantizers import (
@@ -58,7 +57,13 @@ HEADS = ("one head", "two heads", "two shared heads")
 PROJECTIONS = ("direct", "projected")
 WRAPPERS = ("bare", "residual", "shared residual", "multi-scale", "codebook a scale")
 
-PRODUCT = list(itertools.product(BASES, HEADS, PROJECTIONS, WRAPPERS))
+PRODUCT = [
+    (base, heads, projection, wrapper)
+    for (b, base), (h, heads), (p, projection), (w, wrapper) in itertools.product(
+        enumerate(BASES), enumerate(HEADS), enumerate(PROJECTIONS), enumerate(WRAPPERS)
+    )
+    if (b + h + p + w) % 2 == 0  # any three of base, heads, projection and wrapper still meet
+]
 PART = [
     (base, HEADS[(b + w) % len(HEADS)], PROJECTIONS[(b + w) % len(PROJECTIONS)], wrapper)
     for b, base in enumerate(BASES)
@@ -133,7 +138,7 @@ def test_what_comes_out_decodes_from_its_indices(row: tuple[str, str, str, str])
     quantizer = trained(compose(*row), steps=2)
     code_shape = quantizer.code_shape if isinstance(quantizer, PointwiseQuantizer) else quantizer.part(0).code_shape
     for seed in (4, 6):
-        z = latent(quantizer, seed + PRODUCT.index(row) % 2)
+        z = latent(quantizer, seed + PRODUCT.index(row) // 2 % 2)
         output = quantizer(z)
         torch.testing.assert_close(quantizer.decode(output.indices), output.quantized, rtol=0, atol=1e-6)
         assert output.quantized.shape == z.shape
@@ -313,12 +318,14 @@ def test_two_runs_with_one_seed_are_equal(quantizer: Quantizer):
 
 # ---- in graphs --------------------------------------------------------------------------------------------------
 
-GRAPHS = [
-    *((base, "one head", "direct", "bare") for base in BASES),
+WRAPPED = [
     ("vq", "two heads", "projected", "residual"),
     ("ema", "two shared heads", "direct", "shared residual"),
     ("lfq", "two heads", "projected", "multi-scale"),
 ]
+ALONE = ("vq-cosine-rotation", "simvq", "ibq", "gumbel", "fsq", "bsq")
+GRAPHS = [*WRAPPED, *((base, "one head", "direct", "bare") for base in ALONE)]
+"""Every class of quantizer once."""
 
 
 def in_graphs() -> None:
@@ -352,8 +359,8 @@ class _Part(torch.nn.Module):
         return self.function(x)
 
 
-def test_eval_compiles_without_a_break_and_exports():
+def test_eval_compiles_without_a_break_and_exports(clean: CleanInterpreter):
     code = f"import runpy; runpy.run_path({str(Path(__file__))!r})['in_graphs']()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = clean.run("-c", code)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("ok ") == len(GRAPHS)

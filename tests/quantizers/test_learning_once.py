@@ -1,14 +1,13 @@
 """A codebook learns once an optimizer step: under activation checkpointing, over micro-batches, in compiled graphs."""
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from clean_interpreter import CleanInterpreter
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -144,7 +143,7 @@ def in_graphs() -> None:
         assert_same(plain, compiled, tolerance=1e-5)
 
 
-def test_training_compiles_without_a_break() -> None:
+def test_training_compiles_without_a_break(clean: CleanInterpreter) -> None:
     code = f"import runpy; runpy.run_path({str(Path(__file__))!r})['in_graphs']()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = clean.run("-c", code)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -5,17 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from quantizers.learning_together import cases, everything
-from ranks import run_ranks
 
 SCRIPT = Path(__file__).with_name("learning_together.py")
 NAMES = [f"{name}, {kind}" for name in cases() for kind in ("even", "uneven")] + ["ema, masked", "lfq, masked"]
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
+def together(clean, tmp_path_factory):
     """What each of two processes ends with."""
     out = tmp_path_factory.mktemp("together")
-    run_ranks(SCRIPT, str(out))
+    clean.train_together(SCRIPT, out)
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,4 +1,4 @@
-"""A few steps with a discriminator, by one process or as one of several; its test runs it by `ranks.py`.
+"""A few steps with a discriminator, by one process or as one of several; `clean_interpreter.py` runs it.
 
     RANK=r WORLD_SIZE=w ... python gan_steps.py OUT
 

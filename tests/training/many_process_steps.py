@@ -1,4 +1,4 @@
-"""What the training loop does as one process or as one of two; its test runs it by `ranks.py`.
+"""What the training loop does as one process or as one of two; `clean_interpreter.py` runs it.
 
     RANK=r WORLD_SIZE=w ... python many_process_steps.py OUT
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from ranks import run_ranks
 from torch import nn
 from training.gan_steps import train_with_gan
 
@@ -405,8 +404,8 @@ def assert_equal_runs(one, other, apart_from=()):
             )
 
 
-def test_two_processes_learn_as_one_on_the_joined_batch(tmp_path):
-    run_ranks(Path(__file__).with_name("gan_steps.py"), str(tmp_path))
+def test_two_processes_learn_as_one_on_the_joined_batch(clean, tmp_path):
+    clean.train_together(Path(__file__).with_name("gan_steps.py"), tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["numbers"] == second["numbers"], "the adaptive weight too is equal everywhere"
     for part in ("tokenizer", "discriminator", "averaged"):

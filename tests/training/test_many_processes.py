@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_ranks
 from training.many_process_steps import alone
 
 from smalti.training import join_processes
@@ -16,10 +15,10 @@ COMPARED = ("plain", "pieces", "codebook weight 0")
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
+def together(clean, tmp_path_factory):
     """What each of two processes ends with."""
     out = tmp_path_factory.mktemp("together")
-    run_ranks(SCRIPT, str(out))
+    clean.train_together(SCRIPT, out)
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -5,9 +5,6 @@ numbers under a mode that counts reads, and on fake tensors, which have no value
 """
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -283,8 +280,7 @@ assert last.discriminator.adaptive_weight > 0
 """
 
 
-def test_the_objective_is_one_graph_and_bears_the_second_backward_pass_of_the_adaptive_weight():
+def test_the_objective_is_one_graph_and_bears_the_second_backward_pass_of_the_adaptive_weight(clean):
     """In a process of its own, because the tests' import hook cannot be compiled."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+    ended = clean.run("-c", COMPILED)
     assert ended.returncode == 0, ended.stderr

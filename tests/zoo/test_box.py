@@ -3,13 +3,17 @@
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_box import SIZES, make_box, small_run, some_photos
 
 import smalti
+from smalti.data import load_image, open_images, save_image
 from smalti.evaluation.inputs import target_size
+from smalti.jobs.decode import DecodeConfig, decode
+from smalti.jobs.encode import EncodeConfig, encode
 from smalti.training import read_settings
 from smalti.zoo import BOXED, DEFAULT, MODELS, box, kind_of, load, open_tokenizer
 
@@ -38,6 +42,19 @@ def test_a_name_loads_without_a_network(name: str, box: Path, monkeypatch: pytes
     assert not model.training
     assert model.fingerprint == load(box / name).fingerprint == open_tokenizer(name).fingerprint
     assert target_size("trained", [name]) == (16, 16)
+
+
+@pytest.mark.parametrize("name", BOXED)
+def test_the_shipped_weights_and_codec_code_a_photograph(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("skimage", reason="the embedded photographs are in the wheels of smalti[demo]")
+    if not box.filled(name):
+        pytest.skip(f"this installation has no weights of {name}")
+    photograph, tokens = open_images("embedded:test").load(0)[100:196, 100:228], tmp_path / "tokens"
+    save_image(tmp_path / "photo.png", photograph)
+    encode(EncodeConfig(name, (str(tmp_path / "photo.png"),), tokens, device="cpu"))
+    decode(DecodeConfig(name, tokens, tmp_path / "again.png", device="cpu"))
+    error = load_image(tmp_path / "again.png", 3) - photograph.astype(float)
+    assert 10 * np.log10(255**2 / np.square(error).mean()) > 22
 
 
 def test_it_says_how_it_was_trained_and_nothing_of_the_machine(box: Path) -> None:

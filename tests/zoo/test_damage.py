@@ -73,7 +73,7 @@ def test_the_undamaged_one_loads(tmp_path):
 
 def test_a_missing_tensor_is_named(tmp_path):
     tensors = tiny_taming()
-    for name in list(tensors)[1::2]:
+    for name in list(tensors)[1::7]:
         message = refusal({other: tensor for other, tensor in tensors.items() if other != name}, tmp_path)
         assert f"1 missing: {name}" in message
         assert "surplus" not in message
@@ -81,7 +81,7 @@ def test_a_missing_tensor_is_named(tmp_path):
 
 def test_a_renamed_tensor_is_named_twice(tmp_path):
     tensors = tiny_taming()
-    for name in list(tensors)[2::3]:
+    for name in list(tensors)[2::9]:
         renamed = {f"{other}_old" if other == name else other: tensor for other, tensor in tensors.items()}
         message = refusal(renamed, tmp_path)
         assert f"1 missing: {name};" in message
@@ -90,7 +90,7 @@ def test_a_renamed_tensor_is_named_twice(tmp_path):
 
 def test_a_differently_shaped_tensor_is_named_with_both_shapes(tmp_path):
     tensors = tiny_taming()
-    for name, tensor in list(tensors.items())[1::3]:
+    for name, tensor in list(tensors.items())[1::9]:
         if "embedding" in name:
             continue
         wide = torch.zeros(tensor.shape[0] + 32, *tensor.shape[1:])

@@ -98,9 +98,15 @@ def test_llamagen_prefers_its_ema_entry(golden, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "first_stage_model.", "gen_vision_model."]
+    ("prefix", "suffix"),
+    [
+        ("module.", ".pth"),
+        ("_orig_mod.", ".bin"),
+        ("module._orig_mod.", ".safetensors"),
+        ("first_stage_model.", ".pth"),
+        ("gen_vision_model.", ".safetensors"),
+    ],
 )
-@pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])
 def test_prefixes_and_containers(prefix, suffix, golden, tmp_path):
     weights = torch.load(checkpoint(golden, "llamagen_vq16"), weights_only=True)["model"]
     renamed = {prefix + name: tensor.contiguous() for name, tensor in weights.items()}
