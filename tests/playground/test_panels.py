@@ -11,7 +11,7 @@ from PIL import Image
 from small_models import SMALL
 
 from smalti.formats import read_token_file
-from smalti.metrics import psnr
+from smalti.metrics import psnr, ssim
 from smalti.playground.actions import ACTIONS, answer
 from smalti.playground.opened import TILE, Opened
 from smalti.playground.scales import number_of_steps, picture_until, tokens_until
@@ -111,6 +111,7 @@ def test_the_page_gets_picture_reconstruction_and_numbers(kind: str) -> None:
     assert np.array_equal(original, np.asarray(Image.open(io.BytesIO(picture_bytes()))))
     error = np.square(original.astype(float) - again).mean()
     assert state["numbers"]["psnr"] == pytest.approx(10 * np.log10(255**2 / error))
+    assert do(workspace, "look.ssim")["ssim"] == pytest.approx(float(ssim(workspace.step.image, workspace.pixels)))
     assert state["tokens"] == sequence(workspace)
     assert decoded(state["error"]).shape == (16, 16, 3)
 

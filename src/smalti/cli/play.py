@@ -17,8 +17,5 @@ def run(arguments: list[str]) -> int:
     config = parse_config(
         PlayConfig, arguments, prog="smalti play", positionals=("models",), examples=EXAMPLES, common=COMMON
     )
-    try:
-        play(config, on_ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
-    except KeyboardInterrupt:
-        print()
+    play(config, on_ready=lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
     return 0

@@ -11,6 +11,7 @@ from smalti.playground.workspace import Workspace, Workspaces
 ACTIONS: dict[str, Callable[[Workspace, dict[str, Any]], dict[str, Any]]] = {
     "look.open": share.open_dropped,
     "look.example": look.open_example,
+    "look.ssim": look.similarity,
     "look.model": look.choose_model,
     "scales.show": scales.show,
     "scales.codec": scales.codec,
@@ -33,7 +34,7 @@ ACTIONS: dict[str, Callable[[Workspace, dict[str, Any]], dict[str, Any]]] = {
 }
 """Name of an action -> function of the workspace and the arguments; its result is plain JSON data."""
 
-UNLOCKED = ("scales.codec", "codes.wall", "codes.pictures")
+UNLOCKED = ("look.ssim", "scales.codec", "codes.wall", "codes.pictures")
 """Actions that change nothing and may take long: they do not wait for each other."""
 
 

@@ -56,6 +56,7 @@ def application(models: Mapping[str, Opened], guarded: bool = True) -> Applicati
         page,
         path="/",
         theme=gradio.themes.Base(font=font, font_mono=(gradio.themes.Font("monospace"),)),
+        css=".gradio-container main.fillable { padding: 0 !important; }",
         footer_links=[],
         run_history=False,
         ssr_mode=False,

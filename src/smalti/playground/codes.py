@@ -11,7 +11,7 @@ from smalti.playground.opened import TILE
 from smalti.playground.pictures import data_url
 from smalti.playground.workspace import Workspace
 
-PAGE = 128
+PAGE = 96
 """Codes of one page of the wall."""
 MOST_LISTED = 2**20
 """With more codes the wall shows only those in the picture."""

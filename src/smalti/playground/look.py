@@ -93,7 +93,6 @@ def current(workspace: Workspace) -> dict[str, Any]:
         "error": None if workspace.pixels is None else _error(workspace),
         "numbers": {
             "psnr": None if workspace.pixels is None else finite(psnr(step.image, workspace.pixels).item()),
-            "ssim": _ssim(workspace),
             "tokens": len(sequence),
             "bytes": size,
             "bitsPerPixel": 8 * size / math.prod(step.image.shape[2:]),
@@ -112,6 +111,11 @@ def finite(value: float) -> float | None:
 def _error(workspace: Workspace) -> str:
     assert workspace.pixels is not None
     return data_url(heat_map(difference(workspace.step.image[0], workspace.pixels[0]), TOP_ERROR))
+
+
+def similarity(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """SSIM of the current picture, by itself because it takes longer than all other numbers together."""
+    return {"ssim": workspace.cached("ssim", lambda: _ssim(workspace))}
 
 
 def _ssim(workspace: Workspace) -> float | None:

@@ -4,6 +4,7 @@ import logging
 import socket
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from smalti.jobs.sample import TOKENIZER
@@ -43,7 +44,8 @@ def play(config: PlayConfig, on_ready: Callable[[str], None] | None = None) -> N
     settings = uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=1, ws="none")  # type: ignore[arg-type]
     server = uvicorn.Server(settings)
     logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)  # open tabs are no error
-    server.run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        server.run(sockets=[listener])
 
 
 def open_models(config: PlayConfig) -> dict[str, Opened]:

@@ -1,7 +1,22 @@
 // Panel 1: original and reconstruction under the divider, heat map of the error, numbers.
 
 panels.look = {
+  measured: null, // tokens that `ssim` belongs to
+  ssim: undefined, // undefined: not here yet; null: the picture has none
+
+  // SSIM takes longer than the other numbers, so it follows them.
+  async measure() {
+    const measured = state.tokens;
+    if (this.measured === measured) return;
+    [this.measured, this.ssim] = [measured, undefined];
+    const reply = await ask("look.ssim");
+    if (reply === null || state.tokens !== measured) return;
+    this.ssim = reply.ssim;
+    this.render();
+  },
+
   show() {
+    this.measure();
     const error = find(".look-error").checked ? state.error : null;
     stage.show({ overlay: error, opacity: 0.85 });
   },
@@ -15,7 +30,7 @@ panels.look = {
     bar.querySelector("span").textContent = word("look_error_scale", { top: state.topError });
     fillNumbers(find("#panel-look .numbers"), [
       ["psnr", `${decibels(numbers.psnr)} dB`],
-      ["ssim", fixed(numbers.ssim, 4)],
+      ["ssim", this.ssim === undefined ? "…" : fixed(this.ssim, 4)],
       ["tokens", String(numbers.tokens)],
       ["bytes", String(numbers.bytes)],
       ["bits", fixed(numbers.bitsPerPixel, 4)],
