@@ -231,6 +231,8 @@ DREAM: Words = {
         "第 {row} 行第 {column} 列：码字 {code}，{bits} 比特",
     ),
     "dream_temperature": ("Temperature {value}", "温度 {value}"),
+    "dream_temperature_name": ("Temperature", "温度"),
+    "dream_threshold_name": ("Bits below which a token is predictable", "低于这个比特数的词元算作可预测"),
     "dream_region": ("Draw a painted region again", "重新生成涂选的区域"),
     "dream_region_hint": (
         "Drag on the picture to paint a region; drag from a painted place to erase.",

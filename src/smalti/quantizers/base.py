@@ -173,14 +173,7 @@ class Quantizer(nn.Module, ABC):
         return self.training and not self.frozen and not recomputing()
 
     def set_progress(self, done: float) -> None:
-        """Hook for what depends on the progress of training: annealing, the end of revival.
-
-        A training loop calls it before each step, for every quantizer of the model.
-        训练进度的钩子：温度退火、停止复活死码；训练循环在每一步之前调用。
-
-        Args:
-            done: completed fraction of the training steps, from 0 up to 1.
-        """
+        """Hook that a training loop calls before each step, with the completed fraction of the steps: annealing."""
 
     def freeze(self) -> None:
         """Hold the codebook fixed: no gradient, no moving average, no initialisation, no revival.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.distributed import raise_together, sum_numbers
 from smalti.losses import LossResult
@@ -83,7 +83,6 @@ def train_steps(
     """
     state.model.train()
     module = runtime.distribute(objective)
-    quantizers = [part for part in state.model.modules() if isinstance(part, Quantizer)]
     while state.step < config.steps:
         start = time.perf_counter()
         # 1. Pieces: move those of this process to the device, count the images of all processes
@@ -91,8 +90,7 @@ def train_steps(
         gan_step = None if gan is None else gan.begin_step(state.step)
         parts, images = _next_parts(batches, objective, config.accumulate, gan_step)
         lr = learning_rate(config, state.step)
-        for quantizer in quantizers:
-            quantizer.set_progress(state.step / config.steps)
+        _set_progress(state.model, state.step / config.steps)
         state.check.begin(state.step + 1)
         # 2. Forward, loss and backward of every piece (`Objective.forward`); for the codebook, too, several pieces
         #    are one batch / 对每个小份做前向、损失与反向；多个小份对码本来说也是同一批
@@ -116,6 +114,13 @@ def train_steps(
         if state.step not in [step.step for step in skipped]:
             seconds = time.perf_counter() - start
             yield StepResult(state.step, images, tuple(outputs), loss, lr, grad_norm, seconds, discriminator)
+
+
+def _set_progress(model: nn.Module, done: float) -> None:
+    """Tell every quantizer the completed fraction of the steps: temperatures are annealed, revival ends."""
+    for module in model.modules():
+        if isinstance(module, Quantizer):
+            module.set_progress(done)
 
 
 def _next_parts(
