@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smalti.playground.actions import answer
+from smalti.playground.actions import UNLOCKED, answer
 from smalti.playground.guard import Application, Guard
 from smalti.playground.look import MOST_BYTES
 from smalti.playground.opened import Opened
@@ -83,6 +83,7 @@ def markup() -> str:
 def script(models: list[str]) -> str:
     """The JavaScript of the page: its settings, then all files in the order in which they build on each other."""
     settings = {"words": words(), "models": models, "colours": colour_table().tolist(), "mostBytes": MOST_BYTES}
+    settings["unlocked"] = UNLOCKED
     files = ("frame.js", "stage.js", *(f"{name}.js" for name in PANELS), "start.js")
     text = json.dumps(settings, ensure_ascii=False)
     return "\n".join([f"const SETTINGS = {text};", *(_read(name) for name in files)])

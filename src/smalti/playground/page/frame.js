@@ -31,8 +31,17 @@ const tab = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.t
 const timings = (window.smaltiTimings = []); // [action, milliseconds until the answer was here]
 let running = 0;
 
-// The answer to an action, or null after a problem, which is shown.
-async function ask(action, args = {}) {
+let turn = Promise.resolve(); // ends with the last action that may change something
+
+// The answer to an action, or null after a problem, which is shown. Actions that may change something are sent one
+// after the other: two in flight could arrive, or be answered, in the reverse order.
+function ask(action, args = {}) {
+  if (SETTINGS.unlocked.includes(action)) return send(action, args);
+  turn = turn.then(() => send(action, args));
+  return turn;
+}
+
+async function send(action, args) {
   running += 1;
   const slow = setTimeout(() => (find(".busy").hidden = false), 200);
   const start = performance.now();
