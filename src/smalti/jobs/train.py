@@ -6,7 +6,7 @@ quality.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -203,23 +203,24 @@ class _TokenizerTask(Task):
     @torch.no_grad()
     def _quality(self) -> Quality:
         model, steps = self.state.averaged.model, self.config.optimization.steps
-        found = _mean_psnr(self.validation, lambda image: model(self.runtime.place(image)).reconstruction.cpu())
-        baseline = _mean_psnr(self.validation, mean_color)
-        value = found if self.gan is None else self._feature_quality(model)
+        images = [self.runtime.place(image) for image in self.validation]
+        reconstructions = [model(image).reconstruction for image in images]
+        found = _mean_psnr(self.validation, [each.cpu() for each in reconstructions])
+        baseline = _mean_psnr(self.validation, map(mean_color, self.validation))
+        value = found if self.gan is None else self._feature_quality(images, reconstructions)
         if self.state.step < steps or found >= baseline:
             return Quality(value)
         note = f"after {steps} steps PSNR is {found:.2f} dB, below the {baseline:.2f} dB of one mean colour per image: "
         return Quality(value, note=note + "train longer, with more --optimization.steps")
 
-    def _feature_quality(self, model: Tokenizer) -> float | None:
+    def _feature_quality(self, images: list[Tensor], reconstructions: list[Tensor]) -> float | None:
         """Minus the mean distance by the pretrained networks of the loss, once the adversarial loss has all its weight.
 
         None before that, and without such a network: by PSNR the blurred images of the first steps would be the best.
         """
         if self.config.adversarial.ramp(self.state.step - 1, self.config.optimization.steps) < 1:
             return None
-        images = [self.runtime.place(image) for image in self.validation]
-        distances = [self.losses.feature_distance(model(image).reconstruction, image) for image in images]
+        distances = [self.losses.feature_distance(*pair) for pair in zip(reconstructions, images, strict=True)]
         measured = [float(distance) for distance in distances if distance is not None]
         return -sum(measured) / len(measured) if measured else None
 
@@ -235,9 +236,9 @@ class _TokenizerTask(Task):
         return [batch.image for batch in islice(batches, VALIDATION_BATCHES)]
 
 
-def _mean_psnr(images: list[Tensor], reconstruct: Callable[[Tensor], Tensor]) -> float:
+def _mean_psnr(images: list[Tensor], reconstructions: Iterable[Tensor]) -> float:
     """Mean PSNR in dB of the reconstructions of all images."""
-    decibels = [psnr(reconstruct(image), image) for image in images]
+    decibels = [psnr(*pair) for pair in zip(reconstructions, images, strict=True)]
     return float(torch.cat(decibels).clamp(max=BEST_DECIBELS).mean())
 
 
