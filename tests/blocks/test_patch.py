@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smalti.blocks.config import from_plain, to_plain
 from smalti.blocks.patch import FromPatches, PatchBlock, PatchConfig, PatchDecoder, PatchEncoder, ToPatches
+from smalti.formats.plain import from_plain, to_plain
 
 SMALL = PatchConfig(patch=4, widths=(8, 16), blocks=(1, 2), kernel_size=3, expansion=2)
 

@@ -191,12 +191,16 @@ def test_a_tokenizer_of_ones_own(tmp_path: Path) -> None:
     assert loaded.fingerprint == model.fingerprint
 
 
-def test_a_tokenizer_without_its_parts_cannot_be_built() -> None:
-    class Unfinished(Tokenizer):
-        """No config."""
+def test_a_tokenizer_that_does_not_keep_an_argument_cannot_be_saved(tmp_path: Path) -> None:
+    class Forgetful(Tiny):
+        def __init__(self, width: int, quantizer: Quantizer, forgotten: int):
+            super().__init__(width, quantizer)
+            self.width = width
 
-    with pytest.raises(TypeError, match="config"):
-        Unfinished()  # type: ignore[abstract]
+        config = Tokenizer.config
+
+    with pytest.raises(AttributeError, match="forgotten"):
+        Forgetful(5, EMAVectorQuantizer(8, 5), 1).save_pretrained(tmp_path)
 
 
 # ---- fingerprint -----------------------------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.blocks.config import added_later, from_plain
 from smalti.blocks.haar import haar, inverse_haar
 from smalti.blocks.norms import AdaptiveGroupNorm
 from smalti.blocks.resampling import Downsample, Upsample, downsample_kind, upsample_kind
 from smalti.blocks.resnet import AttentionBlock, BlockStyle, ResnetBlock
 from smalti.blocks.transformer import MOST_BLOCKS
 from smalti.formats.arguments import construct
+from smalti.formats.plain import added_later, from_plain
 
 MidBlock = Literal["residual", "attention"]
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.blocks.config import added_later
 from smalti.blocks.norms import GroupNorm, SpatialNorm
 from smalti.checks import at_least
+from smalti.formats.plain import added_later
 
 Shortcut = Literal["1x1", "3x3", "after"]
 NormKind = Literal["group", "spatial"]

@@ -27,7 +27,7 @@ Legend: B images, C = D dimensions, N vectors (valid positions of the batch), K 
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
+from smalti.formats.plain import to_plain
 from smalti.ops import recomputing, straight_through
 from smalti.quantizers.latents import (
     check_finite,
@@ -155,7 +156,7 @@ class Quantizer(nn.Module, ABC):
         argument with its value from `older_defaults` is left out, so that fingerprints of older models do not change.
         """
         older = self.older_defaults
-        arguments = {name: _plain(getattr(self, name)) for name in inspect.signature(type(self)).parameters}
+        arguments = {name: to_plain(getattr(self, name)) for name in inspect.signature(type(self)).parameters}
         written = {name: value for name, value in arguments.items() if name not in older or value != older[name]}
         return {"type": type(self).__name__} | written
 
@@ -204,15 +205,6 @@ class Quantizer(nn.Module, ABC):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(move_only, recurse)
-
-
-def _plain(value: Any) -> Any:
-    """A constructor argument in plain JSON types."""
-    if isinstance(value, Quantizer):
-        return value.config()
-    if isinstance(value, nn.ModuleList | list | tuple):
-        return [_plain(member) for member in value]
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ Legend: B images, C image channels, H x W pixels, h x w latent, D embedding_dim.
 图例：B 张图像，C 个图像通道，H×W 像素，h×w 潜变量，D 为 embedding_dim。
 """
 
+import inspect
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from smalti.checks import expect
+from smalti.formats.plain import to_plain
 from smalti.models import SavedModel
 from smalti.ops.graphs import recording
 from smalti.ops.pixels import to_float, to_uint8
@@ -39,13 +42,16 @@ class TokenizerOutput:
 
 Model = TypeVar("Model", bound="Tokenizer")
 
+IN_QUANTIZER = ("patch_nums", "num_codebooks")
+"""Constructor arguments that only describe the default quantizer."""
+
 
 class Tokenizer(SavedModel):
     """An image tokenizer: image -> latent -> codes -> image.
 
-    A subclass builds `encoder`, `quantizer` and `decoder` and returns its arguments from `config`. A subclass with
-    multi-scale quantizers also has VAR's interface (`var_interface.py`). `save_pretrained`, `from_pretrained` and
-    `push_to_hub` save and load models, also on the Hugging Face hub.
+    A subclass builds `encoder`, `quantizer` and `decoder` and keeps each constructor argument as the attribute of its
+    name, or in `sizes`. A subclass with multi-scale quantizers also has VAR's interface (`var_interface.py`).
+    `save_pretrained`, `from_pretrained` and `push_to_hub` save and load models, also on the Hugging Face hub.
 
     图像分词器：图像 → 潜变量 → 码字 → 图像。
     """
@@ -64,8 +70,17 @@ class Tokenizer(SavedModel):
     """Channels C of input and output images."""
     image_range: tuple[float, float] = (-1.0, 1.0)
     """Value range of encoder input and decoder output; the tokenizer's own images always lie in [-1, 1]."""
+    sizes: Mapping[str, Any] = {}
+    """Constructor arguments that describe networks: `encoder` is the network, `sizes["encoder"]` its sizes."""
+    source: Mapping[str, Any] | None = None
+    """Origin of published weights: family, url, licence."""
     _seen: tuple[list[tuple[int, int, int]], str] = ([], "")
     """Addresses and versions of the tensors at the last computation of the fingerprint, and the fingerprint."""
+
+    @abstractmethod
+    def __init__(self) -> None:
+        """Build the parts and keep the arguments."""
+        super().__init__()
 
     @classmethod
     def from_config(cls: type[Model], config: Mapping[str, Any]) -> Model:
@@ -78,6 +93,14 @@ class Tokenizer(SavedModel):
         for name in frozen:
             quantizers[name].freeze()
         return model
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments in plain JSON types: the names of its signature, the values of `sizes` or attributes.
+
+        Without the arguments of `chosen_quantizer` that the quantizer's own configuration contains.
+        """
+        names = [name for name in inspect.signature(type(self)).parameters if name not in IN_QUANTIZER]
+        return {name: to_plain(self.sizes[name] if name in self.sizes else getattr(self, name)) for name in names}
 
     def training_state(self) -> dict[str, Any]:
         """The names of the frozen quantizers, if there are any."""
@@ -97,6 +120,11 @@ class Tokenizer(SavedModel):
     def vocab_size(self) -> int:
         """Number of different tokens."""
         return self.quantizer.num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        """Channels of the latent and dimension of a code."""
+        return self.quantizer.embedding_dim
 
     # ---- image -> tokens -> image -------------------------------------------------------------------------------
 

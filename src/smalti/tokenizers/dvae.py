@@ -7,9 +7,9 @@ networks, and no codebook of latent vectors.
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from smalti.blocks.config import from_plain, to_plain
 from smalti.blocks.dvae import DVAEConfig, DVAEDecoder, DVAEEncoder
 from smalti.checks import at_least
+from smalti.formats.plain import from_plain
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import Tokenizer, growing
 
@@ -47,14 +47,4 @@ class DVAE(Tokenizer):
         self.decoder = DVAEDecoder(decoder, image_channels, quantizer.embedding_dim)
         self.stride, self.image_channels = 2 ** (encoder.groups - 1), image_channels
         self.image_range = growing(image_range)
-        self._sizes = {
-            "encoder": to_plain(encoder),
-            "decoder": to_plain(decoder),
-            "image_channels": image_channels,
-            "image_range": list(self.image_range),
-            "source": dict(source) if source else None,
-        }
-
-    def config(self) -> dict[str, Any]:
-        """See `Tokenizer.config`."""
-        return {**self._sizes, "quantizer": self.quantizer.config()}
+        self.sizes, self.source = {"encoder": encoder, "decoder": decoder}, source or None

@@ -7,7 +7,6 @@ frames and gets the same tokens as in the authors' code. The only difference fro
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.temporal import FrameToImageDecoder, ImageToFrameEncoder
 from smalti.quantizers import Quantizer
@@ -50,16 +49,5 @@ class Emu3VQ(Tokenizer):
         self.decoder = FrameToImageDecoder(decoder, *temporal)
         self.stride, self.image_channels = encoder.stride, image_channels
         self.image_range = growing(image_range)
-        self._sizes = {
-            "encoder": to_plain(encoder),
-            "decoder": to_plain(decoder),
-            "time_halvings": time_halvings,
-            "time_blocks": time_blocks,
-            "image_channels": image_channels,
-            "image_range": list(self.image_range),
-            "source": dict(source) if source else None,
-        }
-
-    def config(self) -> dict[str, Any]:
-        """See `Tokenizer.config`."""
-        return {**self._sizes, "quantizer": self.quantizer.config()}
+        self.sizes = {"encoder": encoder, "decoder": decoder}
+        self.time_halvings, self.time_blocks, self.source = time_halvings, time_blocks, source or None

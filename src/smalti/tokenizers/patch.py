@@ -7,9 +7,9 @@ It differs from `simple.py` and `vqgan.py` only in encoder and decoder (`blocks/
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from smalti.blocks.config import from_plain, to_plain
 from smalti.blocks.patch import PatchConfig, PatchDecoder, PatchEncoder
 from smalti.checks import at_least
+from smalti.formats.plain import from_plain
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import check_strides
 from smalti.tokenizers.chosen_quantizer import chosen_quantizer
@@ -60,9 +60,4 @@ class PatchVQVAE(VARTokenizer):
         self.quantizer = chosen_quantizer(vocab_size, embedding_dim, patch_nums, num_codebooks, quantizer)
         self.decoder = PatchDecoder(decoder, image_channels, embedding_dim)
         self.stride, self.image_channels = encoder.stride, image_channels
-        self._sizes = {"encoder": to_plain(encoder), "decoder": to_plain(decoder), "image_channels": image_channels}
-
-    def config(self) -> dict[str, Any]:
-        """See `Tokenizer.config`."""
-        sizes = {"vocab_size": self.vocab_size, "embedding_dim": self.quantizer.embedding_dim}
-        return {**sizes, **self._sizes, "quantizer": self.quantizer.config()}
+        self.sizes = {"encoder": encoder, "decoder": decoder}

@@ -5,7 +5,7 @@ arXiv 2404.02905).
 """
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 from smalti.blocks import ConvDecoder, ConvEncoder
 from smalti.blocks.transformer import MOST_BLOCKS
@@ -64,20 +64,5 @@ class SimpleVQVAE(VARTokenizer):
         network = (image_channels, embedding_dim, hidden_dim, num_stages, num_res_blocks, activation, norm)
         self.encoder, self.quantizer, self.decoder = ConvEncoder(*network), quantizer, ConvDecoder(*network)
         self.stride, self.image_channels = 2**num_stages, image_channels
-        self._network = {
-            "hidden_dim": hidden_dim,
-            "num_stages": num_stages,
-            "num_res_blocks": num_res_blocks,
-            "activation": activation,
-            "norm": norm,
-            "image_channels": image_channels,
-        }
-
-    def config(self) -> dict[str, Any]:
-        """See `Tokenizer.config`."""
-        return {
-            "vocab_size": self.vocab_size,
-            "embedding_dim": self.quantizer.embedding_dim,
-            **self._network,
-            "quantizer": self.quantizer.config(),
-        }
+        self.hidden_dim, self.num_stages, self.num_res_blocks = hidden_dim, num_stages, num_res_blocks
+        self.activation, self.norm = activation, norm

@@ -6,12 +6,10 @@ embeddings are learned for one image size; smaller images are padded to it, larg
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, final
 
 from torch import Tensor
 
-from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.titok import CodeHead, PixelHead, TiTokDecoder, TiTokEncoder
 from smalti.blocks.transformer import ViTConfig
@@ -78,23 +76,9 @@ class TiTok(Tokenizer):
         self.quantizer = quantizer
         self.decoder = TiTokDecoder(decoder, image_size, num_latent_tokens, dim, head)
         self.stride, self.image_channels = image_size, image_channels
-        self.num_latent_tokens = num_latent_tokens
-        self.image_range = growing(image_range)
-        self._sizes = {
-            "encoder": asdict(encoder),
-            "decoder": asdict(decoder),
-            "image_size": image_size,
-            "num_latent_tokens": num_latent_tokens,
-            "pixel_decoder": None if pixels is None else to_plain(pixels),
-            "num_pixel_codes": num_pixel_codes,
-            "image_channels": image_channels,
-            "image_range": list(self.image_range),
-            "source": dict(source) if source else None,
-        }
-
-    def config(self) -> dict[str, Any]:
-        """See `Tokenizer.config`."""
-        return {**self._sizes, "quantizer": self.quantizer.config()}
+        self.image_size, self.num_latent_tokens, self.num_pixel_codes = image_size, num_latent_tokens, num_pixel_codes
+        self.image_range, self.source = growing(image_range), source or None
+        self.sizes = {"encoder": encoder, "decoder": decoder, "pixel_decoder": pixels}
 
     def latent_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(1, num_latent_tokens) for all images up to the training size."""

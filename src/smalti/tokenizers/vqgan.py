@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smalti.blocks.config import to_plain
 from smalti.blocks.pyramid import PyramidConfig, PyramidDecoder, PyramidEncoder
 from smalti.checks import at_least
 from smalti.quantizers import Quantizer
@@ -65,20 +64,8 @@ class VQGAN(VARTokenizer):
         self.decoder = NoDecoder() if encoder_only else PyramidDecoder(decoder, image_channels, quantizer.embedding_dim)
         self.stride, self.image_channels = encoder.stride, image_channels
         self.image_range = growing(image_range)
-        self.unit_codes = unit_codes
-        self._sizes = {
-            "encoder": to_plain(encoder),
-            "decoder": to_plain(decoder),
-            "encoder_only": encoder_only,
-            "unit_codes": unit_codes,
-            "image_channels": image_channels,
-            "image_range": list(self.image_range),
-            "source": dict(source) if source else None,
-        }
-
-    def config(self) -> dict[str, Any]:
-        """See `Tokenizer.config`."""
-        return {**self._sizes, "quantizer": self.quantizer.config()}
+        self.sizes = {"encoder": encoder, "decoder": decoder}
+        self.encoder_only, self.unit_codes, self.source = encoder_only, unit_codes, source or None
 
     def _image(self, z_q: Tensor, size: tuple[int, int]) -> Tensor:
         return super()._image(F.normalize(z_q, dim=1) if self.unit_codes else z_q, size)
