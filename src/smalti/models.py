@@ -7,15 +7,15 @@ the kind of model, tokenizer or prior.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from smalti.formats.arguments import construct
 from smalti.formats.atomic import replace_file
@@ -42,6 +42,9 @@ Model = TypeVar("Model", bound="SavedModel")
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """The two files of a saved model."""
+
+CHECKSUM = "sha256"
+"""Entry in the metadata of model.safetensors: `checksum` of its tensors."""
 
 MODEL_CARD = """---
 library_name: smalti
@@ -85,7 +88,7 @@ class SavedModel(nn.Module, ABC):
         digest = hashlib.sha256(json.dumps(self._typed_config(), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(_bytes(tensor))
         return digest.hexdigest()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -98,7 +101,7 @@ class SavedModel(nn.Module, ABC):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with replace_file(folder / WEIGHTS, force=True) as temporary:
-                save_model(self, str(temporary))
+                save_model(self, str(temporary), {CHECKSUM: checksum(self.state_dict().values())})
         except SafetensorError as error:  # raised when the disk is full
             raise OSError(f"{folder}: cannot write the weights ({error})") from error
         text = json.dumps({**self._typed_config(), **self.training_state()}, indent=2, sort_keys=True)
@@ -130,6 +133,7 @@ class SavedModel(nn.Module, ABC):
         except ValueError as error:
             raise ValueError(f"{folder}/config.json does not describe a {cls.__name__}: {error}") from error
         try:
+            check_tensors(path)
             load_model(made, path, strict=strict)
         except SafetensorError as error:
             raise ValueError(f"{path}: not a readable safetensors file ({foreign(path) or error})") from error
@@ -165,3 +169,30 @@ class SavedModel(nn.Module, ABC):
 
     def _typed_config(self) -> dict[str, Any]:
         return {"type": type(self).__name__, **self.config()}
+
+
+def checksum(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of tensors, independent of their names and order; equal tensors count once, as in a safetensors file."""
+    digests = set()
+    for tensor in tensors:
+        digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+        digests.add(digest.digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def check_tensors(path: str | Path) -> None:
+    """Compare the tensors of a safetensors file with its checksum. Files of other programs have none.
+
+    Raises:
+        ValueError: they differ.
+    """
+    with safe_open(path, framework="pt") as file:
+        expected = (file.metadata() or {}).get(CHECKSUM)
+        if expected and checksum(file.get_tensor(name) for name in file.keys()) != expected:  # noqa: SIM118
+            raise ValueError(f"{path}: is damaged, its tensors differ from the checksum in the file")
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a tensor."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

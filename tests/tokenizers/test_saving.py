@@ -107,7 +107,7 @@ def test_a_missing_or_surplus_weight_is_an_error(tmp_path: Path) -> None:
             SimpleVQVAE.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("harm", ["half", "four bytes", "empty", "foreign", "flipped header"])
+@pytest.mark.parametrize("harm", ["half", "four bytes", "empty", "foreign", "flipped header", "flipped bit"])
 @pytest.mark.parametrize("reader", [SimpleVQVAE.from_pretrained, smalti.zoo.load])
 def test_a_damaged_weights_file_is_a_one_line_error(tmp_path: Path, harm: str, reader: Any) -> None:
     MAKERS["default"]().save_pretrained(tmp_path)
@@ -120,6 +120,7 @@ def test_a_damaged_weights_file_is_a_one_line_error(tmp_path: Path, harm: str, r
             "empty": b"",
             "foreign": b"\x89PNG\r\n\x1a\n" + bytes(100),
             "flipped header": good[:9] + bytes([good[9] ^ 0xFF]) + good[10:],
+            "flipped bit": good[:-1] + bytes([good[-1] ^ 1]),
         }[harm]
     )
     with pytest.raises(ValueError, match=r"model\.safetensors") as caught:
