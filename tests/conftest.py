@@ -1,5 +1,6 @@
 """What all tests share: the seed, the golden folder, hypothesis without a clock, and a way to see what users see."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # No deadline (nothing here is timed) and no randomness between two runs.
 settings.register_profile("house", deadline=None, derandomize=True, database=None)
 settings.load_profile("house")
+
+
+def pytest_collection_finish() -> None:
+    """Take what all tests share out of garbage collection, which would walk through it a thousand times."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -62,7 +62,7 @@ def crops(folder, count, height=40, width=48):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return crops(tmp_path_factory.mktemp("photos"), 12)
+    return crops(tmp_path_factory.mktemp("photos"), 8)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def by_hand(run, photos, network):
     """Features of originals and reconstructions, one picture at a time."""
     tokenizer, extractor = load(run), load_convolutional_features(network)
     pairs = []
-    for i in range(12):
+    for i in range(8):
         image = read_pixels(f"{photos}/{i:02}.png", channels=3)
         pairs.append([extractor.features(to_float(x)) for x in (image, tokenizer.decode(tokenizer.encode(image)))])
     return [torch.cat(side) for side in zip(*pairs, strict=True)]
@@ -97,7 +97,7 @@ def test_distances_are_those_of_torch_fidelity_on_the_same_features(run, photos,
     ]
     expected = fidelity.metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
     kid = fidelity.metric_kid.kid_features_to_metric(
-        originals.double(), reconstructions.double(), kid_subset_size=12, kid_subsets=1, verbose=False
+        originals.double(), reconstructions.double(), kid_subset_size=8, kid_subsets=1, verbose=False
     )
     (judgment,) = evaluate(EvaluateConfig(run, photos, judges=(network,), batch_size=5)).judgments
     assert judgment.frechet_distance == pytest.approx(expected[fidelity.KEY_METRIC_FID], abs=1e-4)
@@ -155,14 +155,14 @@ def test_the_json_says_how_the_numbers_were_taken(run, photos, network):
     assert (protocol["size"], protocol["crop"], protocol["rounding"]) == ([24, 24], "center", "uint8")
     assert "lanczos" in protocol["resize"]
     assert told["fingerprint"] == load(run).fingerprint
-    assert told["images"] == 12
+    assert told["images"] == 8
     untrained, warning = told["warnings"]
     assert "one mean colour" in untrained
-    assert warning.startswith("12 images: below 10000 the Fréchet distance on convolutional features")
+    assert warning.startswith("8 images: below 10000 the Fréchet distance on convolutional features")
 
 
 def test_the_hash_is_of_the_prepared_pixels(run, photos, tmp_path):
-    for i in range(12):
+    for i in range(8):
         save_image(tmp_path / f"renamed-{i:02}.bmp", load_image(f"{photos}/{i:02}.png"))
     hashes = [
         evaluate(EvaluateConfig(run, data, judges=(), size=size)).images_sha256
@@ -202,7 +202,7 @@ def test_statistics_are_kept_and_used(run, photos, network, tmp_path, monkeypatc
 
     monkeypatch.setattr(ConvolutionalFeatures, "features", counting)
     assert evaluate(config).to_dict() == first
-    assert sum(passed) == 12  # the reconstructions alone
+    assert sum(passed) == 8  # the reconstructions alone
 
 
 def test_statistics_of_something_else_are_refused(run, photos, odd_photos, network, tmp_path):
@@ -296,13 +296,13 @@ def test_rfid_and_kid_are_torch_fidelitys_on_the_same_folders(run, photos, tmp_p
     reconstructions = tmp_path / "reconstructions"
     reconstructions.mkdir()
     tokenizer = load(run)
-    for i in range(12):
+    for i in range(8):
         image = read_pixels(f"{photos}/{i:02}.png", channels=3)
         save_image(reconstructions / f"{i:02}.png", tokenizer.decode(tokenizer.encode(image))[0])
     monkeypatch.setattr("numpy.linalg.eigvals", eigenvalues_of_low_rank)
     theirs = fidelity.calculate_metrics(
         input1=photos, input2=str(reconstructions), feature_extractor_weights_path=str(path), cuda=False, fid=True,
-        kid=True, kid_subsets=1, kid_subset_size=12, batch_size=4, save_cpu_ram=True, verbose=False,
+        kid=True, kid_subsets=1, kid_subset_size=8, batch_size=4, save_cpu_ram=True, verbose=False,
     )  # fmt: skip
     result = evaluate(EvaluateConfig(run, photos, judges=("fid_inception",), weights=tmp_path, batch_size=6))
     assert result.rfid == pytest.approx(theirs[fidelity.KEY_METRIC_FID], abs=0.01)

@@ -2,7 +2,7 @@
 
 A row of the product is one composition, such as residual(projected(two heads of LFQ)). The round trip of indices is
 checked on half of the rows, in which any three choices meet. The other properties are checked on a part in which every
-base meets every wrapper, every kind of heads and both projections. Latents have changing ranks and sizes. What is
+base meets both projections, and two or three wrappers and heads. Latents have changing ranks and sizes. What is
 particular to one quantizer stands in the other files.
 """
 
@@ -65,9 +65,10 @@ PRODUCT = [
     if (b + h + p + w) % 2 == 0  # any three of base, heads, projection and wrapper still meet
 ]
 PART = [
-    (base, HEADS[(b + w) % len(HEADS)], PROJECTIONS[(b + w) % len(PROJECTIONS)], wrapper)
+    (base, HEADS[(b + w) // 2 % len(HEADS)], PROJECTIONS[(b + w) // 2 % len(PROJECTIONS)], wrapper)
     for b, base in enumerate(BASES)
     for w, wrapper in enumerate(WRAPPERS)
+    if (b + w) % 2 == 0
 ]
 
 
@@ -339,8 +340,6 @@ def in_graphs() -> None:
         compiled = torch.compile(quantizer.forward, fullgraph=True, backend="aot_eager")(z)
         torch.testing.assert_close(compiled.quantized, expected.quantized)
         torch.testing.assert_close(compiled.loss, expected.loss)
-        decoded = torch.compile(quantizer.decode, fullgraph=True, backend="eager")(expected.indices)
-        torch.testing.assert_close(decoded, expected.quantized)
 
         encoder, decoder = _Part(quantizer.encode, quantizer), _Part(quantizer.decode, quantizer)
         exported = torch.export.export(encoder, (z,)).module()(z)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from smalti.formats.arguments import check_arguments
-from smalti.formats.hub import fetch
+from smalti.formats.hub import fetch, may_be_on_hub
 from smalti.models import read_config
 from smalti.tokenizers import DVAE, VQGAN, Emu3VQ, PatchVQVAE, SimpleVQVAE, TiTok, Tokenizer
 from smalti.zoo.box import BOXED, filled, is_boxed, saved_folder
@@ -219,7 +219,7 @@ def load_saved(model: str | Path) -> Tokenizer:
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"model: {folder} holds no {name}")
-    elif folder.exists() or str(model).count("/") != 1 or str(model).startswith((".", "/")):
+    elif not may_be_on_hub(model):
         built_in = ", ".join(BOXED)
         raise FileNotFoundError(
             f"model: {model} is not a folder with a saved model, a published checkpoint or a built-in name ({built_in})"

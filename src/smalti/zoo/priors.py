@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smalti.formats.arguments import construct
-from smalti.formats.hub import fetch
+from smalti.formats.hub import fetch, may_be_on_hub
 from smalti.models import read_config
 from smalti.priors import MaskedTransformer, NextScaleTransformer, NextTokenTransformer, Prior, TokenLayout
 from smalti.priors.masked import MaskedConfig
@@ -127,7 +127,7 @@ def load_saved_prior(prior: str | Path) -> Prior:
         path = folder / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"prior: {folder} holds no config.json")
-    elif folder.exists() or str(prior).count("/") != 1 or str(prior).startswith((".", "/")):
+    elif not may_be_on_hub(prior):
         raise FileNotFoundError(f"prior: {prior} is not a folder with a saved prior")
     else:
         path = fetch(str(prior), "config.json")
