@@ -98,13 +98,13 @@ class SavedModel(nn.Module, ABC):
             OSError: the folder cannot be written to, or the disk is full.
         """
         folder = Path(folder)
+        text = json.dumps({**self._typed_config(), **self.training_state()}, indent=2, sort_keys=True)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with replace_file(folder / WEIGHTS, force=True) as temporary:
                 save_model(self, str(temporary), {CHECKSUM: checksum(self.state_dict().values())})
         except SafetensorError as error:  # raised when the disk is full
             raise OSError(f"{folder}: cannot write the weights ({error})") from error
-        text = json.dumps({**self._typed_config(), **self.training_state()}, indent=2, sort_keys=True)
         with replace_file(folder / CONFIG, force=True) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from smalti.checks import above_zero, at_least, between, expect
 from smalti.distributed import mean_over_processes
+from smalti.formats.arguments import checked
 from smalti.ops import bit_entropy, divergence_from_uniform, mean_bit_code_distribution, unit_sphere
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors, mean_square
 from smalti.quantizers.latents import constant
@@ -36,6 +37,7 @@ class BinaryQuantizer(PointwiseQuantizer):
 
     older_defaults: ClassVar = {"highest_first": False, "bitwise": False}
 
+    @checked
     def __init__(
         self,
         embedding_dim: int,
@@ -168,6 +170,7 @@ class BinarySphericalQuantizer(BinaryQuantizer):
     >>> quantized, loss, indices = bsq(torch.randn(1, 18, 8, 8))  # (1, 18, 8, 8), (), (1, 8, 8)
     """
 
+    @checked
     def __init__(
         self,
         embedding_dim: int,

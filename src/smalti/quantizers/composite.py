@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from smalti.checks import between
+from smalti.formats.arguments import checked
 from smalti.quantizers.base import Indices, PointwiseQuantizer, QuantizedVectors, average_terms
 from smalti.quantizers.latents import constant
 
@@ -132,6 +133,7 @@ class ResidualQuantizer(CompositeQuantizer):
 
     older_defaults: ClassVar = {"symmetric": False}
 
+    @checked
     def __init__(
         self,
         quantizers: Sequence[PointwiseQuantizer],
@@ -254,6 +256,7 @@ class GroupedQuantizer(CompositeQuantizer):
     >>> quantized, loss, indices = pq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8, 4)
     """
 
+    @checked
     def __init__(self, quantizers: Sequence[PointwiseQuantizer], *, num_groups: int | None = None):
         """
         Args:

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from smalti.checks import between, expect
+from smalti.formats.arguments import checked
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors
 from smalti.quantizers.latents import constant
 
@@ -35,6 +36,7 @@ class FiniteScalarQuantizer(PointwiseQuantizer):
 
     older_defaults: ClassVar = {"symmetric": False, "noise_dropout": 0.0}
 
+    @checked
     def __init__(self, levels: Sequence[int], *, symmetric: bool = False, noise_dropout: float = 0.0):
         """
         Args:

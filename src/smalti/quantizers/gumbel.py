@@ -24,6 +24,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from smalti.checks import above_zero, at_least
+from smalti.formats.arguments import checked
 from smalti.ops import index_backpropagation, map_tiles, nearest_code
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors
 from smalti.quantizers.vector import Codebook
@@ -42,6 +43,7 @@ class GumbelQuantizer(PointwiseQuantizer):
     """Softmax temperature; `set_progress` anneals it. It is saved."""
     older_defaults: ClassVar = {"final_temperature": None}
 
+    @checked
     def __init__(
         self,
         num_embeddings: int,
@@ -139,6 +141,7 @@ class OneHotQuantizer(PointwiseQuantizer):
 
     soft = True
 
+    @checked
     def __init__(self, num_embeddings: int):
         """
         Args:

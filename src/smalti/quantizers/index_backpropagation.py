@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from smalti.checks import above_zero, at_least
 from smalti.distributed import mean_over_processes
+from smalti.formats.arguments import checked
 from smalti.ops import divergence_from_uniform, index_backpropagation, map_tiles
 from smalti.quantizers.base import QuantizedVectors, mean_square
 from smalti.quantizers.vector import CodebookQuantizer, vq_terms
@@ -38,6 +39,7 @@ class IndexBackpropagationQuantizer(CodebookQuantizer):
 
     soft = True
 
+    @checked
     def __init__(
         self,
         num_embeddings: int,

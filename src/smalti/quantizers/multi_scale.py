@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from smalti.checks import at_least, between, expect, one_of
 from smalti.distributed import sum_over_processes
+from smalti.formats.arguments import checked
 from smalti.ops import add_scale, count_codes, proportional_grids, to_grid
 from smalti.ops.multi_scale import Upsampling
 from smalti.quantizers.base import (
@@ -80,6 +81,7 @@ class MultiScaleQuantizer(Quantizer):
     """Moving average of the count of each code at each scale, per training batch; None if the codebook is too large to
     be listed."""
 
+    @checked
     def __init__(
         self,
         num_embeddings: int,

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from smalti.checks import at_least
+from smalti.formats.arguments import checked
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors
 
 
@@ -30,6 +31,7 @@ class ProjectedQuantizer(PointwiseQuantizer):
 
     soft = True
 
+    @checked
     def __init__(self, embedding_dim: int, quantizer: PointwiseQuantizer):
         """
         Args:

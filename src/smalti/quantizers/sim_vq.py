@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from smalti.formats.arguments import checked
 from smalti.quantizers.vector import CodebookQuantizer, vq_terms
 
 
@@ -30,6 +31,7 @@ class SimVQ(CodebookQuantizer):
     >>> quantized, loss, indices = vq(torch.randn(1, 64, 8, 8))  # (1, 64, 8, 8), (), (1, 8, 8)
     """
 
+    @checked
     def __init__(
         self,
         num_embeddings: int,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smalti.checks import at_least, expect
 from smalti.distributed import joined_size, sample_vectors
+from smalti.formats.arguments import check_arguments
 from smalti.ops import kmeans_start
 from smalti.ops.waiting import reads_are_free
 
@@ -31,6 +32,7 @@ class KMeansInit:
     """Lloyd iterations per batch."""
 
     def __post_init__(self) -> None:
+        check_arguments(type(self), vars(self))
         at_least(1, batches=self.batches, iterations=self.iterations)
 
     def centres(
@@ -55,6 +57,7 @@ class DeadCodeRevival:
     depend on codebook or batch size."""
 
     def __post_init__(self) -> None:
+        check_arguments(type(self), vars(self))
         expect(0 < self.threshold < 1, "threshold", self.threshold, "a fraction between 0 and 1")
 
     def dead(self, cluster_size_K: Float[Tensor, " k"]) -> Bool[Tensor, " k"]:

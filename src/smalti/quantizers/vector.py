@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from smalti.checks import at_least, below_one, one_of
 from smalti.distributed import joined_size, sum_over_processes
+from smalti.formats.arguments import checked
 from smalti.ops import count_codes, nearest_code, recomputing, rotation_trick, straight_through, unit_sphere
 from smalti.ops.nearest import Metric
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors, mean_square, whole_counts
@@ -70,6 +71,7 @@ class CodebookQuantizer(PointwiseQuantizer):
     weight_before: Float[Tensor, "k d"] | None = None
     """The table before the last update that wrote into it; passes that activation checkpointing repeats use it."""
 
+    @checked
     def __init__(
         self,
         num_embeddings: int,

@@ -74,8 +74,8 @@ class Tokenizer(SavedModel):
     """Constructor arguments that describe networks: `encoder` is the network, `sizes["encoder"]` its sizes."""
     source: Mapping[str, Any] | None = None
     """Origin of published weights: family, url, licence."""
-    _seen: tuple[list[tuple[int, int, int]], str] = ([], "")
-    """Addresses and versions of the tensors at the last computation of the fingerprint, and the fingerprint."""
+    _seen: tuple[list[tuple[int, int, float]], str] = ([], "")
+    """Identity, version and sum of each tensor when the fingerprint was computed last, and the fingerprint."""
 
     @abstractmethod
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ class Tokenizer(SavedModel):
         return self.encoder(_rescaled(image, (-1.0, 1.0), self.image_range))
 
     def _settled_fingerprint(self) -> str:
-        """The fingerprint, computed again only if a tensor has changed.
+        """The fingerprint, computed again only if a tensor has changed, also through `.data`.
 
         "" in train mode, as the next step changes it; in other number formats than fp32, as the fingerprint is that of
         the fp32 weights; and on a GPU, to avoid waiting for the device.
@@ -202,7 +202,8 @@ class Tokenizer(SavedModel):
         settled = not cast and all(reads_are_free(tensor) and not tensor.is_inference() for tensor in tensors)
         if self.training or not settled:
             return ""
-        state = [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in tensors]
+        # `.data` changes a tensor but not its version; its sum is quick / 经 `.data` 的修改不改版本号，故再看总和
+        state = [(id(tensor), tensor._version, float(tensor.detach().sum())) for tensor in tensors]
         if self._seen[0] != state:
             self._seen = state, self.fingerprint
         return self._seen[1]

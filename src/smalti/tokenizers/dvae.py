@@ -9,6 +9,7 @@ from typing import Any, final
 
 from smalti.blocks.dvae import DVAEConfig, DVAEDecoder, DVAEEncoder
 from smalti.checks import at_least
+from smalti.formats.arguments import checked
 from smalti.formats.plain import from_plain
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import Tokenizer, growing
@@ -18,6 +19,7 @@ from smalti.tokenizers.base import Tokenizer, growing
 class DVAE(Tokenizer):
     """Encoder, one-hot quantizer, decoder."""
 
+    @checked
     def __init__(
         self,
         encoder: Mapping[str, Any] | DVAEConfig,

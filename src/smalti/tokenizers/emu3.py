@@ -9,6 +9,7 @@ from typing import Any, final
 
 from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.temporal import FrameToImageDecoder, ImageToFrameEncoder
+from smalti.formats.arguments import checked
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import Tokenizer, check_strides, growing
 
@@ -17,6 +18,7 @@ from smalti.tokenizers.base import Tokenizer, check_strides, growing
 class Emu3VQ(Tokenizer):
     """Pyramid and temporal encoder, quantizer, temporal and pyramid decoder with norms conditioned on the latent."""
 
+    @checked
     def __init__(
         self,
         encoder: Mapping[str, Any] | PyramidConfig,

@@ -9,6 +9,7 @@ from typing import Any, final
 
 from smalti.blocks.patch import PatchConfig, PatchDecoder, PatchEncoder
 from smalti.checks import at_least
+from smalti.formats.arguments import checked
 from smalti.formats.plain import from_plain
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import check_strides
@@ -24,6 +25,7 @@ class PatchVQVAE(VARTokenizer):
     >>> reconstruction, vq_loss, indices = model(torch.randn(1, 3, 64, 64))  # (1, 3, 64, 64), (), (1, 8, 8)
     """
 
+    @checked
     def __init__(
         self,
         vocab_size: int = 8192,

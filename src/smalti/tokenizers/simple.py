@@ -10,6 +10,7 @@ from typing import final
 from smalti.blocks import ConvDecoder, ConvEncoder
 from smalti.blocks.transformer import MOST_BLOCKS
 from smalti.checks import at_least, between
+from smalti.formats.arguments import checked
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.chosen_quantizer import chosen_quantizer
 from smalti.tokenizers.var_interface import VARTokenizer
@@ -26,6 +27,7 @@ class SimpleVQVAE(VARTokenizer):
     >>> reconstruction, vq_loss, indices = model(torch.randn(1, 3, 64, 64))  # (1, 3, 64, 64), (), (1, 16, 16)
     """
 
+    @checked
     def __init__(
         self,
         vocab_size: int = 16,

@@ -14,7 +14,7 @@ from smalti.blocks.pyramid import PyramidConfig
 from smalti.blocks.titok import CodeHead, PixelHead, TiTokDecoder, TiTokEncoder
 from smalti.blocks.transformer import ViTConfig
 from smalti.checks import at_least
-from smalti.formats.arguments import construct
+from smalti.formats.arguments import checked, construct
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import Tokenizer, growing
 
@@ -29,6 +29,7 @@ class TiTok(Tokenizer):
     >>> reconstruction, vq_loss, indices = model(torch.randn(1, 3, 64, 64))  # (1, 3, 64, 64), (), (1, 1, 16)
     """
 
+    @checked
     def __init__(
         self,
         quantizer: Quantizer,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from smalti.blocks.pyramid import PyramidConfig, PyramidDecoder, PyramidEncoder
 from smalti.checks import at_least
+from smalti.formats.arguments import checked
 from smalti.quantizers import Quantizer
 from smalti.tokenizers.base import check_strides, growing
 from smalti.tokenizers.var_interface import VARTokenizer
@@ -30,6 +31,7 @@ class VQGAN(VARTokenizer):
     >>> reconstruction, vq_loss, indices = model(torch.randn(1, 3, 64, 64))  # (1, 3, 64, 64), (), (1, 32, 32)
     """
 
+    @checked
     def __init__(
         self,
         encoder: Mapping[str, Any] | PyramidConfig,
