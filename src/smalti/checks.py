@@ -12,6 +12,13 @@ def expect(right: bool, name: str, value: object, expected: str) -> None:
         raise ValueError(f"{name}: got {value!r}, expected {expected}")
 
 
+def is_a(kind: type, **values: object) -> None:
+    """Refuse objects of another type."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise ValueError(f"{name}: got a {type(value).__name__}, expected a {kind.__name__}")
+
+
 def at_least(least: int, **values: float) -> None:
     """Refuse values below `least`."""
     for name, value in values.items():

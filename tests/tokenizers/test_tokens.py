@@ -139,6 +139,9 @@ def test_a_model_that_has_changed_is_another_one_and_a_cast_one_is_not() -> None
     assert model.encode(image).fingerprint == model.fingerprint != tokens.fingerprint
     with pytest.raises(ValueError, match="got those of model"):
         model.decode(tokens)
+    tokens = model.encode(image)
+    model.quantizer.get_parameter("quantizers.0.embedding.weight").data.mul_(2)  # unseen by torch's version counter
+    assert model.encode(image).fingerprint == model.fingerprint != tokens.fingerprint
     assert model.train().encode(image).fingerprint == ""
     model.decode(tokens)  # what trains changes all the time
     same = small(0).double()

@@ -41,6 +41,29 @@ def test_var_scales() -> None:
     assert not rows.requires_grad
 
 
+def test_bytes_are_the_image_that_they_mean() -> None:
+    image = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    tokenizer = model((1, 2, 4))
+    for scale, same in zip(tokenizer.img_to_idxBl(image), tokenizer.img_to_idxBl(image / 127.5 - 1), strict=True):
+        assert torch.equal(scale, same)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("patch_nums", ["124", [1.5, 4], [1, (2, 3, 4)], 4])
+def test_scales_of_another_type_are_refused(patch_nums: object) -> None:
+    with pytest.raises(ValueError, match=r"^v_patch_nums: got "):
+        model((1, 2, 4)).img_to_idxBl(picture(1, 3, 16, 16), patch_nums)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_images_that_are_no_tensors_are_refused() -> None:
+    image = picture(1, 3, 16, 16).numpy()
+    tokenizer = model(None)
+    for call in (tokenizer, tokenizer.encode, tokenizer.img_to_idxBl):
+        with pytest.raises(ValueError, match=r"^image: got a ndarray, expected a Tensor"):
+            call(image)
+
+
 @settings(max_examples=12)
 @given(
     height=st.integers(1, 40), width=st.integers(1, 40), patch_nums=st.sampled_from([None, (4,), (1, 2, 4), (2, 3, 5)])

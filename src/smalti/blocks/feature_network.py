@@ -25,6 +25,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from smalti.formats import WeightsFile, find_weights, load_tensors
+from smalti.ops.device import without_autocast
 
 
 class FeatureNetwork(nn.Module, ABC):
@@ -120,7 +121,7 @@ class FeatureNetwork(nn.Module, ABC):
         seen = []
         # Half precision moves features by a percent, more than two good reconstructions differ.
 
-        with torch.autocast(x_BCHW.device.type, enabled=False):
+        with without_autocast(x_BCHW):
             x_BCHW = (x_BCHW - self._mean) / self._std
             for stage in self.stages:
                 x_BCHW = stage(x_BCHW)

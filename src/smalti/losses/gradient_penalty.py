@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from smalti.ops.device import without_autocast
+
 
 def r1(discriminator: Callable[[Tensor], Tensor], image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """E ||grad D(x)||^2 / 2 over the real images x: equation 9 for gamma = 1. Its usual weight is 10.
@@ -31,7 +33,7 @@ def r1(discriminator: Callable[[Tensor], Tensor], image: Float[Tensor, "b c h w"
         A scalar that carries a gradient to the discriminator's weights; computed in fp32, autocast or not.
     """
     image = image.detach().requires_grad_()
-    with torch.autocast(image.device.type, enabled=False):  # squares of small gradients need more than bf16's precision
+    with without_autocast(image):  # squares of small gradients need more than bf16's precision
         logits = discriminator(image)
         (gradient,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
     return gradient.square().sum() / (2 * logits.numel())

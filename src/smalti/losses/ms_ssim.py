@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from smalti.ops.device import without_autocast
 from smalti.ops.structural_similarity import WINDOW, structural_similarity
 
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # fine to coarse, the paper's section 3.3
@@ -41,7 +42,7 @@ def ms_ssim(reconstruction: Float[Tensor, "b c h w"], image: Float[Tensor, "b c 
     exponents = scale_exponents(min(image.shape[2:]))
     product_BC = torch.ones(image.shape[:2], dtype=dtype, device=image.device)
     # Autocast would run the windows in half precision, where E[x^2] - E[x]^2 cancels.
-    with torch.autocast(image.device.type, enabled=False):
+    with without_autocast(image):
         for scale, exponent in enumerate(exponents):
             luminance_BC, contrast_BC = structural_similarity(x_BCHW, y_BCHW)
             # Only the coarsest scale includes luminance.

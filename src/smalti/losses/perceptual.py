@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from smalti.blocks import VGG16, AlexNet, FeatureNetwork
 from smalti.formats import WeightsFile, find_weights, load_tensors
+from smalti.ops.device import without_autocast
 
 EPS = 1e-10
 """Minimum length in the normalisation of features, as in LPIPS."""
@@ -87,7 +88,7 @@ class PerceptualDistance(nn.Module, ABC):
             )
         with torch.no_grad():
             seen = self.network.layers(image)
-        with torch.autocast(image.device.type, enabled=False):
+        with without_autocast(image):
             parts = [
                 self.weigh(index, _difference(x_BCHW, y_BCHW))
                 for index, (x_BCHW, y_BCHW) in enumerate(zip(self.network.layers(reconstruction), seen, strict=True))

@@ -1,5 +1,6 @@
 """Pure tensor functions: no `nn.Module`, no state, no files. All other packages may import them."""
 
+from smalti.ops.device import without_autocast
 from smalti.ops.entropy import bit_entropy, divergence_from_uniform, mean_bit_code_distribution
 from smalti.ops.group_norm import group_norm
 from smalti.ops.index_backpropagation import index_backpropagation
@@ -34,4 +35,5 @@ __all__ = [
     "to_grid",
     "unit_sphere",
     "usage_statistics",
+    "without_autocast",
 ]

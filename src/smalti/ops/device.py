@@ -1,8 +1,10 @@
 """Selects the device, and the number format that its hardware multiplies fastest."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -44,3 +46,9 @@ def has_bf16(device: torch.device) -> bool:
         return any(features.get(name, False) for name in CPU_BF16_FEATURES)
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe is not None and probe())
+
+
+def without_autocast(beside: Tensor) -> AbstractContextManager:
+    """Context without autocast on the device of `beside`; the meta device, which only has shapes, has no autocast."""
+    device = beside.device.type
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

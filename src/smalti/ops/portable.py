@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.ops.device import without_autocast
 from smalti.ops.waiting import reads_are_free
 
 MAX_SIDE = 1024  # rows and codes of a tile of scores: 4 MiB
@@ -32,7 +33,7 @@ def nearest(z_ND: Float[Tensor, "n d"], codebook_KD: Float[Tensor, "k d"], metri
     origin_D = _origin(codebook_KD) if metric == "euclidean" else torch.zeros_like(codebook_KD[0], dtype=torch.float32)
     side = _side(z_ND.shape[1])
     indices_N = torch.zeros(z_ND.shape[0], dtype=torch.int64, device=z_ND.device)
-    with torch.autocast(z_ND.device.type, enabled=False):
+    with without_autocast(z_ND):
         if not reads_are_free(z_ND):
             return torch.cat([_search_all(rows_ND, codebook_KD, metric) for rows_ND in z_ND.split(GPU_SIDE)])
         for start in range(0, z_ND.shape[0], side):

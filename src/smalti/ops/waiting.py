@@ -9,8 +9,8 @@ from torch import Tensor
 
 from smalti.ops.graphs import recording
 
-WAITING = {"cuda"}
-"""Device types on which training steps and encoding never read values."""
+WAITING = {"cuda", "meta"}
+"""Device types on which training steps and encoding never read values; a meta tensor has none."""
 
 
 def reads_are_free(tensor: Tensor) -> bool:
@@ -20,4 +20,4 @@ def reads_are_free(tensor: Tensor) -> bool:
 
 def worth_a_wait(tensor: Tensor) -> bool:
     """Whether a check may read values: if that is free, or on a GPU if nothing is trained or recorded."""
-    return reads_are_free(tensor) or not (torch.is_grad_enabled() or recording())
+    return reads_are_free(tensor) or not (torch.is_grad_enabled() or recording() or tensor.device.type == "meta")

@@ -1,6 +1,7 @@
 """Quantizers: one idea per file, behind one abstract class (`Quantizer`) and one result type (`QuantizerOutput`).
 
-Start reading at `vector.py`, then `base.py`. A new quantizer is one file here and one line in `rebuild.py`.
+Start reading at `vector.py`, then `base.py`. A new quantizer is one file here, one line in
+`rebuild.py` and its name below.
 
 Codes in a table: `VectorQuantizer`, `EMAVectorQuantizer`, `SimVQ`, `IndexBackpropagationQuantizer`, `GumbelQuantizer`.
 With computed codes: `FiniteScalarQuantizer`, `LookupFreeQuantizer`, `BinarySphericalQuantizer`.

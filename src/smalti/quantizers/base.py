@@ -37,7 +37,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from smalti.formats.plain import to_plain
-from smalti.ops import recomputing, straight_through
+from smalti.ops import recomputing, straight_through, without_autocast
 from smalti.quantizers.latents import (
     check_finite,
     check_indices,
@@ -241,7 +241,7 @@ class PointwiseQuantizer(Quantizer):
     ) -> QuantizerOutput:
         """See `Quantizer.forward`; indices are (B, *spatial, *code_shape)."""
         check_latent(z, mask, self.embedding_dim)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             # Padding may hold any value, NaN included: set it to zero / 填充位置可能是任意值（含 NaN），先置零
             z_valid = z if mask is None else z.masked_fill(~mask.unsqueeze(1), 0)
             # 1. Vectors, projected to the space of the codes: (B, C, *spatial) -> (N, D) / 取出每个向量，投影到码字空间
@@ -249,7 +249,7 @@ class PointwiseQuantizer(Quantizer):
             valid_N = None if mask is None else mask.reshape(-1)
             if self.learning and self.initialising:
                 self.initialise(select(u_ND, valid_N).detach())
-            # 2. Find codes and compute losses, valid positions only / 查找码字并计算损失，仅限有效位置
+            # 2. Find codes and compute losses, valid positions only / 搜索码字并计算损失，仅限有效位置
             found = self.quantize_valid(u_ND, valid_N)
             # 3. Forward: the code; backward: the gradient goes to z / 前向用码字，反向把梯度传给 z
             quantized_ND = self.estimate(u_ND, found.codes)
@@ -269,7 +269,7 @@ class PointwiseQuantizer(Quantizer):
         """Indices (B, *spatial, *code_shape) of a latent (B, C, *spatial)."""
         check_latent(z, None, self.embedding_dim)
         check_finite(z)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             indices = self.search(self.project(to_vectors(z).float()))
         return marked(indices.reshape(z.shape[0], *z.shape[2:], *self.code_shape), z)
 
@@ -282,7 +282,7 @@ class PointwiseQuantizer(Quantizer):
             expected = ", ".join(["B", "*spatial", *map(str, self.code_shape)])
             raise ValueError(f"indices: got shape {tuple(indices.shape)}, expected ({expected})")
         check_indices(indices, self.num_embeddings)
-        with torch.autocast(indices.device.type, enabled=False):
+        with without_autocast(indices):
             codes_ND = self.lookup(indices.reshape(-1, *indices.shape[axes:]))
         return from_vectors(codes_ND, tuple(indices.shape[:axes]))
 

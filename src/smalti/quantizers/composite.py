@@ -3,10 +3,10 @@
 `CompositeQuantizer` is the common base: each part has its own codebook, or all parts share one. Q parts of K codes
 represent K**Q vectors. Levels are quantized one after the other, groups independently. `multi_scale.py` refines
 resolution, residual levels refine values.
-一个向量用多个码字表示：残差各层相加，通道各组拼接。
+一个向量用多个码字表示：残差各级相加，通道各组拼接。
 
 Legend: N vectors, D dimensions, Q parts (residual levels or groups of channels).
-图例：N 个向量，D 维，Q 个部分（残差层或通道组）。
+图例：N 个向量，D 维，Q 个部分（残差级或通道组）。
 """
 
 from abc import abstractmethod
@@ -167,7 +167,7 @@ class ResidualQuantizer(CompositeQuantizer):
         return self.part(0).project(z_ND)
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, "n q *code"]:
-        """Search level by level. 逐层查找。"""
+        """Search level by level. 逐级搜索。"""
         chosen: list[Tensor] = []
         total_ND = torch.zeros_like(u_ND)
         for q, scale_D in enumerate(self._scales(u_ND)):
@@ -181,13 +181,13 @@ class ResidualQuantizer(CompositeQuantizer):
         return total_ND
 
     def quantize(self, u_ND: Float[Tensor, "n d"]) -> QuantizedVectors:
-        """Quantize level by level; terms are means over levels. 逐层量化残差；损失项对各层取平均。"""
+        """Quantize level by level; terms are means over levels. 逐级量化残差；损失项对各级取平均。"""
         chosen, distances, entropies = [], [], []
         total_ND = kept_ND = torch.zeros_like(u_ND)
         keep_Q = self._kept_levels(u_ND.device)
         for q, scale_D in enumerate(self._scales(u_ND)):
             # Hard codes are constants for the next level; soft codes depend on u, and the gradient passes through them
-            # 硬码字对下一层是常数；软码字依赖 u，梯度要经过它
+            # 硬码字对下一级是常数；软码字依赖 u，梯度要经过它
             residual_ND = u_ND - (total_ND if self.soft else total_ND.detach())
             found = self.part(q).quantize(residual_ND / scale_D)
             codes_ND = found.codes * scale_D
@@ -272,7 +272,7 @@ class GroupedQuantizer(CompositeQuantizer):
         return torch.cat([self.part(g).project(z) for g, z in enumerate(self._split(z_ND))], dim=1)
 
     def search(self, u_ND: Float[Tensor, "n d"]) -> Int64[Tensor, "n q *code"]:
-        """Search each group independently. 各组独立查找。"""
+        """Search each group independently. 各组独立搜索。"""
         return torch.stack([self.part(g).search(u) for g, u in enumerate(self._split(u_ND))], dim=1)
 
     def lookup(self, indices: Int64[Tensor, "n q *code"]) -> Float[Tensor, "n d"]:

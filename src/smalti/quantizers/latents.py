@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from smalti.checks import is_a
 from smalti.ops.graphs import recording
 from smalti.ops.waiting import reads_are_free, worth_a_wait
 
@@ -44,12 +45,15 @@ def constant(numbers: Sequence[int | float], beside: Tensor, dtype: torch.dtype)
 
 def check_latent(z: Tensor, mask: Tensor | None, embedding_dim: int) -> None:
     """Refuse a `z` that is not a float latent (B, embedding_dim, *spatial), or a mask that does not fit it."""
+    is_a(Tensor, z=z)
     if z.dim() < 2 or z.shape[1] != embedding_dim:
         raise ValueError(
             f"z: got shape {tuple(z.shape)}, expected (B, {embedding_dim}, *spatial) for embedding_dim {embedding_dim}"
         )
     if not z.is_floating_point():
         raise ValueError(f"z: got dtype {z.dtype}, expected a floating-point dtype")
+    if mask is not None:
+        is_a(Tensor, mask=mask)
     if mask is not None and (mask.dtype != torch.bool or mask.shape != (z.shape[0], *z.shape[2:])):
         raise ValueError(
             f"mask: got {mask.dtype} of shape {tuple(mask.shape)}, expected bool of {(z.shape[0], *z.shape[2:])}"
@@ -58,7 +62,7 @@ def check_latent(z: Tensor, mask: Tensor | None, embedding_dim: int) -> None:
 
 def check_finite(z: Tensor) -> None:
     """Refuse a latent with NaN or infinite values, as its codes would be meaningless; on a GPU see `marked`."""
-    if not reads_are_free(z) or z.device.type == "meta":
+    if not reads_are_free(z):
         return
     bad = z.numel() - int(z.isfinite().sum())
     if bad:
@@ -67,7 +71,7 @@ def check_finite(z: Tensor) -> None:
 
 def marked(indices: Int64[Tensor, "b *grid"], z: Float[Tensor, "b *c_and_spatial"]) -> Int64[Tensor, "b *grid"]:
     """On a GPU, in place of `check_finite`: all tokens of an image with a non-finite latent become `INVALID`."""
-    if reads_are_free(z) or recording() or z.device.type == "meta":
+    if reads_are_free(z) or recording():
         return indices
     finite_B = z.isfinite().flatten(1).all(dim=1)
     return indices.masked_fill(~finite_B.reshape(-1, *[1] * (indices.dim() - 1)), INVALID)

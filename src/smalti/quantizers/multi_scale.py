@@ -18,16 +18,16 @@ Legend: B images, C channels, H x W latent, K scales, h_k x w_k grid of scale k,
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import ClassVar, Literal, NamedTuple, final, get_args
+from typing import ClassVar, Literal, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from smalti.checks import at_least, between, expect, one_of
+from smalti.checks import at_least, between, expect
 from smalti.distributed import sum_over_processes
 from smalti.formats.arguments import checked
-from smalti.ops import add_scale, count_codes, proportional_grids, to_grid
+from smalti.ops import add_scale, count_codes, proportional_grids, to_grid, without_autocast
 from smalti.ops.multi_scale import Upsampling
 from smalti.quantizers.base import (
     LARGEST_LISTED_CODEBOOK,
@@ -118,13 +118,11 @@ class MultiScaleQuantizer(Quantizer):
         super().__init__()
         at_least(1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         sides = tuple(patch_nums)
-        growing = bool(sides) and all(side == int(side) for side in sides) and list(sides) == sorted(sides)
+        growing = bool(sides) and list(sides) == sorted(sides)
         expect(growing and sides[0] >= 1, "patch_nums", sides, "integer side lengths of at least 1 in growing order")
         between(1, max(len(sides), VAR_NUM_PHI), num_phi=num_phi)
         between(1, len(sides), num_codebooks=num_codebooks)
         between(0, 1, phi_ratio=phi_ratio)
-        one_of(get_args(Upsampling), upsampling=upsampling)
-        one_of(("latent", "residuals"), projected=projected)
         quantizer = quantizer or VectorQuantizer(num_embeddings, embedding_dim)
         if (quantizer.num_embeddings, quantizer.embedding_dim) != (num_embeddings, embedding_dim):
             raise ValueError(
@@ -166,7 +164,7 @@ class MultiScaleQuantizer(Quantizer):
         """
         check_latent(z, mask, self.embedding_dim)
         grids = self._grids_for(z, grids)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             f_BCHW = self._project(z, mask)
             if self.training and len(grids) != len(self.patch_nums):
                 raise ValueError(f"grids: got {len(grids)} scales, expected all {len(self.patch_nums)} in training")
@@ -192,7 +190,7 @@ class MultiScaleQuantizer(Quantizer):
         check_latent(z, None, self.embedding_dim)
         check_finite(z)
         grids = self._grids_for(z, grids)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             residuals = self._residuals(self._project(z), grids, None)
             walk = self._walk(residuals.search, z.shape[0], grids, z.device)
             return tuple(marked(scale.indices, z) for scale in walk)
@@ -204,7 +202,7 @@ class MultiScaleQuantizer(Quantizer):
     def decode_progressive(self, indices: Indices) -> list[Float[Tensor, "b c h w"]]:
         """f_hat (B, C, H, W) after each scale, coarse to fine."""
         scales, grids = self._check_scales(indices)
-        with torch.autocast(scales[0].device.type, enabled=False):
+        with without_autocast(scales[0]):
             walk = self._walk(
                 lambda k, _: (scales[k], self.scale_codes(k, scales[k])), scales[0].shape[0], grids, scales[0].device
             )
@@ -227,7 +225,7 @@ class MultiScaleQuantizer(Quantizer):
         Returns:
             The new f_hat (B, C, H, W), and f_hat at the grid of scale k + 1 (at the last scale: f_hat itself).
         """
-        with torch.autocast(f_hat_BCHW.device.type, enabled=False):
+        with without_autocast(f_hat_BCHW):
             f_hat_BCHW = self.add(k, f_hat_BCHW, codes_BChw, len(grids))
             return f_hat_BCHW, to_grid(f_hat_BCHW, grids[min(k + 1, len(grids) - 1)])
 
@@ -242,7 +240,7 @@ class MultiScaleQuantizer(Quantizer):
         if len(scales) == 1:
             return super().var_input(scales)
         inputs = []
-        with torch.autocast(scales[0].device.type, enabled=False):
+        with without_autocast(scales[0]):
             f_hat_BCHW = self._zeros(scales[0].shape[0], grids, scales[0].device)
             for k in range(len(scales) - 1):
                 f_hat_BCHW, input_BChw = self.next_scale_input(k, f_hat_BCHW, self.scale_codes(k, scales[k]), grids)
@@ -291,7 +289,7 @@ class MultiScaleQuantizer(Quantizer):
         """
         f_hat_BCHW = self._zeros(batch, grids, device)
         for k in range(len(grids)):
-            # Codes of this scale: searched in encoding, given in decoding / 编码时查找，解码时直接给出
+            # Codes of this scale: searched in encoding, given in decoding / 编码时搜索，解码时直接给出
             indices, codes_BChw = choose(k, f_hat_BCHW)
             # Up-sample, φ, accumulate / 放大、φ 卷积、累加：(B, C, h_k, w_k) -> (B, C, H, W)
             f_hat_BCHW = self.add(k, f_hat_BCHW, codes_BChw, len(grids))

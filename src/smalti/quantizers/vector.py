@@ -6,7 +6,7 @@ With `metric="cosine"` it is the quantizer of ViT-VQGAN (Yu et al. 2022, arXiv 2
 
 Start reading here. `CodebookQuantizer` has the four steps of every quantizer with a codebook, in this order:
 
-    1. nearest code       search and lookup     最近码字：查找与取出
+    1. nearest code       search and lookup     最近码字：搜索与取出
     2. straight through   estimate              直通估计：前向用码字，反向传给输入
     3. loss               vq_terms              损失：码本损失与承诺损失
     4. codebook update    learn and update      码本更新：统计、滑动平均、复活死码
@@ -286,7 +286,7 @@ class CodebookQuantizer(PointwiseQuantizer):
     @property
     def initialising(self) -> bool:
         """Whether the next training batch still initialises the codebook."""
-        if self.init is None or self.frozen or self.kept or self.initialised:
+        if self.init is None or self.frozen or self.kept or self.initialised or self.batches_seen.device.type == "meta":
             return False
         if not torch.compiler.is_compiling():
             self.initialised = int(self.batches_seen) >= self.init.batches

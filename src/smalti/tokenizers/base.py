@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from smalti.checks import expect
+from smalti.checks import expect, is_a
 from smalti.formats.plain import to_plain
 from smalti.models import SavedModel
 from smalti.ops.graphs import recording
@@ -150,8 +150,7 @@ class Tokenizer(SavedModel):
             ValueError: another dtype, or floats outside [-1, 1]; the range follows from the dtype and is not guessed.
                 On a GPU the tokens of such an image are -1 instead, and `decode` refuses them.
         """
-        pixels = to_float(image) if image.dtype == torch.uint8 else image
-        indices = as_scales(self.quantizer.encode(self._latent(in_range(pixels))))
+        indices = as_scales(self.quantizer.encode(self._latent(in_range(image))))
         if self._bitwise:
             indices = tuple(bits.to(torch.uint8) for bits in indices)
         size = (image.shape[2], image.shape[3])
@@ -182,6 +181,7 @@ class Tokenizer(SavedModel):
 
     def _latent(self, image: Tensor) -> Tensor:
         """Pad to a multiple of the stride, then encode: (B, C, H, W) to (B, D, ⌈H / stride⌉, ⌈W / stride⌉)."""
+        is_a(Tensor, image=image)
         if image.dim() != 4 or image.shape[1] != self.image_channels or min(image.shape[2:]) < 1:
             raise ValueError(
                 f"image: got shape {tuple(image.shape)}, expected (B, {self.image_channels}, H, W) with H, W >= 1"
@@ -287,6 +287,9 @@ def as_scales(indices: Indices) -> tuple[Tensor, ...]:
 
 def in_range(image: Tensor) -> Tensor:
     """The image as float in [-1, 1]; refuses other ranges. The range follows from the dtype, not from the values."""
+    is_a(Tensor, image=image)
+    if image.dtype == torch.uint8:
+        return to_float(image)
     if not image.is_floating_point():
         raise ValueError(f"image: got dtype {image.dtype}, expected uint8 (0 to 255) or float (-1 to 1)")
     if recording() or image.numel() == 0:

@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
+from smalti.checks import expect
+from smalti.formats.arguments import check_arguments
 from smalti.ops import proportional_grids
 from smalti.quantizers import MultiScaleQuantizer, Quantizer
 from smalti.tokenizers.base import Tokenizer, as_scales, dtype_of, in_range
@@ -50,7 +52,7 @@ class VARTokenizer(Tokenizer):
 
     @torch.no_grad()
     def img_to_idxBl(self, inp_img_no_grad: Shaped[Tensor, "b ..."], v_patch_nums: PatchNums | None = None) -> "IdxBl":
-        """Token indices of images (B, C, H, W) in [-1, 1]: a list of int64 (B, l_k), coarse to fine.
+        """Token indices of images (B, C, H, W), float in [-1, 1] or uint8: a list of int64 (B, l_k), coarse to fine.
 
         The list also holds the grids and the image size (`IdxBl`); for images that are not square they do not follow
         from the lengths.
@@ -370,10 +372,13 @@ def square_grid(length: int, code_shape: tuple[int, ...], name: str) -> tuple[in
     return (side, side, *code_shape)
 
 
-def as_grids(patch_nums: PatchNums) -> Grids:
+def as_grids(v_patch_nums: PatchNums) -> Grids:
     """Heights and widths of scales; a single number means a square scale.
 
     >>> as_grids([1, (2, 3)])
     ((1, 1), (2, 3))
     """
-    return tuple((side, side) if isinstance(side, int) else (int(side[0]), int(side[1])) for side in patch_nums)
+    check_arguments(as_grids, {"v_patch_nums": v_patch_nums})
+    grids = [(side, side) if isinstance(side, int) else tuple(side) for side in v_patch_nums]
+    expect(all(len(grid) == 2 for grid in grids), "v_patch_nums", v_patch_nums, "a side or (height, width) per scale")
+    return tuple((height, width) for height, width in grids)

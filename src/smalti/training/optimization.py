@@ -65,7 +65,7 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
         expect(self.batch_size <= MOST_IMAGES, "batch_size", self.batch_size, f"at most {MOST_IMAGES}")
-        expect(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
+        expect(0 < self.lr < math.inf, "lr", self.lr, "a finite number above 0")
         at_least(0, warmup_steps=self.warmup_steps)
         expect(self.decay_steps is None or self.decay_steps >= 0, "decay_steps", self.decay_steps, "null or at least 0")
         between(0, 1, min_lr_ratio=self.min_lr_ratio)

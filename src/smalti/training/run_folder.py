@@ -17,6 +17,7 @@ from typing import Any
 
 from smalti.formats.atomic import remove, replace_file
 from smalti.formats.recipe import read_recipe, write_recipe
+from smalti.models import WEIGHTS
 from smalti.training.checkpoint import (
     AVERAGED,
     CONFIG,
@@ -184,10 +185,16 @@ class RunFolder:
         whole, damaged = sort_checkpoints(self.checkpoints)
         if damaged and not whole:
             reasons = "; ".join(damaged.values())
-            raise ValueError(f"out: all checkpoints are damaged; use --force to start again. {reasons}")
+            raise ValueError(f"out: all checkpoints are damaged; {self._instead()}. {reasons}")
         if not whole:
-            raise FileNotFoundError(f"out: {self.path} holds no checkpoint to resume; use --force to start again")
+            raise FileNotFoundError(f"out: {self.path} holds no checkpoint to resume; {self._instead()}")
         return ResumePoint(whole[-1], damaged)
+
+    def _instead(self) -> str:
+        """Advice where nothing can be resumed; `force` would delete weights that may be all that is left."""
+        if (self.path / WEIGHTS).is_file():
+            return f"its weights are there: train from them with init_from {self.path} and another out"
+        return "start again with force"
 
     def set_aside(self, point: ResumePoint) -> list[str]:
         """Rename damaged checkpoints to NNNNNN.damaged, which are never read or deleted; return a message for each."""
