@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from smalti.formats.arguments import construct
+from smalti.formats.arguments import check_arguments, checked, construct
 from smalti.jobs.decode import FROM_FILE, DecodeConfig, DecodedImage, decode
 from smalti.jobs.encode import EncodeConfig, EncodeResult, encode
 from smalti.jobs.evaluate import EvaluateConfig, EvaluationResult
@@ -32,6 +32,7 @@ Config = TypeVar("Config")
 Name = str | Path
 
 
+@checked
 def train(data: Name, out: Name, **options: Any) -> TrainResult:
     """Train a tokenizer on images: `smalti train DATA --out OUT`.
 
@@ -42,37 +43,44 @@ def train(data: Name, out: Name, **options: Any) -> TrainResult:
         out: run directory to write.
         options: fields of `TrainConfig`. Their defaults depend on the model, as for the command.
     """
+    check_arguments(TrainConfig, options)
     suited = ModelDefaults.of(options.get("model", "auto"), options.get("init_from", ""))
     defaults = {field.name: getattr(suited, field.name) for field in fields(suited)}
     return train_job(_config(TrainConfig, {**options, "data": data, "out": out}, defaults))
 
 
+@checked
 def evaluate(data: Name, model: Name = DEFAULT, **options: Any) -> EvaluationResult:
     """Measure a tokenizer on a set of images: `smalti eval MODEL DATA`; options are fields of `EvaluateConfig`."""
     return evaluate_job(_config(EvaluateConfig, {**options, "data": data, "run": model}))
 
 
+@checked
 def encode_file(images: Name | Sequence[Name], out: Name, model: Name = DEFAULT, **options: Any) -> EncodeResult:
     """Encode images into a token file: `smalti encode MODEL IMAGES... -o OUT`; options are fields of `EncodeConfig`."""
     names = [images] if isinstance(images, str | Path) else images
     return encode(_config(EncodeConfig, {**options, "images": list(map(str, names)), "out": out, "run": model}))
 
 
+@checked
 def decode_file(tokens: Name, out: Name, model: Name = FROM_FILE, **options: Any) -> tuple[DecodedImage, ...]:
     """Decode a token file into images: `smalti decode MODEL TOKENS OUT`; options are fields of `DecodeConfig`."""
     return decode(_config(DecodeConfig, {**options, "tokens": tokens, "out": out, "run": model}))
 
 
+@checked
 def tokenize(data: Name, out: Name, model: Name = DEFAULT, **options: Any) -> TokenizeResult:
     """Make a token data set: `smalti tokenize MODEL DATA --out OUT`; options are fields of `TokenizeConfig`."""
     return tokenize_job(_config(TokenizeConfig, {**options, "data": data, "out": out, "run": model}))
 
 
+@checked
 def sample(prior: Name, out: Name, **options: Any) -> SampleResult:
     """Sample images from a trained prior: `smalti sample PRIOR --out OUT`; options are fields of `SampleConfig`."""
     return sample_job(_config(SampleConfig, {**options, "prior": prior, "out": out}))
 
 
+@checked
 def export(model: Name, out: Name, format: str, **options: Any) -> ExportResult:
     """Write a tokenizer in another format: `smalti export MODEL OUT --format FORMAT`; options are those of
     `ExportConfig`."""

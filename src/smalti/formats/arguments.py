@@ -23,14 +23,14 @@ LARGEST = 2**63 - 1
 """The largest integer that torch accepts."""
 
 
-def checked(constructor: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """Decorator of an `__init__`: check the types of its arguments in each call; objects must be built."""
-    signature = inspect.signature(constructor)
+def checked(function: Callable[Parameters, Built]) -> Callable[Parameters, Built]:
+    """Decorator of an `__init__` or a function: check the types of its arguments; objects must be built."""
+    signature = inspect.signature(function)
 
-    @functools.wraps(constructor)
-    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        check_arguments(constructor, signature.bind(*args, **kwargs).arguments, tables=False)
-        constructor(*args, **kwargs)
+    @functools.wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Built:
+        check_arguments(function, signature.bind(*args, **kwargs).arguments, tables=False)
+        return function(*args, **kwargs)
 
     return call
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from smalti.formats.arguments import checked
 from smalti.models import read_config
 from smalti.priors import Prior
 from smalti.tokenizers import Tokenizer
@@ -42,6 +43,7 @@ def kind_of(model: str | Path) -> Kind | None:
     return "published"
 
 
+@checked
 def open_tokenizer(model: str | Path) -> Tokenizer:
     """A trained tokenizer in eval mode.
 
@@ -56,6 +58,7 @@ def open_tokenizer(model: str | Path) -> Tokenizer:
     return load_published(model) if kind_of(model) == "published" else load_saved(model)
 
 
+@checked
 def open_prior(prior: str | Path, tokenizer: Tokenizer | None = None, **options: Any) -> Prior:
     """A trained prior in eval mode.
 
