@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smalti.checks import one_of
 from smalti.formats.arguments import check_arguments
 from smalti.formats.hub import fetch
 from smalti.models import read_config
@@ -173,8 +174,7 @@ def build(name: str, **changes: Any) -> Tokenizer:
         ValueError: an unknown name or argument (the message lists the known ones), a value of a wrong type, or a model
             that does not fit into memory.
     """
-    if name not in MODELS:
-        raise ValueError(f"model: got {name!r}, expected one of {', '.join(MODELS)}")
+    one_of(tuple(MODELS), model=name)
     row = dict(MODELS[name])
     cls = TOKENIZERS[row.pop("type")]
     arguments = {key: _merged(value, changes.get(key, value)) for key, value in row.items()}

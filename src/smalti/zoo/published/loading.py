@@ -14,6 +14,7 @@ from typing import Any, Generic
 
 from torch import Tensor, nn
 
+from smalti.checks import one_of
 from smalti.tokenizers import Tokenizer
 from smalti.zoo.published.checkpoints import AVERAGES, Candidate, Checkpoint, read_checkpoint
 from smalti.zoo.published.family import Family, Model
@@ -90,8 +91,8 @@ def _choose(
 ) -> tuple[str, Candidate, str]:
     """The family, its table of tensors, and the reason for the choice."""
     family = family and family.replace("_", "-")
-    if family is not None and family not in families:
-        raise ValueError(f"family: got {family!r}, expected one of {', '.join(families)}")
+    if family is not None:
+        one_of(tuple(families), family=family)
     wanted = families if family is None else {family: families[family]}
     fitting = [(name, c) for name, row in wanted.items() for c in checkpoint.candidates if row.recognises(c)]
     if fitting:
