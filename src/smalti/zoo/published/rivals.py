@@ -35,7 +35,7 @@ def nearest_or_dot(candidate: Candidate) -> Verdict:
         return "emu35-ibq", "config.yaml beside it has Emu3.5's layout"
     model = candidate.yaml.get("model")
     if isinstance(model, dict) and "ddconfig" in (model.get("params") or {}):
-        return "taming", "the YAML file beside it has taming's layout"
+        return "taming", "config.yaml, or the YAML file with its name, has taming's layout"
     return None
 
 
