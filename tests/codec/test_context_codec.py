@@ -193,5 +193,5 @@ def test_a_saved_codec_is_the_same_and_a_damaged_one_is_refused(flat, tmp_path):
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         read_codec(path)
-    with pytest.raises(FileNotFoundError, match="smalti train-codec makes one"):
+    with pytest.raises(FileNotFoundError, match="train a codec with smalti train-codec"):
         read_codec(tmp_path / "none")

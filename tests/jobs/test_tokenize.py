@@ -227,15 +227,15 @@ def test_kill_9_at_random_moments(whole: Path, run: str, photos: str, tmp_path: 
 def test_other_images_settings_and_folders_are_refused(whole: Path, run: str, photos: str, tmp_path: Path) -> None:
     out = tmp_path / "tokens"
     shutil.copytree(whole, out)
-    with pytest.raises(FileExistsError, match="holds another token data set"):
+    with pytest.raises(FileExistsError, match="contains another token data set"):
         tokenize(config(run, photos, out, size=32))
     assert files(out) == files(whole)
     tokenize(config(run, photos, out, mirrored=True, force=True))
     assert len(rows_of(out)) == 2 * GOOD
     (out / "letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match=r"holds letter.txt, which is not part"):
+    with pytest.raises(FileExistsError, match=r"contains letter.txt, which is not part"):
         tokenize(config(run, photos, out, force=True))
-    with pytest.raises(FileExistsError, match="holds files"):
+    with pytest.raises(FileExistsError, match="contains files"):
         tokenize(config(run, photos, photos))
     with pytest.raises(ValueError, match="multiple of 16"):
         config(run, photos, out, shard_images=10)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from smalti.metrics import psnr, ssim
 from smalti.playground.actions import ACTIONS, answer
 from smalti.playground.opened import TILE, Opened
 from smalti.playground.scales import number_of_steps, picture_until, tokens_until
-from smalti.playground.words import PANELS, words
+from smalti.playground.words import FAILED, PANELS, words
 from smalti.playground.workspace import MOST_STEPS, Workspace, Workspaces
 from smalti.quantizers import GroupedQuantizer, MultiScaleQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE, Tokenizer, to_tokens
@@ -131,8 +132,9 @@ def test_a_bad_file_is_one_line_and_changes_nothing(data: bytes) -> None:
     before = workspaces.of("tab").step
     arguments = {"name": "bad.png", "data": base64.b64encode(data).decode()}
     reply = answer(workspaces, {"tab": "tab", "action": "look.open", "arguments": arguments})
-    assert list(reply) == ["problem"]
+    assert list(reply) == ["problem", "word", "values"]
     assert "bad.png" in reply["problem"]
+    assert (reply["word"], reply["values"]) == ("failed_look", {"reason": reply["problem"]})
     assert "\n" not in reply["problem"]
     assert workspaces.of("tab").step is before
 
@@ -292,7 +294,12 @@ def test_downloads_are_the_tokens_and_the_picture(tmp_path: Path) -> None:
 def test_impossible_wishes_are_one_line(action: str, arguments: dict, message: str) -> None:
     workspaces = Workspaces({"map": Opened("map", tokenizer_of("map"))})
     workspaces.of("tab").open_picture("a.png", picture_bytes())
-    assert answer(workspaces, {"tab": "tab", "action": action, "arguments": arguments}) == {"problem": message}
+    reply = answer(workspaces, {"tab": "tab", "action": action, "arguments": arguments})
+    assert reply["problem"] == message
+    assert words()["en"][reply["word"]].format(**reply["values"]) == message
+    chinese = words()["zh"][reply["word"]].format(**reply["values"])
+    assert re.search(r"[一-鿿]", chinese)
+    assert "expected" not in chinese
 
 
 def test_without_a_picture_actions_say_what_is_missing() -> None:
@@ -340,9 +347,11 @@ def test_codes_are_sorted_by_use_in_training_and_dead_ones_are_counted(box: Path
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
-def test_both_languages_have_every_text_with_the_same_values() -> None:
-    import re
+def test_every_panel_has_a_text_for_reasons_from_elsewhere() -> None:
+    assert {f"failed_{action.partition('.')[0]}" for action in ACTIONS} == set(FAILED)
 
+
+def test_both_languages_have_every_text_with_the_same_values() -> None:
     keys = [key for panel in PANELS for key in panel]
     assert len(keys) == len(set(keys))
     table = words()

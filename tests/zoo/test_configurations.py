@@ -222,7 +222,7 @@ def test_shards_of_a_large_model(tmp_path):
     whole = load(network.tensors).model
     assert read_published(tmp_path).model.fingerprint == whole.fingerprint
     index.write_text(json.dumps({"weight_map": {**where, names[0]: "../a.safetensors"}}))
-    with pytest.raises(ValueError, match=r"'\.\./a\.safetensors', expected a file beside it"):
+    with pytest.raises(ValueError, match=r"'\.\./a\.safetensors', expected a file in the same folder"):
         read_published(tmp_path)
     (tmp_path / "b.safetensors").unlink()
     index.write_text(json.dumps({"weight_map": where}))

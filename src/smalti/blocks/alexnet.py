@@ -1,7 +1,7 @@
-"""AlexNet's five convolutions as a fixed judge: the trunk of LPIPS's metric, lighter and coarser than VGG16.
+"""AlexNet's five convolutions as a fixed feature network: the trunk of LPIPS, lighter and coarser than VGG16.
 
-Source: Krizhevsky 2014, "One weird trick" (arXiv 1404.5997), in torchvision's form. The layers handed out are the five
-ReLUs, those of LPIPS.
+Source: Krizhevsky 2014, "One weird trick" (arXiv 1404.5997), in torchvision's form. The returned layers are the five
+ReLUs, as in LPIPS.
 """
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ TORCHVISION_NAMES = {
     "features.8": "3.0",
     "features.10": "4.0",
 }
-"""Torchvision's convolutions and where they stand in `stages`."""
+"""Torchvision's names of the convolutions, and their places in `stages`."""
 
 
 class AlexNet(FeatureNetwork):
@@ -31,7 +31,7 @@ class AlexNet(FeatureNetwork):
         url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
     )
     side = 224
-    min_side = 31  # the last pooling then sees 3 x 3
+    min_side = 31  # the input of the last pooling is then 3 x 3
     mean, std = VGG16.mean, VGG16.std
 
     @staticmethod

@@ -1,8 +1,8 @@
 """A small convolutional encoder and decoder: strided convolutions down, transposed convolutions up.
 
 Source: the networks of van den Oord et al. 2017 (arXiv 1711.00937), section 4.1, with the pre-activation residual block
-of He et al. 2016 (arXiv 1603.05027). Neither end has an activation: an encoder that ends in ReLU can only point into
-one orthant, while a codebook lies around zero.
+of He et al. 2016 (arXiv 1603.05027). Encoder and decoder end without an activation: after a ReLU, no component of the
+latent could be negative, while the codes are distributed around zero.
 
 Legend: B images, C image channels, D embedding_dim, s = 2 ** num_stages the stride.
 """
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.blocks.norms import GroupNorm
+from smalti.checks import one_of
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu"]
 Norm = Literal["group", "batch", "none"]
@@ -27,16 +28,14 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def make_activation(name: str) -> nn.Module:
-    """The activation layer of that name."""
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"activation: got {name!r}, expected one of {', '.join(get_args(Activation))}")
+    """The activation layer with this name."""
+    one_of(get_args(Activation), activation=name)
     return _ACTIVATIONS[name]()
 
 
 def make_norm(name: str, channels: int) -> nn.Module:
-    """The normalisation layer of that name; groups have 16 channels or as many as divide evenly."""
-    if name not in get_args(Norm):
-        raise ValueError(f"norm: got {name!r}, expected one of {', '.join(get_args(Norm))}")
+    """The normalisation layer with this name. "group" has 16 channels per group; one group if 16 is no divisor."""
+    one_of(get_args(Norm), norm=name)
     if name == "group":
         return GroupNorm(channels, max(1, channels // 16) if channels % 16 == 0 else 1, eps=1e-5)
     return nn.BatchNorm2d(channels) if name == "batch" else nn.Identity()
@@ -62,12 +61,12 @@ class ResidualBlock(nn.Module):
 
 
 def stage_widths(hidden_dim: int, num_stages: int) -> list[int]:
-    """Channels after each down-sampling stage: half the width at full, quarter, … resolution costs little there."""
+    """Channels after each down-sampling stage: half of `hidden_dim` before the last stage, to save computation."""
     return [max(1, hidden_dim // 2) if stage < num_stages - 1 else hidden_dim for stage in range(num_stages)]
 
 
 class ConvEncoder(nn.Module):
-    """Image (B, C, H, W) to latent (B, D, H / s, W / s); H and W must be multiples of s."""
+    """Image (B, C, H, W) to latent (B, D, H / s, W / s); H and W are multiples of s."""
 
     def __init__(
         self,
@@ -120,5 +119,5 @@ class ConvDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z_q: Float[Tensor, "b d hs ws"]) -> Float[Tensor, "b c h w"]:
-        """(B, D, h, w) to (B, C, h * s, w * s), about [-1, 1], not clamped."""
+        """(B, D, h, w) to (B, C, h * s, w * s), roughly in [-1, 1], not clamped."""
         return self.layers(z_q)

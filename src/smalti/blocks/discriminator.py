@@ -1,10 +1,9 @@
 """PatchGAN: a network that classifies every patch of an image as real or fake.
 
 Source: Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks" (arXiv 1611.07004),
-section 3.2 and appendix 6.1.2. Strided convolutions halve the size `num_layers` times, two more at stride 1 widen the
-view: with three layers each logit sees 70 x 70 pixels. Judging patches instead of whole images asks for texture, which
-is what a pixel loss leaves out, and needs few weights.
-
+section 3.2 and appendix 6.1.2. Strided convolutions halve the size `num_layers` times, and two convolutions at stride 1
+follow: with three layers, the receptive field of each logit is 70 x 70 pixels. Classifying patches instead of whole
+images needs few weights and rewards texture, which a pixel loss neglects.
 
 Legend: B images, C channels, H x W pixels, h x w patches.
 """
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrum
 
 from smalti.blocks.convolutional import make_norm
+from smalti.checks import at_least
 
 INITIAL_STD = 0.02
 """Standard deviation of initial weights, as in the paper."""
@@ -24,7 +24,7 @@ INITIAL_STD = 0.02
 
 @final
 class PatchDiscriminator(nn.Module):
-    """Images (B, C, H, W) of any size to logits (B, 1, h, w): above 0 means real.
+    """Images (B, C, H, W) of any size to logits (B, 1, h, w); above 0 means real.
 
     >>> PatchDiscriminator(hidden_dim=16)(torch.randn(2, 3, 32, 32)).shape
     torch.Size([2, 1, 2, 2])
@@ -41,25 +41,23 @@ class PatchDiscriminator(nn.Module):
         """
         Args:
             image_channels: channels of the images, 3 for colour, 1 for grey.
-            hidden_dim: channels after the first layer; they double with each layer, up to eight times as many.
-            num_layers: how often the size is halved.
-            norm: "group", "batch" or "none". The paper has batch normalisation, in which the images of a batch see each
-                other; with groups each image is judged alone, so nothing depends on the batch size or on how many
-                processes share a batch.
+            hidden_dim: channels after the first layer; each layer doubles them, up to a factor of 8.
+            num_layers: number of layers that halve the size.
+            norm: "group", "batch" or "none". The paper has batch normalisation, whose result for an image depends on
+                the rest of the batch. Group normalisation treats each image alone, so nothing depends on the batch size
+                or on the number of processes.
             spectral_norm: whether each kernel is divided by its largest singular value (Miyato et al. 2018, arXiv
-                1802.05957), which bounds how fast the logits can change.
+                1802.05957), which bounds the gradient of the logits.
         """
         super().__init__()
-        for name, value in (("image_channels", image_channels), ("hidden_dim", hidden_dim), ("num_layers", num_layers)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1")
+        at_least(1, image_channels=image_channels, hidden_dim=hidden_dim, num_layers=num_layers)
         widths = [hidden_dim * min(2**level, 8) for level in range(num_layers + 1)]
         strides = [2] * num_layers + [1]
         layers: list[nn.Module] = []
         channels = image_channels
         for level, (width, stride) in enumerate(zip(widths, strides, strict=True)):
             layers.append(nn.Conv2d(channels, width, kernel_size=4, stride=stride, padding=1))
-            if level > 0:  # a norm on the first layer would take away brightness and contrast
+            if level > 0:  # a norm after the first layer would remove brightness and contrast
                 layers.append(make_norm(norm, width))
             layers.append(nn.LeakyReLU(0.2))
             channels = width
@@ -67,7 +65,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.image_channels = image_channels
         self.least_side = 3 * 2**num_layers
-        """Shortest side that leaves a patch: a convolution of 4 at stride 1 takes one row away, two of them two."""
+        """Shortest side that gives a logit: each of the two convolutions at stride 1 shortens the side by 1."""
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=INITIAL_STD)
@@ -75,7 +73,7 @@ class PatchDiscriminator(nn.Module):
                     normalise_spectrum(layer)
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 _ _"]:
-        """Logits (B, 1, h, w) of images (B, C, H, W) in [-1, 1]; smaller ones are continued by their border pixels.
+        """Logits (B, 1, h, w) of images (B, C, H, W) in [-1, 1]. Images that are too small are padded by repetition.
 
         Raises:
             ValueError: images with another number of channels.

@@ -1,7 +1,7 @@
-"""Encoder and decoder of DALL-E's discrete VAE: groups of residual blocks of four convolutions, without any norm.
+"""Encoder and decoder of DALL-E's discrete VAE: groups of residual blocks with four convolutions, without norms.
 
 Source: Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv 2102.12092). Unlike `pyramid.py` it has ReLUs,
-bottlenecks of a quarter of the width, residual branches scaled down by their number, and maxima for smaller images.
+bottlenecks of a quarter of the width, residual branches scaled by 1 / (number of blocks)², and max pooling.
 
 Legend: B images, C image channels, K codes, s = 2 ** (groups - 1) the stride.
 """
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import MOST_BLOCKS
+from smalti.checks import at_least, between, expect
 
 
 @dataclass(frozen=True)
@@ -21,36 +22,32 @@ class DVAEConfig:
     """Sizes of one half of a dVAE."""
 
     width: int = 256
-    """Channels at the image's resolution; they double with every halving."""
+    """Channels at the image's resolution; each halving of the size doubles them."""
     blocks: int = 2
-    """Residual blocks in a group."""
+    """Residual blocks per group."""
     groups: int = 4
-    """Groups of blocks; between two of them the size is halved or doubled."""
+    """Number of groups; between two groups, the size is halved or doubled."""
     code_width: int = 128
-    """Channels that a decoder makes of a code; an encoder has none."""
+    """Channels after the decoder's first convolution; the encoder ignores them."""
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "groups"):
-            if not 1 <= getattr(self, name) <= MOST_BLOCKS:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 to {MOST_BLOCKS}")
-        if self.width < 4 or self.width % 4:
-            raise ValueError(f"width: got {self.width}, expected a multiple of 4")
-        if self.code_width < 1:
-            raise ValueError(f"code_width: got {self.code_width}, expected at least 1")
+        between(1, MOST_BLOCKS, blocks=self.blocks, groups=self.groups)
+        expect(self.width >= 4 and self.width % 4 == 0, "width", self.width, "a multiple of 4")
+        at_least(1, code_width=self.code_width)
 
     @property
     def widths(self) -> list[int]:
-        """Channels of each group, from the image's resolution to the latent's."""
+        """Channels of each group, from fine to coarse."""
         return [self.width * 2**i for i in range(self.groups)]
 
     @property
     def gain(self) -> float:
-        """What each residual branch is multiplied with."""
+        """Factor of each residual branch."""
         return 1 / (self.groups * self.blocks) ** 2
 
 
 class BottleneckBlock(nn.Module):
-    """shortcut(x) + gain * four convolutions, a ReLU before each."""
+    """shortcut(x) + gain * branch(x); the branch has four convolutions with a ReLU before each."""
 
     def __init__(self, in_channels: int, out_channels: int, kernels: tuple[int, ...], gain: float):
         super().__init__()
@@ -72,7 +69,7 @@ class BottleneckBlock(nn.Module):
 
 
 def make_groups(config: DVAEConfig, before: int, widths: list[int], kernels: tuple[int, ...]) -> nn.ModuleList:
-    """Groups of blocks, the first of which takes `before` channels."""
+    """Groups of blocks; the first group takes `before` channels."""
     return nn.ModuleList(
         nn.Sequential(
             *(BottleneckBlock(before if j == 0 else width, width, kernels, config.gain) for j in range(config.blocks))
@@ -92,7 +89,7 @@ class DVAEEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k hs ws"]:
-        """H and W must be multiples of s."""
+        """(B, C, H, W) to scores (B, K, H / s, W / s); H and W are multiples of s."""
         x = self.stem(image.contiguous(memory_format=torch.channels_last))
         for i, group in enumerate(self.groups):
             x = group(x if i == 0 else F.max_pool2d(x, kernel_size=2))
@@ -111,7 +108,8 @@ class DVAEDecoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z_q: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c H W"]:
-        """The means alone; the other half of the channels are spreads of the logit-Laplace distribution."""
+        """(B, K, h, w) to means (B, C, h * s, w * s). The other half of the channels, the scales of the logit-Laplace
+        distribution, is not used."""
         x = self.stem(z_q.contiguous(memory_format=torch.channels_last))
         for i, group in enumerate(self.groups):
             x = group(x if i == 0 else F.interpolate(x, scale_factor=2.0, mode="nearest"))

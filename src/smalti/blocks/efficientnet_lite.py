@@ -1,9 +1,9 @@
-"""EfficientNet-Lite0 as a fixed judge: ImageNet features that come by pip, 17 MB, with no other download.
+"""EfficientNet-Lite0 as a fixed feature network: ImageNet features installed by pip, 17 MB, without other downloads.
 
 Source: Tan, Le 2019, "EfficientNet" (arXiv 1905.11946), table 1, in the Lite form that TensorFlow published in 2020: no
-squeeze-and-excitation, ReLU6 in place of swish, stem and head not scaled. A block widens by a 1x1 convolution, filters
-each channel by itself, and narrows again (MobileNetV2, arXiv 1801.04381); where size and width stay, its input is
-added. At 224 pixels it multiplies 0.4 billion times, VGG16's convolutions 15 billion times.
+squeeze-and-excitation, ReLU6 instead of swish, stem and head not scaled. A block widens by a 1x1 convolution, filters
+each channel separately, and narrows again (MobileNetV2, arXiv 1801.04381); if size and width do not change, its input
+is added. At 224 pixels it needs 0.4 billion multiplications, VGG16's convolutions 15 billion.
 """
 
 import re
@@ -91,7 +91,7 @@ def _convolution(
 
 
 class _Block(nn.Module):
-    """Widen, filter each channel by itself, narrow; the result is added to the input where their shapes agree."""
+    """Widen, filter each channel separately, narrow; the result is added to the input if their shapes agree."""
 
     def __init__(self, in_channels: int, expansion: int, out_channels: int, kernel: int, stride: int):
         super().__init__()

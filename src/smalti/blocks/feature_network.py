@@ -1,18 +1,17 @@
 """Fixed, pretrained networks that compute features of images, for perceptual losses, FID and KID.
 
-They are never trained, so they differ from all other blocks: no gradient reaches their weights, they are always in eval
-mode, they compute in fp32 whatever autocast says, and their weights belong to no model's checkpoint. They are found on
-disk by `smalti.formats.find_weights`, which proves their content by SHA-256.
+They are never trained and thus differ from all other blocks: their weights get no gradient, they are always in eval
+mode, they compute in fp32 even under autocast, and their weights are not in any model's checkpoint.
+`smalti.formats.find_weights` finds the weights on disk and checks their SHA-256.
 
-One network answers in two ways:
+A network has two outputs:
 
-- `layers(image)`: what each of its stages saw, (B, C, H, W) each, at the image's own size: for losses, with gradient.
-- `features(image)`: one vector for each image, at the size that the network was trained for: for statistics.
+- `layers(image)`: the output of each stage, (B, C, H, W), at the image's own size, with gradient; for losses.
+- `features(image)`: one vector per image, at the size that the network was trained for; for statistics.
 
-A network that a tokenizer was trained against must not judge it: see `smalti.losses.refuse_training_network`.
+A network must not evaluate a tokenizer that was trained with it, see `smalti.losses.refuse_training_network`.
 
 Legend: B images, C channels, H x W pixels, F features.
-
 """
 
 from abc import ABC, abstractmethod
@@ -29,19 +28,19 @@ from smalti.ops.device import without_autocast
 
 
 class FeatureNetwork(nn.Module, ABC):
-    """A chain of stages with published weights. A new one has random weights; `load` gives it the published ones."""
+    """A chain of stages. The constructor gives it random weights, `load` the published ones."""
 
     name: ClassVar[str]
-    """The honest name of network and weights, as it stands beside a number."""
+    """Exact name of network and weights, shown with every result."""
     weights: ClassVar[WeightsFile]
     """The published file."""
     side: ClassVar[int]
-    """Height and width to which `features` resizes every image."""
+    """Height and width to which `features` resizes images."""
     min_side: ClassVar[int] = 1
-    """The shortest side that `layers` can see; smaller images are enlarged to it."""
+    """The shortest side that `layers` takes; smaller images are enlarged to it."""
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
-    """The network sees (image - mean) / std of an RGB image in [-1, 1]."""
+    """The network's input is (image - mean) / std, for an RGB image in [-1, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +48,7 @@ class FeatureNetwork(nn.Module, ABC):
         self._mean = nn.Buffer(torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
         self._std = nn.Buffer(torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
         self.weights_sha256 = ""
-        """SHA-256 of the file that the weights came from; "" while they are random."""
+        """SHA-256 of the weights file; "" for random weights."""
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -57,14 +56,14 @@ class FeatureNetwork(nn.Module, ABC):
         """The network with its published weights, frozen.
 
         Args:
-            path: the file, or a folder that may hold it; default: the usual places, see `smalti.formats.find_weights`.
-            download: fetch the file where it is nowhere.
+            path: the file, or a folder that contains it; None: the usual places, see `smalti.formats.find_weights`.
+            download: whether to download the file if it is not found.
 
         Raises:
-            FileNotFoundError, ValueError, ConnectionError: as `find_weights` says.
-            ValueError: the file needs a package that is not installed; names it.
+            FileNotFoundError, ValueError, ConnectionError: see `find_weights`.
+            ValueError: reading the file needs a package that is not installed.
         """
-        with torch.random.fork_rng(devices=[]):  # the initial values are thrown away, so they cost the caller nothing
+        with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
             network = cls()
         tensors = cls.read(find_weights(cls.weights, path, download=download))
         network.load_state_dict(network.translate(tensors))
@@ -73,24 +72,24 @@ class FeatureNetwork(nn.Module, ABC):
 
     @classmethod
     def read(cls, path: Path) -> dict[str, Tensor]:
-        """The tensors of the published file by their published names."""
+        """The tensors of the published file, by their published names."""
         return load_tensors(path)
 
     @staticmethod
     @abstractmethod
     def build() -> list[nn.Module]:
-        """The stages with random weights; each sees the result of the one before."""
+        """The stages with random weights; each takes the output of the one before."""
 
     @abstractmethod
     def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A published state dict under the names of this class, without what nobody needs here."""
+        """A published state dict under the names of this class, without unused tensors."""
 
     def layers(self, image: Float[Tensor, "b c h w"]) -> tuple[Float32[Tensor, "b _c _h _w"], ...]:
-        """What each stage saw, fine to coarse, in fp32; differentiable with respect to the image.
+        """The output of each stage, fine to coarse, (B, C, H, W) in fp32; differentiable with respect to the image.
 
         Args:
             image: (B, 3, H, W) or grey (B, 1, H, W) in [-1, 1]; grey becomes three equal channels. An image with a side
-                below `min_side` is first enlarged, both sides by one factor, until that side is as long.
+                below `min_side` is first enlarged so that its shorter side is `min_side`; the aspect ratio is kept.
 
         Raises:
             ValueError: neither 1 nor 3 channels.
@@ -99,7 +98,7 @@ class FeatureNetwork(nn.Module, ABC):
 
     @torch.no_grad()
     def features(self, image: Float[Tensor, "b c h w"]) -> Float32[Tensor, "b f"]:
-        """One vector for each image: the last stage, averaged over its positions. Without gradient.
+        """One vector per image, (B, F): the last stage averaged over all positions. Without gradient.
 
         Args:
             image: (B, 3, H, W) or grey (B, 1, H, W) in [-1, 1], of any size; it is resized to `side` x `side`.
@@ -110,7 +109,7 @@ class FeatureNetwork(nn.Module, ABC):
         return self._see(self._resized(_color(image)))[-1].mean(dim=(2, 3))
 
     def train(self, mode: bool = True) -> "FeatureNetwork":
-        """Stay in eval mode: with batch statistics, features would depend on the other images of the batch."""
+        """Stays in eval mode: with batch statistics, features would depend on the other images of the batch."""
         return super().train(False)
 
     def _resized(self, image_BCHW: Tensor) -> Tensor:
@@ -119,8 +118,7 @@ class FeatureNetwork(nn.Module, ABC):
 
     def _see(self, x_BCHW: Tensor) -> tuple[Tensor, ...]:
         seen = []
-        # Half precision moves features by a percent, more than two good reconstructions differ.
-
+        # Half precision changes features by one percent, more than the difference of two good reconstructions.
         with without_autocast(x_BCHW):
             x_BCHW = (x_BCHW - self._mean) / self._std
             for stage in self.stages:
@@ -137,7 +135,7 @@ def _color(image_BCHW: Tensor) -> Tensor:
 
 
 def _enlarged(image_BCHW: Tensor, min_side: int) -> Tensor:
-    """Both sides by one factor, so that the shorter is at least `min_side`; padding would judge mostly padding."""
+    """Enlarges the shorter side to `min_side`, aspect ratio kept. Padding instead would dominate the features."""
     height, width = image_BCHW.shape[2:]
     if min(height, width) >= min_side:
         return image_BCHW

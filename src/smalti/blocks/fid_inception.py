@@ -1,16 +1,16 @@
-"""The Inception network of FID: TensorFlow's Inception-v3 of 2015, with its peculiarities.
+"""The Inception network of FID: TensorFlow's Inception-v3 of 2015.
 
 Source: Szegedy et al. 2016, "Rethinking the Inception Architecture" (arXiv 1512.00567), as published in the TensorFlow
 graph `inception-2015-12-05` that Heusel et al. 2017 (arXiv 1706.08500) compute FID with, converted by pytorch-fid.
-It is not torchvision's Inception-v3; a distance on that one is no FID. The differences:
+torchvision's Inception-v3 is another network, and a distance computed with it is no FID. The differences:
 
 - average pooling inside the blocks does not count the padding;
-- the last block pools by maximum where all others pool by average;
-- it has 1008 classes, and the Inception Score of its logits goes without their bias;
-- images are resized as TensorFlow 1 did: pixel i of the result is read at i * (old size / new size), without the half
-  pixel's shift of today and without smoothing, then become (value - 128) / 128.
+- the last block has max pooling, all others average pooling;
+- it has 1008 classes, and the Inception Score is computed from logits without bias;
+- images are resized as in TensorFlow 1: pixel i of the result is read at i * (old size / new size), without a shift by
+  half a pixel and without antialiasing; then values become (value - 128) / 128.
 
-The layers handed out have 64, 192, 768 and 2048 channels; the mean of the last is FID's "pool3" vector.
+The returned layers have 64, 192, 768 and 2048 channels; the mean of the last is FID's "pool3" vector.
 """
 
 from collections import OrderedDict
@@ -23,11 +23,11 @@ from smalti.blocks.feature_network import FeatureNetwork
 from smalti.formats import WeightsFile
 
 OWN_PARTS = ("stages", "branches", "split")
-"""Parts of our names, besides numbers, that published names do not have."""
+"""Parts of smalti's names, besides numbers, that published names do not have."""
 
 
 class FIDInception(FeatureNetwork):
-    """FID's Inception with the weights converted by pytorch-fid (Apache-2.0); `features` gives 2048 numbers."""
+    """FID's Inception with the weights converted by pytorch-fid (Apache-2.0); `features` are (B, 2048)."""
 
     name = "FID Inception"
     weights = WeightsFile(
@@ -36,7 +36,7 @@ class FIDInception(FeatureNetwork):
         url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
     )
     side = 299
-    min_side = 75  # below, the last halving has nothing left
+    min_side = 75  # smaller images leave nothing for the last halving
     mean = (128 / 127.5 - 1,) * 3
     std = (128 / 127.5,) * 3
 
@@ -76,7 +76,7 @@ class FIDInception(FeatureNetwork):
         self.fc = nn.Linear(2048, 1008, bias=False).requires_grad_(False)
 
     def logits(self, features_BF: Float32[Tensor, "b f"]) -> Float32[Tensor, "b k"]:
-        """Logits (B, 1008) of what `features` gave, without the bias, as Inception Scores are published."""
+        """Logits (B, 1008) of features (B, 2048), without bias, as for published Inception Scores."""
         return self.fc(features_BF)
 
     def translate(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -87,12 +87,12 @@ class FIDInception(FeatureNetwork):
 
 
 def _published(key: str) -> str:
-    """Our name of a tensor without what only says how the blocks are wired."""
+    """The published name: smalti's name without the parts for the structure of the blocks."""
     return ".".join(part for part in key.split(".") if not part.isdigit() and part not in OWN_PARTS)
 
 
 def _resize_as_tensorflow_1(image_BCHW: Tensor, side: int) -> Tensor:
-    """Bilinear, pixel i read at i * old / new; first the columns, then the rows."""
+    """Bilinear interpolation, pixel i read at i * old / new; first columns, then rows."""
     for dim in (3, 2):
         length = image_BCHW.shape[dim]
         position = torch.arange(side, device=image_BCHW.device, dtype=torch.float32) * (length / side)
@@ -104,7 +104,7 @@ def _resize_as_tensorflow_1(image_BCHW: Tensor, side: int) -> Tensor:
     return image_BCHW
 
 
-# ---- blocks: branches side by side, joined along the channels; named as the published weights ------------
+# ---- blocks: parallel branches, joined along the channels; names as in the published weights -------------
 
 
 def _chain(**parts: nn.Module) -> nn.Sequential:
@@ -112,7 +112,7 @@ def _chain(**parts: nn.Module) -> nn.Sequential:
 
 
 class _Conv(nn.Module):
-    """Convolution, batch norm, ReLU; with `same` the size stays (divided by no stride), without there is no padding."""
+    """Convolution, batch norm, ReLU; padded to keep the size if `same` is true and the stride is 1, else not padded."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1, same: bool = True
@@ -128,7 +128,7 @@ class _Conv(nn.Module):
 
 
 class _Parallel(nn.Module):
-    """Several branches of one input, joined along the channels."""
+    """Several branches with the same input, joined along the channels."""
 
     def __init__(self, *branches: nn.Module):
         super().__init__()
@@ -170,7 +170,7 @@ def _block_b(width: int) -> _Parallel:
 
 
 def _block_c(narrow: int, width: int = 768) -> _Parallel:
-    """17 x 17, by rows and columns of seven."""
+    """17 x 17; kernels 1 x 7 and 7 x 1."""
     row, column = (1, 7), (7, 1)
     return _Parallel(
         _chain(branch1x1=_Conv(width, 192, 1)),
@@ -205,7 +205,7 @@ def _block_d(width: int) -> _Parallel:
 
 
 def _block_e(width: int, pool: nn.Module) -> _Parallel:
-    """8 x 8; two branches split once more."""
+    """8 x 8; two branches split again."""
     row, column = (1, 3), (3, 1)
     return _Parallel(
         _chain(branch1x1=_Conv(width, 320, 1)),

@@ -1,13 +1,14 @@
-"""Encoder and decoder that work on patches: nothing runs at the image's own resolution.
+"""Encoder and decoder that work on patches: no layer runs at the image's own resolution.
 
-The encoder cuts the image into patches and makes each one a vector of pixels (space-to-depth); the decoder ends by
-turning vectors into patches again (Shi et al. 2016, arXiv 1609.05158). Between them are the blocks of ConvNeXt (Liu et
-al. 2022, arXiv 2201.03545): a depthwise convolution mixes neighbours, two linear layers mix channels. On a CPU such a
-block is nearly all matrix products; networks that start at full resolution (`convolutional.py`, `pyramid.py`) spend
-most of their time there. There is no transposed convolution, whose grid shows in flat areas: each layer before a
-rearrangement starts with equal weights for all pixels of a square (Aitken et al. 2017, arXiv 1707.02937).
+The encoder cuts the image into patches and turns each into a vector of pixels (space-to-depth); the decoder turns
+vectors into patches again (Shi et al. 2016, arXiv 1609.05158). Between them are blocks of ConvNeXt (Liu et al. 2022,
+arXiv 2201.03545): a depthwise convolution mixes neighbours, two linear layers mix channels. On a CPU, such a block is
+almost only matrix products; networks that start at full resolution (`convolutional.py`, `pyramid.py`) spend most of
+their time there. Transposed convolutions, which leave a visible grid in flat areas, are avoided. For the same reason,
+each layer before a rearrangement starts with equal weights for all pixels of a square (Aitken et al. 2017, arXiv
+1707.02937).
 
-Features lie in memory as (B, H, W, C), so that a linear layer takes them as they are.
+The memory layout of features is (B, H, W, C), so linear layers need no copy.
 
 Legend: B images, H x W positions, C channels, D embedding_dim, p patch, s = p * 2 ** (levels - 1) the stride.
 """
@@ -19,26 +20,26 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.checks import at_least
+
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """Sizes of an encoder or a decoder. The first level has stride `patch`, each next one twice as much."""
+    """Sizes of an encoder or a decoder. The first level has stride `patch`; each further level doubles the stride."""
 
     patch: int = 4
-    """Side of the square of pixels that the first level works with."""
+    """Side length of the first level's patches, in pixels."""
     widths: tuple[int, ...] = (64, 192)
     """Channels at each level."""
     blocks: tuple[int, ...] = (1, 4)
     """Blocks at each level."""
     kernel_size: int = 5
-    """Side of the depthwise convolutions; odd."""
+    """Kernel size of the depthwise convolutions; odd."""
     expansion: int = 3
     """Hidden channels of a block, as a multiple of its width."""
 
     def __post_init__(self) -> None:
-        for name in ("patch", "expansion"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        at_least(1, patch=self.patch, expansion=self.expansion)
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths: got {self.widths}, expected at least one level of at least 1 channel")
         if len(self.blocks) != len(self.widths) or min(self.blocks) < 0:
@@ -48,12 +49,12 @@ class PatchConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels a side of one latent cell."""
+        """Side length of one latent cell in pixels."""
         return self.patch * 2 ** (len(self.widths) - 1)
 
 
 class PatchEncoder(nn.Module):
-    """Image (B, C, H, W) to latent (B, D, H / s, W / s); H and W must be multiples of s."""
+    """Image (B, C, H, W) to latent (B, D, H / s, W / s); H and W are multiples of s."""
 
     def __init__(self, config: PatchConfig, image_channels: int, embedding_dim: int):
         super().__init__()
@@ -92,12 +93,12 @@ class PatchDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z_q: Float[Tensor, "b d hs ws"]) -> Float[Tensor, "b c h w"]:
-        """(B, D, h, w) to (B, C, h * s, w * s), about [-1, 1], not clamped."""
+        """(B, D, h, w) to (B, C, h * s, w * s), roughly in [-1, 1], not clamped."""
         return self.layers(z_q.movedim(1, -1)).movedim(-1, 1)
 
 
 class PatchBlock(nn.Module):
-    """x + linear(silu(linear(norm(depthwise(x))))); it starts as the identity."""
+    """x + linear(silu(linear(norm(depthwise(x))))), initially the identity."""
 
     def __init__(self, channels: int, config: PatchConfig):
         super().__init__()
@@ -114,18 +115,18 @@ class PatchBlock(nn.Module):
 
 
 class PositionConv(nn.Conv2d):
-    """A convolution that keeps H and W, of features (B, H, W, C)."""
+    """A convolution of features (B, H, W, C) that keeps H and W."""
 
     def __init__(self, channels: int, out_channels: int, kernel_size: int, groups: int = 1):
         super().__init__(channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w o"]:
-        """(B, H, W, C) to (B, H, W, O); in memory both are channels-last for the convolution."""
+        """(B, H, W, C) to (B, H, W, O), without a copy: for the convolution, both are channels-last."""
         return super().forward(x.movedim(-1, 1)).movedim(1, -1)
 
 
 class ToPatches(nn.Module):
-    """Each square of `side` x `side` positions becomes one, its channels one after the other."""
+    """Joins each square of `side` x `side` positions into one position with the channels of all."""
 
     def __init__(self, side: int):
         super().__init__()
@@ -156,7 +157,7 @@ class FromPatches(nn.Module):
 
 @torch.no_grad()
 def start_equal(layer: nn.Linear | nn.Conv2d, pixels: int) -> None:
-    """Give all `pixels` of a square the same starting weights, so that no grid is there to be unlearned."""
+    """Give all `pixels` of a square the same initial weights, so that training starts without a grid pattern."""
     one = layer.weight[: layer.weight.shape[0] // pixels]
     layer.weight.copy_(one.repeat(pixels, *(1 for _ in one.shape[1:])))
     assert layer.bias is not None

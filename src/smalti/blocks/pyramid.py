@@ -1,8 +1,8 @@
-"""Encoder and decoder of the VQGAN family: a pyramid of residual blocks, halving or doubling the size level by level.
+"""Encoder and decoder of the VQGAN family: a pyramid of residual blocks; each level halves or doubles the size.
 
 Source: Esser et al. 2021 (arXiv 2012.09841). One pair of classes serves taming-transformers, latent diffusion, VAR,
-LlamaGen, MaskGIT, IBQ, Open-MAGVIT2, MoVQ, Chameleon, Janus and Cosmos; `PyramidConfig` says how they differ.
-Convolutions run in the channels-last memory layout, which is the faster one on CPUs and on GPUs with tensor cores.
+LlamaGen, MaskGIT, IBQ, Open-MAGVIT2, MoVQ, Chameleon, Janus and Cosmos; `PyramidConfig` has their differences.
+Convolutions run in the channels-last memory layout, which is faster on CPUs and on GPUs with tensor cores.
 
 Legend: B images, C image channels, D embedding_dim, s the stride.
 """
@@ -22,6 +22,7 @@ from smalti.blocks.norms import AdaptiveGroupNorm
 from smalti.blocks.resampling import Downsample, Upsample, downsample_kind, upsample_kind
 from smalti.blocks.resnet import AttentionBlock, BlockStyle, ResnetBlock
 from smalti.blocks.transformer import MOST_BLOCKS
+from smalti.checks import at_least, between
 from smalti.formats.arguments import construct
 from smalti.formats.plain import added_later, from_plain
 
@@ -30,52 +31,49 @@ MidBlock = Literal["residual", "attention"]
 
 @dataclass(frozen=True)
 class PyramidConfig:
-    """Sizes and variants of one half of a VQGAN. Levels count from the image's resolution, 0, to the latent's."""
+    """Sizes and variants of a VQGAN's encoder or decoder. Level 0 has the image's resolution, the last the latent's."""
 
     widths: tuple[int, ...] = (128, 128, 256, 256, 512)
     """Channels at each level; the stride is 2 ** (levels - 1), unless `num_resamplings` or `haar_rounds` change it."""
     num_res_blocks: int | tuple[int, ...] = 2
-    """Residual blocks a level, or those of each level. Decoders usually have one more than encoders."""
+    """Residual blocks per level: one number for all levels, or one for each. Decoders usually have one more."""
     attention_levels: tuple[int, ...] | None = None
-    """Levels where attention follows each residual block; None: the last."""
+    """Levels with attention after each residual block; None: the last level."""
     mid: tuple[MidBlock, ...] = ("residual", "attention", "residual")
     """Blocks at the latent's resolution between the levels and the latent."""
     latent_channels: int = 256
     """Channels between the pyramid and the projection."""
     projection: int = 1
-    """Kernel size of the convolution between latent_channels and embedding_dim; 0: there is none."""
+    """Kernel size of the convolution between latent_channels and embedding_dim; 0: no convolution."""
     stem_width: int | None = None
     """Channels after an encoder's first convolution; None: as at level 0."""
     latent_kernel: int = 3
     """Kernel size of the convolution from an encoder's last block to latent_channels."""
     resample: str = "conv"
-    """How the size is halved or doubled, see `resampling.py`."""
+    """Kind of layer that halves or doubles the size, see `resampling.py`."""
     adaptive: bool = False
-    """Whether each level of a decoder starts with a norm that looks at the latent (Open-MAGVIT2)."""
+    """Whether each level of a decoder starts with a norm that depends on the latent (Open-MAGVIT2)."""
     style: BlockStyle = field(default_factory=BlockStyle)
     """Variant of the blocks."""
     num_resamplings: int | None = added_later(None)
-    """How many levels halve or double the size, the first that run; None: all but the last (Cosmos: fewer, or all)."""
+    """Number of levels, the first to run, that halve or double the size; None: all but the last."""
     haar_rounds: int = added_later(0)
     """Rounds of the Haar transform before an encoder's first and after a decoder's last convolution (Cosmos)."""
     noise: bool = added_later(False)
-    """Whether a decoder draws noise as large as the latent and sees both (WeTok)."""
+    """Whether a decoder takes, besides the latent, noise of the same shape (WeTok)."""
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths: got {self.widths}, expected at least one level of at least 1 channel")
         blocks, levels = self.num_res_blocks, len(self.widths)
         for number in (blocks,) if isinstance(blocks, int) else blocks:
-            if not 1 <= number <= MOST_BLOCKS:
-                raise ValueError(f"num_res_blocks: got {number}, expected 1 to {MOST_BLOCKS}")
+            between(1, MOST_BLOCKS, num_res_blocks=number)
         if not isinstance(blocks, int) and len(blocks) != levels:
             raise ValueError(f"num_res_blocks: got {len(blocks)} numbers, expected one for each of {levels} levels")
-        if self.num_resamplings is not None and not 0 <= self.num_resamplings <= levels:
-            raise ValueError(f"num_resamplings: got {self.num_resamplings}, expected 0 to {levels}")
-        if not 0 <= self.haar_rounds <= 4:
-            raise ValueError(f"haar_rounds: got {self.haar_rounds}, expected 0 to 4")
-        if self.latent_channels < 1:
-            raise ValueError(f"latent_channels: got {self.latent_channels}, expected at least 1")
+        if self.num_resamplings is not None:
+            between(0, levels, num_resamplings=self.num_resamplings)
+        between(0, 4, haar_rounds=self.haar_rounds)
+        at_least(1, latent_channels=self.latent_channels)
         if self.latent_kernel < 1 or self.latent_kernel % 2 == 0:
             raise ValueError(f"latent_kernel: got {self.latent_kernel}, expected an odd kernel size")
         beyond = [level for level in self.attention_levels or () if not 0 <= level < len(self.widths)]
@@ -86,39 +84,39 @@ class PyramidConfig:
 
     @classmethod
     def of(cls, config: "Mapping[str, Any] | PyramidConfig") -> "PyramidConfig":
-        """From the plain dictionary of a config.json, whose lists become tuples."""
+        """From the plain dictionary of a config.json; lists become tuples."""
         if isinstance(config, Mapping) and isinstance(config.get("style"), Mapping):
             config = {**config, "style": construct(BlockStyle, config["style"])}
         return from_plain(cls, config)
 
     def mirrored(self) -> "PyramidConfig":
-        """The decoder that belongs to an encoder of this config: one more block a level."""
+        """The config of the decoder for an encoder of this config: one more block per level."""
         blocks = self.num_res_blocks
         more = blocks + 1 if isinstance(blocks, int) else tuple(number + 1 for number in blocks)
         return replace(self, num_res_blocks=more)
 
     @property
     def resamplings(self) -> int:
-        """Levels that halve or double the size."""
+        """Number of levels that halve or double the size."""
         return len(self.widths) - 1 if self.num_resamplings is None else self.num_resamplings
 
     @property
     def stride(self) -> int:
-        """Pixels a side of one latent cell."""
+        """Side length of one latent cell in pixels."""
         return 2 ** (self.resamplings + self.haar_rounds)
 
     def blocks_at(self, level: int) -> int:
-        """Residual blocks of `level`."""
+        """Number of residual blocks of `level`."""
         return self.num_res_blocks if isinstance(self.num_res_blocks, int) else self.num_res_blocks[level]
 
     def has_attention(self, level: int) -> bool:
-        """Whether the residual blocks of `level` are followed by attention."""
+        """Whether attention follows the residual blocks of `level`."""
         levels = (len(self.widths) - 1,) if self.attention_levels is None else self.attention_levels
         return level in levels
 
 
 class Level(nn.Module):
-    """One resolution: a norm that looks at the latent (or none), residual and attention blocks, then up or down."""
+    """Layers of one resolution: an optional norm by the latent, residual and attention blocks, resampling."""
 
     def __init__(
         self,
@@ -134,9 +132,9 @@ class Level(nn.Module):
         Args:
             widths: channels of input and output.
             config: style of the blocks.
-            num_blocks: residual blocks.
+            num_blocks: number of residual blocks.
             attention: whether attention follows each residual block.
-            resample: what halves or doubles the size at the end; None: nothing.
+            resample: layer at the end that halves or doubles the size; None: no such layer.
             latent_channels: channels of z_q in a decoder; None in an encoder.
         """
         super().__init__()
@@ -153,7 +151,7 @@ class Level(nn.Module):
         self.resample = resample
 
     def forward(self, x: Float[Tensor, "b c h w"], z_q: Tensor | None = None) -> Float[Tensor, "b d H W"]:
-        """(B, C, H, W) to (B, C', H', W') with the size that `resample` gives."""
+        """(B, C, H, W) to (B, C', H', W'); `resample` defines H' and W'."""
         if self.entry is not None:
             x = self.entry(x, z_q)
         for i, block in enumerate(self.blocks):
@@ -177,16 +175,16 @@ def make_mid(config: PyramidConfig, latent_channels: int | None = None) -> nn.Mo
 
 
 def make_projection(config: PyramidConfig, before: int, after: int) -> nn.Module:
-    """The convolution between latent_channels and embedding_dim ("quant_conv"), or nothing."""
+    """The convolution between latent_channels and embedding_dim ("quant_conv"), or the identity."""
     if config.projection == 0:
         if before != after:
-            raise ValueError(f"projection: 0 needs latent_channels ({before}) equal to embedding_dim ({after})")
+            raise ValueError(f"projection: got 0 for {before} to {after} channels, expected an odd kernel size")
         return nn.Identity()
     return nn.Conv2d(before, after, kernel_size=config.projection, padding=config.projection // 2)
 
 
 class PyramidEncoder(nn.Module):
-    """Image (B, C, H, W) to latent (B, D, H / s, W / s); H and W must be multiples of s."""
+    """Image (B, C, H, W) to latent (B, D, H / s, W / s); H and W are multiples of s."""
 
     def __init__(self, config: PyramidConfig, image_channels: int, embedding_dim: int):
         super().__init__()
@@ -224,7 +222,7 @@ class PyramidEncoder(nn.Module):
 
 
 class PyramidDecoder(nn.Module):
-    """Quantized latent (B, D, h, w) to image (B, C, h * s, w * s), not clamped; its levels are listed as they run."""
+    """Quantized latent (B, D, h, w) to image (B, C, h * s, w * s), not clamped. `levels` run from coarse to fine."""
 
     def __init__(self, config: PyramidConfig, image_channels: int, embedding_dim: int):
         super().__init__()
@@ -255,7 +253,8 @@ class PyramidDecoder(nn.Module):
         return self.from_features(self.projection(z_q), z_q)
 
     def from_features(self, h: Float[Tensor, "b l h w"], z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
-        """The part after the projection: features (B, latent_channels, h, w), and the latent that norms look at."""
+        """The part after the projection: features (B, L, h, w) with L = latent_channels, and the latent for the norms
+        (B, D, h, w), to (B, C, h * s, w * s)."""
         x = self.stem(torch.cat([h, torch.randn_like(z_q)], dim=1) if self.noise else h)
         for block in self.mid:
             x = block(x, z_q)

@@ -1,4 +1,4 @@
-"""Halving and doubling the resolution of features: the few ways in which published tokenizers do it.
+"""Layers that halve or double the resolution of features, in the variants of published tokenizers.
 
     Downsample   "conv" (strided, padded below and right), "conv-symmetric" (strided, padded all around), "pool"
     Upsample     "conv" (repeat pixels, then convolve), "nearest" (repeat only), "depth-to-space" (channels to pixels)
@@ -17,7 +17,7 @@ UpsampleKind = Literal["conv", "nearest", "depth-to-space"]
 
 
 def downsample_kind(name: str) -> DownsampleKind:
-    """The name, if an encoder has that way of halving."""
+    """The name, checked: a way to halve the size in an encoder."""
     for kind in get_args(DownsampleKind):
         if name == kind:
             return kind
@@ -25,7 +25,7 @@ def downsample_kind(name: str) -> DownsampleKind:
 
 
 def upsample_kind(name: str) -> UpsampleKind:
-    """The name, if a decoder has that way of doubling."""
+    """The name, checked: a way to double the size in a decoder."""
     for kind in get_args(UpsampleKind):
         if name == kind:
             return kind
@@ -42,7 +42,7 @@ class Downsample(nn.Module):
         self.conv = None if kind == "pool" else nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=padding)
 
     def forward(self, x: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c h w"]:
-        """H and W must be even."""
+        """(B, C, H, W) to (B, C, H / 2, W / 2); H and W are even."""
         if self.conv is None:
             return F.avg_pool2d(x, kernel_size=2)
         return self.conv(x if self.kind == "conv-symmetric" else F.pad(x, (0, 1, 0, 1)))
@@ -58,7 +58,7 @@ class Upsample(nn.Module):
         self.conv = None if kind == "nearest" else nn.Conv2d(channels, width, kernel_size=3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
-        """Any H and W."""
+        """(B, C, H, W) to (B, C, 2 H, 2 W)."""
         if self.kind == "depth-to-space":
             assert self.conv is not None
             return depth_to_space(self.conv(x))
@@ -69,7 +69,7 @@ class Upsample(nn.Module):
 def depth_to_space(x: Float[Tensor, "b c4 h w"]) -> Float[Tensor, "b c H W"]:
     """(B, 4 C, H, W) to (B, C, 2 H, 2 W): channel (2 i + j) C + c becomes row i, column j of each 2x2 square.
 
-    `nn.PixelShuffle` counts the other way round, 4 c + 2 i + j; weights trained with one do not fit the other.
+    `nn.PixelShuffle` has another order of channels, 4 c + 2 i + j; weights trained with one do not fit the other.
     """
     batch, channels, height, width = x.shape
     squares = x.reshape(batch, 2, 2, channels // 4, height, width)

@@ -1,8 +1,8 @@
-"""The residual block and the attention block that all VQGANs are made of.
+"""The residual block and the attention block of all VQGANs.
 
 Source: Esser et al. 2021, "Taming Transformers" (arXiv 2012.09841), after DDPM (Ho et al. 2020, arXiv 2006.11239). The
-families that came later (VAR, LlamaGen, IBQ, MaskGIT, Open-MAGVIT2, MoVQ) differ in what `BlockStyle` says, and only in
-that. The block of `convolutional.py` is a lighter one for the small model that trains from scratch in minutes.
+blocks of later families (VAR, LlamaGen, IBQ, MaskGIT, Open-MAGVIT2, MoVQ) differ only in `BlockStyle`. The block of
+`convolutional.py` is lighter, for the small model that trains from scratch in minutes.
 
 Legend: B images, C channels, H x W features.
 """
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from smalti.blocks.norms import GroupNorm, SpatialNorm
-from smalti.checks import at_least
+from smalti.checks import at_least, one_of
 from smalti.formats.plain import added_later
 
 Shortcut = Literal["1x1", "3x3", "after"]
@@ -24,33 +24,29 @@ NormKind = Literal["group", "spatial"]
 
 @dataclass(frozen=True)
 class BlockStyle:
-    """What distinguishes the blocks of one family from those of another."""
+    """The differences between the blocks of the families."""
 
     bias: bool = True
     """Whether the 3x3 convolutions have a bias."""
     shortcut: Shortcut = "1x1"
-    """Where a block changes its width: a 1x1 or a 3x3 convolution of its input is added to the result, as is usual, or
-    "after", a 1x1 convolution of the result itself, as in MaskGIT's published code, whose weights depend on it."""
+    """Shortcut of blocks that change the width: a "1x1" or "3x3" convolution of the block's input; or "after", a 1x1
+    convolution of the block's result, as in the PyTorch port of MaskGIT."""
     norm: NormKind = "group"
-    """"group", or "spatial" in a decoder whose norms look at the latent (MoVQ)."""
+    """"group", or "spatial" for a decoder with norms that depend on the latent (MoVQ)."""
     norm_groups: int = 32
     """Groups of each group normalisation."""
     num_heads: int = 1
     """Heads of each attention block."""
     exact_norms: bool = added_later(False)
-    """Whether norms lose no digits where means are large (`ops/group_norm.py`), as in PyTorch's other memory layout."""
+    """Whether norms are exact even for large means, see `ops/group_norm.py`."""
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("shortcut", self.shortcut, get_args(Shortcut)),
-            ("norm", self.norm, get_args(NormKind)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}: got {value!r}, expected one of {allowed}")
+        one_of(get_args(Shortcut), shortcut=self.shortcut)
+        one_of(get_args(NormKind), norm=self.norm)
         at_least(1, norm_groups=self.norm_groups, num_heads=self.num_heads)
 
     def make_norm(self, channels: int, latent_channels: int | None) -> nn.Module:
-        """The norm of a block with so many channels; `latent_channels` are those of z_q, None in an encoder."""
+        """A norm for `channels` channels; `latent_channels` are those of z_q, None in an encoder."""
         if self.norm == "spatial" and latent_channels is not None:
             return SpatialNorm(channels, latent_channels, self.norm_groups, exact=self.exact_norms)
         return GroupNorm(channels, self.norm_groups, exact=self.exact_norms)
@@ -63,9 +59,9 @@ class ResnetBlock(nn.Module):
         """
         Args:
             in_channels: channels of the input.
-            out_channels: channels of the output; where they differ the shortcut has a convolution.
-            style: which variant.
-            latent_channels: channels of the z_q that norms may look at; None in an encoder.
+            out_channels: channels of the output; if they differ from the input's, the shortcut has a convolution.
+            style: variant of the block.
+            latent_channels: channels of z_q, for norms that depend on it; None in an encoder.
         """
         super().__init__()
         self.norm1 = style.make_norm(in_channels, latent_channels)
@@ -80,17 +76,17 @@ class ResnetBlock(nn.Module):
             self.shortcut = nn.Conv2d(source, out_channels, kernel_size=size, padding=size // 2, bias=style.bias)
 
     def forward(self, x: Float[Tensor, "b c h w"], z_q: Tensor | None = None) -> Float[Tensor, "b d h w"]:
-        """(B, C, H, W) to (B, C', H, W); `z_q` (B, D, h, w) is for norms that look at it."""
+        """(B, C, H, W) to (B, C', H, W); `z_q` (B, D, h, w) is for norms that depend on it."""
         h = self.conv1(F.silu(self.norm1(x, z_q), inplace=True))
         h = self.conv2(F.silu(self.norm2(h, z_q), inplace=True))
-        # In place into the fresh one of the two: large features cost as much to allocate as to add
+        # In place, into the tensor that nothing else uses: to allocate large features takes as long as to add them
         if self.shortcut is None:
             return h.add_(x)
         return self.shortcut(h if self.after else x).add_(h)
 
 
 class AttentionBlock(nn.Module):
-    """x + out(attention(norm(x))): every position looks at every other."""
+    """x + out(attention(norm(x))): each position attends to all positions."""
 
     def __init__(self, channels: int, style: BlockStyle, latent_channels: int | None = None):
         super().__init__()
@@ -105,7 +101,7 @@ class AttentionBlock(nn.Module):
         """(B, C, H, W) to the same shape."""
         batch, channels, height, width = x.shape
         heads = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
-        # Channels last, so the rows of q, k and v are views of one tensor: (3, B, heads, H*W, C / heads)
+        # Channels-last layout: q, k and v are views of one tensor (3, B, heads, H * W, C / heads)
         q, k, v = self.qkv(self.norm(x, z_q)).permute(0, 2, 3, 1).reshape(heads).permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v)
         h = h.transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
-"""The temporal part of a video tokenizer, applied to a single image: Emu3's.
+"""The temporal part of Emu3's video tokenizer, applied to single images.
 
 Source: Wang et al. 2024, "Emu3: Next-Token Prediction is All You Need" (arXiv 2409.18869). Convolutions over time are
-causal: a frame sees itself and earlier ones, and nothing lies before the first. An image counts as `factor` equal
-frames that become one latent frame; decoding needs only the first frame that comes out.
+causal: a frame depends on itself and on earlier frames, with zeros before the first. An image is encoded as
+2 ** num_halvings equal frames, which become one latent frame; decoding computes only the first frame.
 
 Legend: B images, C latent channels, T frames, h x w latent, s the stride of the pyramid.
 """
@@ -16,7 +16,7 @@ from smalti.blocks.pyramid import PyramidConfig, PyramidDecoder, PyramidEncoder
 
 
 class CausalConv3d(nn.Module):
-    """A 3-D convolution padded by two frames of zeros before the first and evenly around each frame."""
+    """A 3-D convolution, zero-padded by two frames before the first frame and evenly around each frame."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int], stride: int = 1):
         """
@@ -24,7 +24,7 @@ class CausalConv3d(nn.Module):
             in_channels: channels of the input.
             out_channels: channels of the output.
             kernel: frames, height and width; height and width odd.
-            stride: over time.
+            stride: stride over time.
         """
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride=(stride, 1, 1))
@@ -52,7 +52,7 @@ class TemporalBlock(nn.Module):
 
 
 class ImageToFrameEncoder(nn.Module):
-    """Image (B, C, H, W) to the latent frame (B, D, H / s, W / s) of a video that stands still."""
+    """Image (B, C, H, W) to the latent frame (B, D, H / s, W / s) of a video with equal frames."""
 
     def __init__(self, config: PyramidConfig, image_channels: int, embedding_dim: int, num_halvings: int, depth: int):
         """
@@ -60,8 +60,8 @@ class ImageToFrameEncoder(nn.Module):
             config: sizes of the pyramid, with projection 0.
             image_channels: channels of the images.
             embedding_dim: channels of the latent.
-            num_halvings: how often time is halved: 2 ** num_halvings frames become one.
-            depth: temporal residual blocks.
+            num_halvings: number of layers that halve the time axis; 2 ** num_halvings frames become one.
+            depth: number of temporal residual blocks.
         """
         super().__init__()
         channels = config.latent_channels
@@ -74,7 +74,7 @@ class ImageToFrameEncoder(nn.Module):
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
         """(B, C, H, W) to (B, D, H / s, W / s)."""
-        # All frames are equal: encode one, repeat the result
+        # All frames are equal: encode one and repeat the result
         x = self.pyramid(image).contiguous().unsqueeze(2).expand(-1, -1, 2 ** len(self.halvings), -1, -1)
         for halving in self.halvings:
             x = F.silu(halving(x))
@@ -84,14 +84,14 @@ class ImageToFrameEncoder(nn.Module):
 
 
 class FrameToImageDecoder(nn.Module):
-    """Quantized latent frame (B, D, h, w) to the first image (B, C, h * s, w * s) that comes of it, not clamped."""
+    """Quantized latent frame (B, D, h, w) to the first decoded frame (B, C, h * s, w * s), not clamped."""
 
     def __init__(self, config: PyramidConfig, image_channels: int, embedding_dim: int, num_doublings: int, depth: int):
-        """Arguments as in `ImageToFrameEncoder`. The latent the norms look at passes the temporal part too."""
+        """Arguments as in `ImageToFrameEncoder`. The latent for the norms also passes through the temporal part."""
         super().__init__()
         channels = config.latent_channels
         if channels != embedding_dim:
-            raise ValueError(f"latent_channels: got {channels}, expected embedding_dim, {embedding_dim}")
+            raise ValueError(f"latent_channels: got {channels}, expected the embedding_dim {embedding_dim}")
         self.projection = CausalConv3d(embedding_dim, channels, (3, 1, 1))
         self.blocks = nn.ModuleList(TemporalBlock(channels) for _ in range(depth))
         self.doublings = nn.ModuleList(CausalConv3d(channels, channels, (3, 3, 3)) for _ in range(num_doublings))
@@ -103,7 +103,7 @@ class FrameToImageDecoder(nn.Module):
         x = torch.cat([self.projection(z_q_BD1hw), z_q_BD1hw])
         for block in self.blocks:
             x = block(x)
-        # Doubling repeats frames; the first one sees only itself, so the others need not exist
+        # Doubling repeats frames; the first frame depends only on itself, so the others are not computed
         for doubling in self.doublings:
             x = F.silu(doubling(x))
         h, z_q = x.squeeze(2).contiguous(memory_format=torch.channels_last).chunk(2)

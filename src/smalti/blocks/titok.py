@@ -1,15 +1,14 @@
-"""Encoder and decoder of TiTok: an image becomes a short row of latent tokens, without a grid.
+"""Encoder and decoder of TiTok: an image becomes a short sequence of latent tokens, without a grid.
 
-Source: Yu et al. 2024, "An Image is Worth 32 Tokens" (arXiv 2406.07550). The encoder is a vision transformer that
-reads patches and latent tokens together and keeps the latent tokens; the decoder reads the quantized tokens and as
-many copies of a mask token as there are patches, and keeps these. How patches become pixels is the business of a
-head:
+Source: Yu et al. 2024, "An Image is Worth 32 Tokens" (arXiv 2406.07550). The encoder is a vision transformer: its input
+are patches and latent tokens, its output only the latent tokens. The decoder's input are the quantized tokens and one
+copy of a mask token per patch, its output only the latter. A head turns them into pixels:
 
     PixelHead   directly (the single-stage models BL and SL)
     CodeHead    through the codebook and decoder of a MaskGIT-VQGAN (the two-stage models S-128, B-64, L-32)
 
-Legend: B images, N latent tokens, D embedding_dim, W width, g patches a side, K codes of the CodeHead, C image
-channels.
+Legend: B images, N latent tokens, D embedding_dim, W width, g patches per side, K codes of the CodeHead, C image
+channels, S side of the images.
 """
 
 import torch
@@ -26,7 +25,7 @@ def _table(rows: int, width: int) -> nn.Parameter:
 
 
 def initialise(module: nn.Module) -> None:
-    """Initial weights of the publisher: a normal distribution of width 0.02, cut off; biases 0."""
+    """The publisher's initial weights: a truncated normal distribution with standard deviation 0.02; biases 0."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -49,12 +48,12 @@ class TiTokEncoder(nn.Module):
         """
         Args:
             config: sizes of the transformer.
-            image_size: side S of the images; positions are learned, so no other size works.
+            image_size: side S of the images; position embeddings are learned, so no other size works.
             image_channels: channels of the images.
-            num_latent_tokens: tokens an image.
-            embedding_dim: components of a latent token.
-            interleaved: whether the last layer reads the (N, W) numbers of an image as (W, N), as the two-stage models
-                do by an oversight that their weights were trained with.
+            num_latent_tokens: tokens per image.
+            embedding_dim: dimension of a latent token.
+            interleaved: whether the last layer reads the (N, W) numbers of an image as (W, N): an error in the code of
+                the two-stage models, whose weights were trained with it.
         """
         super().__init__()
         patches = (image_size // config.patch_size) ** 2
@@ -95,9 +94,9 @@ class TiTokDecoder(nn.Module):
         Args:
             config: sizes of the transformer.
             image_size: side S of the images.
-            num_latent_tokens: tokens an image.
-            embedding_dim: components of a token.
-            head: (B, W, g, g) to (B, C, S, S).
+            num_latent_tokens: tokens per image.
+            embedding_dim: dimension of a token.
+            head: a module (B, W, g, g) to (B, C, S, S).
         """
         super().__init__()
         self.grid = image_size // config.patch_size
@@ -126,7 +125,7 @@ class TiTokDecoder(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Each patch's pixels from its features, then a 3x3 convolution over the whole image."""
+    """The pixels of each patch from its features, then a 3x3 convolution over the whole image."""
 
     def __init__(self, width: int, patch_size: int, image_channels: int):
         super().__init__()
@@ -137,14 +136,14 @@ class PixelHead(nn.Module):
     def forward(self, x: Float[Tensor, "b w g g"]) -> Float[Tensor, "b c s s"]:
         """(B, W, g, g) to (B, C, S, S)."""
         batch, _, grid, _ = x.shape
-        # Channels hold (row in the patch, column in the patch, colour)
+        # Order of the channels: row in the patch, column in the patch, colour
         squares = self.patches(x).reshape(batch, self.patch_size, self.patch_size, -1, grid, grid)
         side = grid * self.patch_size
         return self.conv_out(squares.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, side, side))
 
 
 class CodeHead(nn.Module):
-    """Each patch's distribution over the codes of a VQGAN, the mean code under it, and that VQGAN's decoder."""
+    """Predicts, for each patch, a distribution over the codes of a VQGAN, and decodes its mean code with this VQGAN."""
 
     def __init__(self, width: int, num_codes: int, config: PyramidConfig, image_channels: int):
         super().__init__()

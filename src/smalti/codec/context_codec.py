@@ -19,7 +19,8 @@ from smalti.formats.symbol_coder import SymbolDecoder, SymbolEncoder
 from smalti.formats.token_codec import Grids, TokenCodec
 
 Code = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Symbols of given weights: written and returned, or, whatever is given, read."""
+"""Function of weights and symbols: an encoder writes the symbols; a decoder ignores them and reads others. Returned:
+the symbols written or read."""
 
 
 @final
@@ -28,7 +29,7 @@ class ContextCodec(TokenCodec):
     """A context model with the fingerprint of the tokenizer that it was trained for."""
 
     model: ContextModel
-    """What it computes with."""
+    """The model that predicts the tokens."""
     tokenizer: str
     """See `TokenCodec`."""
     fingerprint: str
@@ -66,7 +67,7 @@ class ContextCodec(TokenCodec):
             decoded.append(self.model.members.ravel()[self._walk(image_grids, ranks, coder.code)].astype(np.int64))
         coder.finish()
         if any(indices.size and indices.min() < 0 for indices in decoded):
-            raise ValueError("entropy-coded tokens: got a symbol that is not a code")
+            raise ValueError("entropy-coded tokens: got a symbol that stands for no code, expected an undamaged file")
         return decoded
 
     def _walk(self, grids: Grids, ranks_L: Int64[np.ndarray, " l"], code: Code) -> Int64[np.ndarray, " l"]:
@@ -78,7 +79,7 @@ class ContextCodec(TokenCodec):
             )
         layers = layers_of(grids)
         M = self.model.members.shape[1]
-        # One more entry at the end, for positions outside the image
+        # The last entry is for positions outside the image
         ranks = np.append(ranks_L, self.model.members.size)
         for number, layer in enumerate(layers):
             for y_N, x_N in layer.waves():

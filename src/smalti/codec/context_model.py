@@ -1,21 +1,20 @@
 """A small integer network that predicts the probability of each token from its neighbours.
 
-    tokens around  ->  embeddings  ->  two hidden layers  ->  logits of the groups
-                                                          ->  a query, whose products with the members of a group
-                                                              (plus how frequent each is) are the members' logits
-                                                          ->  a bonus for each neighbour: that its token comes again
+    neighbours  ->  embeddings  ->  two hidden layers  ->  logits of the groups
+                                                       ->  a query; its products with the embeddings of a group's
+                                                           members, plus their log frequencies, are the members' logits
+                                                       ->  a bonus per neighbour, for the repetition of its token
 
-Members' logits use an embedding of the codes, so similar codes share what was learned. The bonus, after pointer
-networks (Merity et al. 2016, arXiv 1609.07843), models the repetition of a neighbour's token, which an embedding models
-badly.
+Members' logits use an embedding of the codes, so similar codes share parameters. The bonus, after pointer networks
+(Merity et al. 2016, arXiv 1609.07843), models the repetition of a neighbour's token, which embeddings model badly.
 
-All parameters and intermediate values are integers. Matrix products run in float64, where integers below 2**53 are
-exact in any order of summation. So the result does not depend on machine, threads or batch.
+All parameters and intermediate values are integers. Matrix products run in float64, where sums of integers below 2**53
+are exact in any order. So the result does not depend on machine, threads or batch.
 
 Units: embeddings 2**-5, activations and queries 2**-8, weights 2**-10, logits 2**-5 bit.
 
-Legend: N tokens, C neighbours, E components of an embedding, H hidden, G groups, M members, S layers, R = G * M ranks:
-a token's rank is its group * M + its place in the group, and R itself stands for no token.
+Legend: N tokens, C neighbours, E dimension of an embedding, H hidden, G groups, M members, S layers, R = G * M ranks: a
+token's rank is its group * M + its place in the group; rank R stands for no token.
 """
 
 from dataclasses import dataclass, fields
@@ -29,9 +28,9 @@ from smalti.codec.neighbourhood import num_neighbours
 from smalti.codec.powers import FINENESS, to_weights
 
 EMBEDDING_BITS, ACTIVATION_BITS, WEIGHT_BITS = 5, 8, 10
-"""Binary places of the three kinds of numbers."""
+"""Fractional bits of the three kinds of numbers."""
 LARGEST = 2**15 - 1
-"""Activations and queries are clipped here."""
+"""Largest value of activations and queries; larger ones are clipped."""
 
 
 class Prediction(NamedTuple):
@@ -40,11 +39,11 @@ class Prediction(NamedTuple):
     ranks_NC: Int64[np.ndarray, "n c"]
     """Ranks of the neighbours."""
     group_weights_NG: Int64[np.ndarray, "n g"]
-    """How likely each group is."""
+    """Weights of the groups, proportional to their probabilities."""
     query_NE: np.ndarray
-    """What the members' embeddings are multiplied with, whole numbers as float64."""
+    """The queries that the members' embeddings are multiplied with, integers as float64."""
     repeat_NC: Int64[np.ndarray, "n c"]
-    """Logit of a neighbour's token for coming again within its group."""
+    """Bonus of each neighbour's token among the members of its group."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,31 +55,31 @@ class ContextModel:
     """
 
     members: Int[np.ndarray, "g m"]
-    """The code of each rank; -1 where a group is short of one."""
+    """The code of each rank; -1 pads groups with one code less."""
     embedding: Int[np.ndarray, "r1 e"]
-    """Of a token as a neighbour; the last row, of no token, is 0."""
+    """Embedding of a token as a neighbour; the last row, for no token, is 0."""
     first: Int[np.ndarray, "ce h"]
     """Weights of the first hidden layer."""
     first_bias: Int[np.ndarray, "s h"]
-    """Its bias in each layer of tokens, in the unit of its products."""
+    """Bias of the first hidden layer for each layer of tokens, in the unit of its products."""
     second: Int[np.ndarray, "h h"]
     """Weights of the second hidden layer."""
     second_bias: Int[np.ndarray, " h"]
-    """Its bias."""
+    """Bias of the second hidden layer."""
     group: Int[np.ndarray, "h g"]
     """Weights of the groups' logits."""
     group_bias: Int[np.ndarray, "s g"]
-    """Logits of the groups' frequencies in each layer."""
+    """Log frequencies of the groups in each layer."""
     query: Int[np.ndarray, "h e"]
     """Weights of the query."""
     member: Int[np.ndarray, "r e"]
     """Embedding of a token as a member of its group."""
     member_bias: Int[np.ndarray, "s r"]
-    """Logits of the members' frequencies in each layer."""
+    """Log frequencies of the members in each layer."""
     repeat: Int[np.ndarray, "h c2"]
-    """Weights of the bonus that each neighbour gives its group, then of what it gives its member."""
+    """Weights of the bonus of each neighbour for its group, then for its member."""
     repeat_bias: Int[np.ndarray, " c2"]
-    """Its bias."""
+    """Bias of the bonuses."""
 
     def __post_init__(self) -> None:
         (G, M), E = self.members.shape, self.embedding.shape[1]
@@ -98,13 +97,13 @@ class ContextModel:
 
     @cached_property
     def _weights(self) -> dict[str, np.ndarray]:
-        """The matrices as float64, in which products are fast, and exact as long as all sums stay below 2**53."""
+        """The matrices as float64: products are fast, and exact while all sums are below 2**53."""
         return {
             name: getattr(self, name).astype(np.float64) for name in ("first", "second", "group", "query", "repeat")
         }
 
     def _product(self, a: np.ndarray, name: str) -> Int64[np.ndarray, "n k"]:
-        """Product of whole numbers and a matrix of the model."""
+        """Product of integers and a matrix of the model."""
         return (a.astype(np.float64) @ self._weights[name]).astype(np.int64)
 
     def predict(self, ranks_NC: Int64[np.ndarray, "n c"], layer: int) -> Prediction:
@@ -125,7 +124,7 @@ class ContextModel:
     def member_weights(
         self, prediction: Prediction, groups_N: Int64[np.ndarray, " n"], layer: int
     ) -> Int64[np.ndarray, "n m"]:
-        """How likely each member is of the groups that the tokens belong to."""
+        """Weights of the members of each token's group, proportional to their probabilities."""
         (G, M), ranks_NC = self.members.shape, prediction.ranks_NC
         members_NME = self.member.reshape(G, M, -1)[groups_N].astype(np.float64)
         product = (members_NME @ prediction.query_NE[:, :, None])[:, :, 0].astype(np.int64)
@@ -137,10 +136,10 @@ class ContextModel:
 
 
 def _shifted(product: np.ndarray, bits: int) -> np.ndarray:
-    """Divided by 2**bits and rounded, halves upwards."""
+    """The product divided by 2**bits and rounded, halves upwards."""
     return (product + (1 << bits >> 1)) >> bits
 
 
 def _activation(product: np.ndarray, bits: int) -> np.ndarray:
-    """What a hidden layer passes on of products with so many binary places: nothing negative."""
+    """ReLU and clipping of products with `bits` fractional bits; the result has `ACTIVATION_BITS`."""
     return np.clip(_shifted(product, bits - ACTIVATION_BITS), 0, LARGEST)

@@ -1,9 +1,9 @@
 """Groups of equal size with similar codes, so that a token is coded in two steps: its group, then its member.
 
 Each step chooses among about sqrt(K) symbols instead of K. The codes are split repeatedly into halves, at the median
-along the direction of largest variance, like a k-d tree of principal axes.
+along the direction of largest variance, like a k-d tree with principal axes.
 
-Legend: K codes, D components, G groups, M members of a group.
+Legend: K codes, D dimensions, G groups, M members of a group.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
-"""Positions of tokens, their coding order, and the neighbours that form the context of each.
+"""Positions of tokens, their coding order, and the neighbours that form the context of each token.
 
-The tokens of an image form layers: one per scale, and with Q codes per position, one per code number. Layers are coded
-in order. Within a layer, all tokens with equal x + 2y form a wave and are coded at once, because their context in this
-layer belongs to earlier waves. The context is as in raster order, above and left, but it takes only w + 2h - 2 steps.
+The tokens of an image form layers: one per scale; with Q codes per position, Q per scale. Layers are coded in order.
+Within a layer, all tokens with equal x + 2y form a wave and are coded at once, because their context in this layer
+belongs to earlier waves. As in raster order, the context is above and left, but only w + 2h - 2 steps are needed.
 
 Legend: N tokens of a wave, C neighbours, h x w the grid of a layer.
 """
@@ -29,14 +29,14 @@ class Layer(NamedTuple):
     start: int
     """Place of its first token in the sequence."""
     step: int
-    """Distance of one token to the next, which is Q."""
+    """Distance from one token to the next in the sequence: Q."""
 
     def places(self, y: Int64[np.ndarray, "*n"], x: Int64[np.ndarray, "*n"]) -> Int64[np.ndarray, "*n"]:
         """Places in the sequence."""
         return self.start + (y * self.width + x) * self.step
 
     def waves(self) -> Iterator[tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]]:
-        """Coordinates y and x of the tokens of each wave, downwards."""
+        """Coordinates y and x of the tokens of each wave, from top to bottom."""
         for t in range(self.width + 2 * self.height - 2):
             y_N = np.arange(max(0, (t - self.width + 2) // 2), min(self.height - 1, t // 2) + 1)
             if len(y_N):  # a map of one column has a token in every other wave
@@ -61,7 +61,7 @@ def layers_of(grids: Sequence[tuple[int, ...]]) -> list[Layer]:
 
 
 def num_neighbours(num_layers: int) -> int:
-    """C: a single layer has no layers before it to look at."""
+    """C; with a single layer there are no neighbours in earlier layers."""
     above = sum((2 * radius + 1) ** 2 for radius in RADII)
     return len(WITHIN) + (above if num_layers > 1 else 0)
 
@@ -69,7 +69,7 @@ def num_neighbours(num_layers: int) -> int:
 def neighbours(
     layers: Sequence[Layer], number: int, y_N: Int64[np.ndarray, " n"], x_N: Int64[np.ndarray, " n"], nothing: int
 ) -> Int64[np.ndarray, "n c"]:
-    """Places in the sequence of what tokens of layer `number` look at; `nothing` where there is no token."""
+    """Places in the sequence (N, C) of the neighbours of tokens in layer `number`; `nothing` for no token."""
     own = layers[number]
     columns = [_places(own, y_N[:, None], x_N[:, None], *_within(), nothing)]
     for distance, radius in enumerate(RADII if len(layers) > 1 else (), start=1):
@@ -78,7 +78,7 @@ def neighbours(
             columns.append(np.full((len(y_N), len(dy)), nothing))
             continue
         other = layers[number - distance]
-        y = (2 * y_N + 1) * other.height // (2 * own.height)  # the cell that holds the middle of this one
+        y = (2 * y_N + 1) * other.height // (2 * own.height)  # the cell that contains the centre of this one
         x = (2 * x_N + 1) * other.width // (2 * own.width)
         columns.append(_places(other, y[:, None], x[:, None], dy, dx, nothing))
     return np.concatenate(columns, axis=1)

@@ -12,14 +12,14 @@ from jaxtyping import Int64
 FINENESS = 5
 """Logits are in units of 2 ** -5 bit."""
 TOP = 24
-"""The most likely symbol weighs 2 ** 24, the least likely 1."""
+"""The most likely symbol has the weight 2 ** 24; no symbol has less than 1."""
 
 
 @cache
 def _table() -> Int64[np.ndarray, " n"]:
     """floor(2 ** (TOP - i / 32)) for i = 0, 1, ... up to the weight 1.
 
-    isqrt taken five times is the floor of the 32nd root, since the floors of nested roots do not disturb each other.
+    isqrt taken five times is the floor of the 32nd root: rounding down between nested roots does not change the result.
     """
     weights = []
     for i in range((TOP << FINENESS) + 1):

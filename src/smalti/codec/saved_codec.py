@@ -56,12 +56,12 @@ def read_codec(path: str | Path) -> ContextCodec:
     """Read and check a codec.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: not a codec, of another version, or altered.
+        FileNotFoundError: no such file.
+        ValueError: not a codec, a codec of another version, or an altered file.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"codec: {path} is not a file; smalti train-codec makes one")
+        raise FileNotFoundError(f"codec: {path} is not a file; train a codec with smalti train-codec")
     try:
         with safe_open(path, "numpy") as opened:
             words = opened.metadata() or {}
@@ -79,11 +79,11 @@ def read_codec(path: str | Path) -> ContextCodec:
 
 
 def find_codec(run: str | Path, path: str = "") -> ContextCodec:
-    """The codec at `path`; without one, that in the folder of a tokenizer, or beside it on the hub.
+    """The codec at `path`; if `path` is empty, the codec in the tokenizer's folder or in its repository on the hub.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged.
+        FileNotFoundError: no codec.
+        ValueError: a damaged codec.
     """
     if path or Path(run).is_dir():
         return read_codec(path or Path(run, CODEC_FILE))
@@ -91,7 +91,7 @@ def find_codec(run: str | Path, path: str = "") -> ContextCodec:
 
 
 def _fingerprint(tensors: dict[str, np.ndarray], tokenizer: str, grids: str) -> str:
-    """SHA-256 of all that makes a codec."""
+    """SHA-256 of the codec's content."""
     digest = hashlib.sha256(json.dumps([VERSION, tokenizer, grids]).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
@@ -100,6 +100,6 @@ def _fingerprint(tensors: dict[str, np.ndarray], tokenizer: str, grids: str) -> 
 
 
 def _tensors(model: ContextModel) -> dict[str, Int[np.ndarray, "..."]]:
-    """By name, little-endian and contiguous."""
+    """The parameters by name, little-endian and contiguous."""
     tensors = {field.name: np.ascontiguousarray(getattr(model, field.name)) for field in fields(model)}
     return {name: tensor.astype(tensor.dtype.newbyteorder("<"), copy=False) for name, tensor in tensors.items()}

@@ -1,10 +1,11 @@
 """Training of a context model in floats, and its rounding to integers.
 
 The network is that of `context_model.py`, with the same names. It predicts randomly drawn tokens from their neighbours.
-The frequency of each code per layer is counted, not learned. The embeddings start from the principal components of the
-tokenizer's codes, so that similar codes share what is learned: there are far fewer tokens than pairs of tokens.
+The frequency of each code per layer is counted, not learned. Embeddings are initialized with the principal components
+of the tokenizer's codes, so similar codes start with similar embeddings: a token set has too few tokens to learn about
+each pair of codes separately.
 
-Legend: as in `context_model.py`; L tokens of an image, B images, K codes, D components of a code.
+Legend: as in `context_model.py`; L tokens of an image, B images, K codes, D dimensions of a code.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from smalti.checks import between, expect
 from smalti.codec.context_model import ACTIVATION_BITS, EMBEDDING_BITS, WEIGHT_BITS, ContextModel
 from smalti.codec.groups import balanced_groups
 from smalti.codec.neighbourhood import layers_of, neighbours, num_layers, num_neighbours
@@ -24,9 +26,9 @@ from smalti.codec.powers import FINENESS
 from smalti.formats.token_codec import Grids
 
 MIN_VOCABULARY, MAX_VOCABULARY = 4, 2**16
-"""Fewer codes make no groups; more would need more frequencies than token sets can tell."""
+"""Limits of the vocabulary size: fewer codes form no groups, and frequencies of more codes cannot be estimated."""
 LARGEST_COMPONENT = 127 / 2**EMBEDDING_BITS
-"""Of an embedding, so that it fits eight bits."""
+"""Largest component of an embedding, so that it fits into eight bits."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,19 @@ class CodecTrainingConfig:
     batch_size: int = 2048
     """Tokens per step."""
     lr: float = 3e-3
-    """Learning rate after the warm-up; it falls to 0 on a cosine."""
+    """Learning rate after the warm-up; it follows a cosine schedule to 1 % of this value."""
     embedding_dim: int = 16
-    """Components of the embedding of a code."""
+    """Dimension of the embeddings."""
     hidden_dim: int = 96
     """Width of the two hidden layers."""
     seed: int = 0
     """Random seed of initial weights and drawn tokens."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "embedding_dim", "hidden_dim"):
-            if not 1 <= getattr(self, name) <= 2**20:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 to {2**20}")
-        if not 0 < self.lr < 1:
-            raise ValueError(f"lr: got {self.lr}, expected above 0 and below 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed: got {self.seed}, expected 0 to 2 ** 63 - 1")
+        between(1, 2**20, steps=self.steps, batch_size=self.batch_size)
+        between(1, 2**20, embedding_dim=self.embedding_dim, hidden_dim=self.hidden_dim)
+        expect(0 < self.lr < 1, "lr", self.lr, "more than 0 and below 1")
+        expect(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2 ** 63 - 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +60,7 @@ class _Images:
     """All images of the same grids."""
 
     ranks_BL: Tensor
-    """Ranks, and at the end of each row one more for what is outside."""
+    """Ranks; the last entry of each row is for positions outside the image."""
     context_LC: Tensor
     """Places of each token's neighbours."""
     layer_L: Tensor
@@ -95,7 +94,7 @@ class _Network(nn.Module):
         self.members_GM = members_GM
 
     def forward(self, ranks_NC: Tensor, layer_N: Tensor, rank_N: Tensor) -> Float[Tensor, ""]:
-        """Mean bits of a token."""
+        """Mean number of bits per token."""
         G, M = self.members_GM.shape
         hidden = F.relu(self.embedding[ranks_NC].flatten(1) @ self.first + self.first_bias[layer_N])
         hidden = F.relu(hidden @ self.second + self.second_bias)
@@ -113,12 +112,12 @@ class _Network(nn.Module):
 
     @torch.no_grad()
     def keep_in_range(self) -> None:
-        """Embeddings fit eight bits, and that of no token stays 0."""
+        """Clamp embeddings to eight bits, and set the embedding of no token to 0."""
         self.embedding.clamp_(-LARGEST_COMPONENT, LARGEST_COMPONENT)[-1] = 0
         self.member.clamp_(-LARGEST_COMPONENT, LARGEST_COMPONENT)
 
     def rounded(self) -> ContextModel:
-        """The same in whole numbers."""
+        """The network with integer parameters."""
         products = {"first_bias": EMBEDDING_BITS + WEIGHT_BITS}
         products |= dict.fromkeys(("second_bias", "repeat_bias"), ACTIVATION_BITS + WEIGHT_BITS)
         tensors = {"members": self.members_GM.numpy().astype(np.int32)}
@@ -139,19 +138,18 @@ def train_context_model(
     config: CodecTrainingConfig,
     on_step: Callable[[int, Float[Tensor, ""]], None] | None = None,
 ) -> ContextModel:
-    """Train on tokens of images, the more the better: some hundred thousand.
+    """Train on tokens of images; use as many as possible, some hundred thousand tokens at least.
 
     Args:
-        images: grids and indices of each, all with the same number of layers.
+        images: grids and indices of each image, all with the same number of layers.
         codes_KD: the codebook.
-        config: sizes and steps.
-        on_step: called with the number of each step and its bits per token.
+        config: training settings.
+        on_step: called after each step with its number and the bits per token.
 
     Raises:
         ValueError: too few or too many codes, no images, or images with different numbers of layers.
     """
-    if not MIN_VOCABULARY <= len(codes_KD) <= MAX_VOCABULARY:
-        raise ValueError(f"vocab_size: got {len(codes_KD)}, expected {MIN_VOCABULARY} to {MAX_VOCABULARY}")
+    between(MIN_VOCABULARY, MAX_VOCABULARY, vocab_size=len(codes_KD))
     members_GM = torch.from_numpy(balanced_groups(codes_KD.double().numpy()))
     sets = _sorted_by_grids(images, members_GM)
     generator = torch.Generator().manual_seed(config.seed)
@@ -179,7 +177,7 @@ def train_context_model(
 
 
 def _principal_components(codes_KD: Tensor, E: int) -> Float[Tensor, "k e"]:
-    """The first E principal components of the codes, of variance 1 on average; zeros where there are fewer."""
+    """The first E principal components of the codes, with mean variance 1, padded with zeros."""
     centered_KD = (codes_KD - codes_KD.mean(0)).double()
     axes_DD = torch.linalg.eigh(centered_KD.T @ centered_KD)[1].flip(1)
     components = centered_KD @ axes_DD[:, :E]
@@ -187,7 +185,7 @@ def _principal_components(codes_KD: Tensor, E: int) -> Float[Tensor, "k e"]:
 
 
 def _sorted_by_grids(images: Iterable[tuple[Grids, np.ndarray]], members_GM: Tensor) -> list[_Images]:
-    """Images of equal grids together, as ranks."""
+    """Images with equal grids together, as ranks."""
     members_R = members_GM.flatten()
     nothing = len(members_R)
     rank_of = torch.empty(int(members_R.max()) + 1, dtype=torch.int32)
@@ -213,7 +211,7 @@ def _sorted_by_grids(images: Iterable[tuple[Grids, np.ndarray]], members_GM: Ten
 
 
 def _frequencies(sets: Sequence[_Images], members_GM: Tensor) -> Float[Tensor, "s r"]:
-    """How frequent each rank is in each layer: its count there and, worth K / 8 tokens, its frequency in all layers."""
+    """Frequency of each rank in each layer, smoothed by the frequency in all layers with the weight of R / 8 tokens."""
     R, S = members_GM.numel(), int(sets[0].layer_L.max()) + 1
     counts_SR = torch.zeros(S, R, dtype=torch.float64)
     for images in sets:
@@ -227,7 +225,7 @@ def _frequencies(sets: Sequence[_Images], members_GM: Tensor) -> Float[Tensor, "
 
 
 def _rounded(tensor: Tensor, bits: int, dtype: type[np.signedinteger]) -> np.ndarray:
-    """In units of 2**-bits, within the range of the dtype."""
+    """The tensor in units of 2**-bits, rounded and clipped to the range of the dtype."""
     limits = np.iinfo(dtype)
     scaled = np.round(tensor.detach().double().numpy() * 2**bits)
     return np.clip(scaled, limits.min, limits.max).astype(dtype)

@@ -29,6 +29,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from smalti.checks import at_least
 from smalti.data.colour import grey_or_rgb, key_out
 from smalti.data.source import UnreadableImageError, to_array
 
@@ -119,8 +120,7 @@ def check_decoding(channels: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
     """ValueError unless `channels` is 1 (grey) or 3 (RGB) and `max_pixels` at least 1."""
     if channels not in (1, 3):
         raise ValueError(f"channels: got {channels}, expected 1 (grey) or 3 (RGB)")
-    if max_pixels < 1:
-        raise ValueError(f"max_pixels: got {max_pixels}, expected at least 1")
+    at_least(1, max_pixels=max_pixels)
 
 
 def _read(file: BufferedIOBase, name: str, channels: int, max_pixels: int, enough: int | None) -> Image.Image:

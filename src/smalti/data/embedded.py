@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from smalti.checks import one_of
 from smalti.data.decode import check_decoding, load_picture
 from smalti.data.source import ImageSource, MissingPackageError
 
@@ -53,8 +54,7 @@ class EmbeddedPhotographs(ImageSource):
     def __init__(self, split: str = "train", channels: int = 3):
         super().__init__()
         check_decoding(channels)
-        if split not in EMBEDDED_SPLITS:
-            raise ValueError(f"split: got {split!r}, expected one of {', '.join(EMBEDDED_SPLITS)}")
+        one_of(tuple(EMBEDDED_SPLITS), split=split)
         self.channels = channels
         self._keys = EMBEDDED_SPLITS[split]
         self._paths = [_installed_file(key) for key in self._keys]

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from smalti.checks import one_of
 from smalti.data.decode import check_decoding
 from smalti.data.source import ImageSource
 
@@ -47,8 +48,7 @@ class IdxImages(ImageSource):
     def __init__(self, folder: str | Path, split: str = "train", channels: int = 3, class_names: tuple[str, ...] = ()):
         super().__init__()
         check_decoding(channels)
-        if split not in SPLIT_PREFIXES:
-            raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLIT_PREFIXES)}")
+        one_of(tuple(SPLIT_PREFIXES), split=split)
         self.split = split
         self.channels = channels
         self._images = read_idx(_find(Path(folder), split, "images-idx3"), axes=3)

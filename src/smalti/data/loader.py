@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from smalti.checks import at_least, between
 from smalti.data.encoded import Encoded, EncodedSource
 from smalti.data.order import Position, augmentation_stream, endless_batches
 from smalti.data.source import CachedSource, ImageSource, SourceVanishedError, UnreadableImageError
@@ -52,8 +53,7 @@ GPU_WORKERS = 4
 
 def check_workers(workers: int) -> None:
     """Refuse a number of reading processes below 0 or above `MOST_WORKERS`."""
-    if not 0 <= workers <= MOST_WORKERS:
-        raise ValueError(f"workers: got {workers}, expected 0 to {MOST_WORKERS}")
+    between(0, MOST_WORKERS, workers=workers)
 
 
 def choose_workers(workers: int | Literal["auto"], device: torch.device) -> int:
@@ -170,8 +170,8 @@ def training_batches(
     Raises:
         ValueError: immediately for an invalid argument; while iterating, if no image is readable or sizes differ.
     """
-    _check_at_least(batch_size=(batch_size, 1), start_batch=(start_batch, 0), workers=(workers, 0), seed=(seed, 0))
-    _check_at_least(cache_bytes=(cache_bytes, 0), world=(world, 1), rank=(rank, 0))
+    at_least(1, batch_size=batch_size, world=world)
+    at_least(0, start_batch=start_batch, workers=workers, seed=seed, cache_bytes=cache_bytes, rank=rank)
     if rank >= world:
         raise ValueError(f"rank: got {rank}, expected less than world = {world}")
     reader = _Reader(CachedSource(source, cache_bytes), transform, seed, refill=True)
@@ -199,7 +199,8 @@ def ordered_batches(
     Raises:
         ValueError: immediately for an invalid argument; while iterating, if no image is readable (without `indices`).
     """
-    _check_at_least(batch_size=(batch_size, 1), workers=(workers, 0))
+    at_least(1, batch_size=batch_size)
+    at_least(0, workers=workers)
     chosen = range(len(source)) if indices is None else indices
     batches = (
         tuple(Position(None, index) for index in chosen[start : start + batch_size])
@@ -384,9 +385,3 @@ def _batch(run: _Run, skipped: tuple[str, ...], floats: bool = True) -> Batch:
 
 def _nothing_readable(source: ImageSource) -> str:
     return f"none of the {len(source)} images can be read: {source.unreadable_summary()}"
-
-
-def _check_at_least(**arguments: tuple[int, int]) -> None:
-    for name, (value, least) in arguments.items():
-        if value < least:
-            raise ValueError(f"{name}: got {value}, expected at least {least}")

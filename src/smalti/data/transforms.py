@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from smalti.checks import one_of
 from smalti.data.source import to_array
 
 TRAINING_REDUCING_GAP = 3.0
@@ -49,8 +50,7 @@ class TransformConfig:
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= side <= MOST_PIXELS for side in self.height_width):
             raise ValueError(f"size: got {self.size}, expected sides of 1 to {MOST_PIXELS} pixels")
-        if self.crop not in ("random", "center"):
-            raise ValueError(f"crop: got {self.crop!r}, expected random or center")
+        one_of(("random", "center"), crop=self.crop)
         if not 1.0 <= self.zoom < math.inf:
             raise ValueError(f"zoom: got {self.zoom}, expected a finite number of at least 1")
         if self.zoom > 1.0 and (self.crop == "center" or self.size is None):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from smalti.checks import at_least
 from smalti.data.loader import Order, ordered_picture, read_batches
 from smalti.data.order import Position, augmentation_stream
 from smalti.data.source import ImageSource, SourceVanishedError, UnreadableImageError, to_array
@@ -38,10 +39,7 @@ class ViewsConfig:
     def __post_init__(self) -> None:
         if self.size is not None and not all(1 <= side <= MOST_PIXELS for side in self.size):
             raise ValueError(f"size: got {self.size}, expected sides of 1 to {MOST_PIXELS} pixels")
-        if self.crops < 1:
-            raise ValueError(f"crops: got {self.crops}, expected at least 1")
-        if not self.zoom >= 1:
-            raise ValueError(f"zoom: got {self.zoom}, expected at least 1")
+        at_least(1, crops=self.crops, zoom=self.zoom)
         if self.size is None and self.crops > 1:
             raise ValueError(f"crops: got {self.crops}, expected 1 without a size")
 

@@ -55,7 +55,7 @@ class TokenizerCosts:
     bits_per_pixel: float
     """Tokens * ceil(log2 K) / pixels."""
     entropy_bits_per_pixel: float
-    """The same with each scale's entropy in place of ceil(log2 K): an estimate for an ideal coder."""
+    """Bits per pixel with each scale's entropy instead of ceil(log2 K): an estimate for an ideal coder."""
     usage: CodeUsageResult
     """Usage, perplexity and entropy, per scale and over all scales."""
     encode_images_per_second: float
@@ -83,7 +83,7 @@ class Row:
     file_bits_per_pixel: float
     """Bits of all files, divided by the number of all pixels."""
     costs: TokenizerCosts | None
-    """None for a codec."""
+    """Numbers of the tokenizer; None for a codec."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -114,11 +114,11 @@ class Comparison:
     curves: dict[Codec, tuple[Row, ...]]
     """Codec → its rows at rising quality; empty if no curves were requested."""
     left_out: dict[str, str]
-    """Measure → why it could not be taken."""
+    """Metric → reason why it was not computed."""
     warnings: tuple[str, ...]
     """Warnings about the numbers."""
     unreadable: dict[str, str]
-    """File → why it did not decode."""
+    """File → reason why it could not be decoded."""
     machine: dict[str, Any]
     """Device, threads and batch size, on which the speeds depend."""
     config: MeasureConfig
@@ -251,7 +251,7 @@ class ComparedTokenizer:
 
 
 def merged(compared: list[ComparedTokenizer]) -> list[Coded]:
-    """Merge rows of a codec with equal files: several small token files may all lead to the codec's smallest file."""
+    """Merge rows of a codec with equal files: its smallest file may be larger than several token files."""
     merged: dict[tuple[Codec, tuple[int, ...]], Coded] = {}
     for each in compared:
         for coded in each.coded:

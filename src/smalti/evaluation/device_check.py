@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """A number format, and how far its results may lie from fp32 on the CPU."""
+    """A number format, with the permitted differences from fp32 on the CPU."""
 
     name: str
     """Its name in the report."""
@@ -85,12 +85,12 @@ class DeviceCheck:
     decode_seconds: float = 0.0
     """Time of decoding, after a first run."""
     fault: str = ""
-    """What is wrong; "" if nothing is."""
+    """Description of the errors; "" without errors."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the CPU computes in fp32, with the plain kernels of torch."""
+    """Result of the CPU in fp32, with torch's plain kernels."""
 
     quantizer: PointwiseQuantizer | MultiScaleQuantizer
     """The quantizer, on the CPU."""
@@ -107,7 +107,7 @@ class Reference:
         """Encode and decode a picture on the CPU; its sides are multiples of the stride."""
         quantizer = deepcopy(tokenizer.quantizer)
         assert isinstance(quantizer, PointwiseQuantizer | MultiScaleQuantizer)
-        with _without_onednn():  # a second implementation, so that the CPU is checked, too
+        with _without_onednn():  # a second implementation, so the CPU is checked, too
             z = tokenizer.encoder(to_float(picture))
             tokens = tokenizer.encode(picture)
             decoded = tokenizer.decode(tokens)
@@ -116,10 +116,10 @@ class Reference:
 
     @torch.no_grad()
     def beyond_border(self, tokens: Tokens) -> Float[Tensor, "b l"]:
-        """How far the latent lies beyond the border of the code of each token: 0 if that code is the nearest.
+        """Distance of the latent from the region of each token's code: 0 if this code is the nearest.
 
-        Distances (B, L) are relative to the mean length of the latent vectors. At each scale the coarser tokens are
-        taken as given, so a token that follows correctly from a different coarser one has distance 0.
+        Distances (B, L) are relative to the mean length of the latent vectors. At each scale, the coarser tokens are
+        taken as given, so a token that follows correctly from a different coarser token has distance 0.
         """
         pyramid = isinstance(self.quantizer, MultiScaleQuantizer)
         f_hats = self.quantizer.decode_progressive(tokens.indices if pyramid else tokens.indices[0])
@@ -156,7 +156,7 @@ def check_device(
                 try:
                     with _computing(device, each):
                         check = _compared(blank, each, tokenizer, picture.to(device), reference)
-                except (RuntimeError, ValueError, TypeError) as error:  # an operation that the device does not have
+                except (RuntimeError, ValueError, TypeError) as error:  # an operation that the device does not support
                     check = replace(blank, fault=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
                 yield check
 
@@ -215,7 +215,7 @@ def _compared(
 
 
 def _faults(check: DeviceCheck, number_format: NumberFormat, valid: bool, finite: bool) -> Iterator[str]:
-    """What is wrong, in words."""
+    """Descriptions of the errors."""
     wrong = check.different_tokens - check.close_calls
     if not valid:
         yield "encoding gives NaN or invalid tokens"
@@ -230,7 +230,7 @@ def _faults(check: DeviceCheck, number_format: NumberFormat, valid: bool, finite
 
 
 def _timed(call: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
-    """The result of a call, and the seconds of a second one."""
+    """The result of a call, and the time of a second call in seconds."""
     result = call()
     _wait_for(device)
     start = time.perf_counter()

@@ -9,6 +9,7 @@ from typing import Literal
 from jaxtyping import UInt8
 from torch import Tensor
 
+from smalti.checks import at_least
 from smalti.data import ImageSource, TransformConfig, ordered_batches
 from smalti.data.loader import check_workers
 from smalti.ops.pixels import to_uint8
@@ -41,14 +42,13 @@ class JudgingConfig:
     """Folder to cache the feature statistics of the originals in; null: no cache."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: got {self.batch_size}, expected at least 1")
+        at_least(1, batch_size=self.batch_size)
         check_workers(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureConfig(JudgingConfig):
-    """How to measure tokenizers."""
+    """Options for measuring tokenizers."""
 
     size: Size = "trained"
     """Size of the images: a side or [height, width] (resized, then cropped to the centre); "native": each image's own
@@ -69,7 +69,7 @@ def prepared_images(
     config: "JudgingConfig",
     indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[UInt8[Tensor, "b c h w"], tuple[str, ...]]]:
-    """Batches (B, C, H, W) of one size each, with their keys; at their own size, of at most `PIXELS_AT_ONCE`."""
+    """Batches (B, C, H, W) of images of one size, with their keys; native sizes: at most `PIXELS_AT_ONCE` per batch."""
     for batch in ordered_batches(source, TransformConfig(size=size), config.batch_size, config.workers, indices):
         limit = config.batch_size if size else max(1, PIXELS_AT_ONCE // math.prod(batch.image.shape[2:]))
         for start in range(0, len(batch), limit):
@@ -77,7 +77,7 @@ def prepared_images(
 
 
 def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
-    """The size to which images are resized; None: each keeps its own.
+    """The size to which images are resized; None: native sizes.
 
     Raises:
         ValueError: a run's recipe has no size, or the sizes of the runs differ.

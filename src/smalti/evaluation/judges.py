@@ -4,7 +4,7 @@ A network for pairs measures the perceptual distance of an image and its reconst
 compares the features of all reconstructions with those of all images (FID, KID). LPIPS, rFID, gFID and the Inception
 Score use the official weights, checked by hash, or are left out; every other measure is named after its network.
 
-A network that was used in the training of a tokenizer overrates it, and is therefore never used to measure it.
+A network that was used to train a tokenizer overrates it and is therefore never used to evaluate it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ AUTO = ("lpips", "fid_inception", "efficientnet_lite0")
 """The networks of "auto", if their weights are on this machine."""
 
 SAMPLE_AUTO = tuple(SET_JUDGES)
-"""The same for samples, which have no originals and can only be measured as a set."""
+"""The networks of "auto" for samples, which have no originals and can only be measured as a set."""
 
 TITLES = {"lpips": "LPIPS", "hed_vgg16": "VGG16 feature distance", "fid_inception": "rFID"}
-"""Name of the measure that is missing if a network is left out."""
+"""Name of the metric that is missing if a network is left out."""
 
 SAMPLE_TITLES = {"fid_inception": "gFID and Inception Score"}
 
@@ -51,7 +51,7 @@ class Judges:
     sets: tuple[FeatureExtractor, ...] = ()
     """Networks with the features for Fréchet distance and KID."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Measure → why it cannot be taken."""
+    """Metric → reason why it cannot be computed."""
 
 
 def open_judges(
@@ -65,8 +65,8 @@ def open_judges(
 
     Args:
         names: keys of `PAIR_JUDGES` and `SET_JUDGES`, paths of convolutional features, or "auto": those available.
-        runs: the tokenizers to measure; a network that was used in the training of one of them is refused. Empty:
-            samples are measured, with networks for sets only.
+        runs: the tokenizers to measure; a network that was used to train one of them is refused. Empty: samples are
+            measured, only with networks for sets.
         device: where the networks compute.
         weights: folder to search first for weights.
         download: download weights that are not on this machine.

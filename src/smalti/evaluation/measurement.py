@@ -54,13 +54,13 @@ class Judgment:
     distance: float | None = None
     """Network for pairs: mean distance of reconstruction and image."""
     frechet_distance: float | None = None
-    """Network for sets: Fréchet distance; it is rFID only on FID's own network and weights."""
+    """Network for sets: Fréchet distance. It is rFID only with FID's own network and weights."""
     kernel_distance: KernelDistance | None = None
     """Network for sets: KID on its features."""
     inception_score: InceptionScore | None = None
-    """Inception Score of samples, only on FID's own network and weights."""
+    """Inception Score of samples, only with FID's own network and weights."""
     kind: Kind = "rFID"
-    """Name of the Fréchet distance on FID's own network and weights."""
+    """Name of the Fréchet distance with FID's own network and weights."""
 
     @property
     def is_fid(self) -> bool:
@@ -68,7 +68,7 @@ class Judgment:
         return self.name == FIDInception.name
 
     def numbers(self) -> dict[str, float]:
-        """Title → number; a plain title such as KID means FID's own network and weights, others name the network."""
+        """Title → number. A plain title such as KID means FID's own network and weights; others name the network."""
         at = "" if self.is_fid else f" on {self.name}"
         kid = None if self.kernel_distance is None else self.kernel_distance.mean
         score = None if self.inception_score is None else self.inception_score.mean
@@ -81,7 +81,7 @@ class Judgment:
         return {title: number for title, number in titled.items() if number is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, without the numbers that this network does not give."""
+        """Plain JSON types, without numbers that this network does not provide."""
         numbers = {"distance": self.distance, "frechet_distance": self.frechet_distance}
         kid, score = self.kernel_distance, self.inception_score
         if kid is not None:
@@ -96,18 +96,18 @@ class Judgment:
 class Originals:
     """The original or reference images: their number, pixels, hash and feature statistics.
 
-    With a folder for statistics, statistics from an earlier evaluation are not computed again. After the last image the
-    hash of the pixels is compared with theirs.
+    With a folder for statistics, statistics of an earlier evaluation are used again. After the last image, the hash of
+    the pixels is compared with the hash in the statistics.
     """
 
     def __init__(self, judges: Judges, protocol: Protocol, folder: Path | None = None, kind: Kind = "rFID") -> None:
         """Look for statistics from an earlier evaluation.
 
         Args:
-            judges: the metric networks; those for sets see the images.
-            protocol: how the images are prepared.
+            judges: the metric networks; those for sets compute features of the images.
+            protocol: preparation of the images.
             folder: folder of the statistics.
-            kind: the measure that the images are a reference for.
+            kind: the metric that the images are a reference for.
 
         Raises:
             FileNotFoundError: no such folder.
@@ -135,7 +135,7 @@ class Originals:
             accumulator.update(accumulator.network.features(to_float(image)))
 
     def left_out(self, judges: Judges) -> dict[str, str]:
-        """Measures that need more images → why."""
+        """Metric that needs more images → reason."""
         if self.images > 1:
             return {}
         return {f"Fréchet distance and KID on {network.name}": "they need at least 2 images" for network in judges.sets}
@@ -149,7 +149,7 @@ class Originals:
         """Network → statistics of all images; new ones are written to the folder.
 
         Raises:
-            ValueError: the statistics in the folder are of other images.
+            ValueError: the statistics in the folder belong to other images.
         """
         sha256 = self.sha256
         for name, known in self._known.items():
@@ -178,7 +178,7 @@ class Pictures:
         self._sets = [FeatureAccumulator(network) for network in judges.sets]
 
     def update(self, reconstruction: Float[Tensor, "b c h w"], image: UInt8[Tensor, "b c h w"]) -> None:
-        """Add a batch: reconstructions (B, C, H, W) in [-1, 1], which are first rounded to uint8, and their originals.
+        """Add a batch: reconstructions (B, C, H, W) in [-1, 1], and their originals. Rounds reconstructions to uint8.
 
         Raises:
             ValueError: a reconstruction that is not finite.
@@ -192,7 +192,7 @@ class Pictures:
             accumulator.update(accumulator.network.features(rounded))
 
     def judgments(self, originals: dict[str, FeatureStatistics]) -> tuple[Judgment, ...]:
-        """The result of every network, given the statistics of the originals; those for sets need at least 2 images."""
+        """The result of each network, given the originals' statistics. Networks for sets need at least 2 images."""
         said = [
             Judgment(judge.name, judge.weights_sha256, distance=math.fsum(distances) / len(distances))
             for judge, distances in zip(self._pairs, self._distances, strict=True)
@@ -205,7 +205,7 @@ class Pictures:
 
 
 def compared(ours: FeatureStatistics, theirs: FeatureStatistics) -> Judgment:
-    """The result of a network for sets, from the statistics (with features) of at least 2 images and of a reference."""
+    """The result of a network for sets, from the statistics, with features, of at least 2 images and of a reference."""
     assert ours.features is not None
     kid = None if theirs.features is None else kernel_distance(theirs.features, ours.features)
     return Judgment(ours.network, ours.weights_sha256, None, frechet_distance(theirs, ours), kid)
@@ -246,7 +246,7 @@ def stored_bits(usage: CodeUsageResult) -> int:
 
 
 def entropy_bits(usage: CodeUsageResult) -> float:
-    """The bits of all tokens with an ideal order-0 coder that knows the frequencies of each scale."""
+    """The bits of all tokens with an ideal order-0 coder per scale, given the frequencies."""
     return math.fsum(scale.tokens * scale.entropy_bits for scale in usage.scales)
 
 
@@ -295,7 +295,11 @@ def _statistics_path(folder: Path, network: FeatureExtractor) -> Path:
 
 
 def known_statistics(path: Path, kind: Kind, network: FeatureExtractor, protocol: Protocol) -> ReferenceStatistics:
-    """Statistics from an earlier evaluation; refused if they are of another network or protocol."""
+    """Statistics from an earlier evaluation.
+
+    Raises:
+        ValueError: statistics of another kind, network or protocol.
+    """
     known = read_statistics(path, kind)
     if (known.statistics.network, known.statistics.weights_sha256) != (network.name, network.weights_sha256):
         raise ValueError(f"statistics: {path} is of {known.statistics.network}, expected {network.name}")

@@ -85,7 +85,7 @@ def check_weights(weights: Mapping[str, float | int]) -> None:
         if not math.isfinite(weight):
             raise ValueError(f"loss weight {name}: got {weight}, expected a finite number")
         if name in (*RECONSTRUCTION_LOSSES, *NETWORK_LOSSES, *ADVERSARIAL_TERMS) and weight < 0:
-            raise ValueError(f"loss weight {name}: got {weight}, expected a number >= 0")
+            raise ValueError(f"loss weight {name}: got {weight}, expected a number of at least 0")
         if name in ("r1", "lecam") and weight != 0 and not weights.get("adversarial"):
             raise ValueError(f"loss weight {name}: got no weight for adversarial, expected one")
 

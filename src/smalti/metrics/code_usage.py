@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from smalti.checks import at_least
 from smalti.ops import UsageStatistics, count_codes, usage_statistics
 from smalti.quantizers.latents import check_indices
 
@@ -63,9 +64,7 @@ class CodeUsage:
             vocab_size: number of codes; indices are in [0, vocab_size).
             num_scales: number of token maps per image; 1 for a tokenizer with a single scale.
         """
-        for name, value in {"vocab_size": vocab_size, "num_scales": num_scales}.items():
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, expected at least 1")
+        at_least(1, vocab_size=vocab_size, num_scales=num_scales)
         self.vocab_size = vocab_size
         self._counts = torch.zeros(num_scales, vocab_size, dtype=torch.int64)
         self._grids: list[tuple[int, ...]] = [() for _ in range(num_scales)]

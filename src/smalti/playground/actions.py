@@ -1,4 +1,4 @@
-"""The only door from the browser to Python: the name of an action, its arguments, and the tab that asks."""
+"""The only interface between browser and Python: the name of an action, its arguments, and the browser tab."""
 
 import time
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from smalti.playground import codes, dream, duel, look, paint, scales, share
+from smalti.playground.words import RefusalError
 from smalti.playground.workspace import Workspace, Workspaces
 
 ACTIONS: dict[str, Callable[[Workspace, dict[str, Any]], dict[str, Any]]] = {
@@ -42,17 +43,21 @@ def answer(workspaces: Workspaces, message: dict[str, Any]) -> dict[str, Any]:
     """Do what a message asks: `tab`, `action`, `arguments`.
 
     Returns:
-        The action's result with the time it took, `milliseconds`; or one line under `problem` for a mistake that the
-        user can mend. Anything else is raised: a bug.
+        The action's result with its time, `milliseconds`. After a mistake of the user: `problem`, one line in English,
+        and the page's text for it, `word` with its `values`. Other errors are bugs and are raised.
     """
     start = time.perf_counter()
     action = ACTIONS.get(str(message.get("action")))
     workspace = workspaces.of(str(message.get("tab")))
     try:
         if action is None:
-            raise ValueError(f"action: got {message.get('action')!r}, expected one of {', '.join(ACTIONS)}")
+            raise RefusalError("refused_action", got=repr(message.get("action")), names=", ".join(ACTIONS))
         with nullcontext() if message["action"] in UNLOCKED else workspace.lock:
             result = action(workspace, message.get("arguments") or {})
+    except RefusalError as error:
+        return {"problem": " ".join(str(error).split()), "word": error.key, "values": error.values}
     except (ValueError, OSError) as error:
-        return {"problem": " ".join(str(error).split())}
+        reason = " ".join(str(error).split())
+        panel = message["action"].partition(".")[0]
+        return {"problem": reason, "word": f"failed_{panel}", "values": {"reason": reason}}
     return {**result, "milliseconds": round(1000 * (time.perf_counter() - start), 1)}

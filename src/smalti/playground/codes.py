@@ -9,6 +9,7 @@ from smalti.ops import count_codes
 from smalti.playground.layers import Layer
 from smalti.playground.opened import TILE
 from smalti.playground.pictures import data_url
+from smalti.playground.words import RefusalError
 from smalti.playground.workspace import Workspace
 
 PAGE = 96
@@ -42,7 +43,7 @@ def pictures(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
     last = workspace.opened.tokenizer.vocab_size - 1
     for _, code in wanted:
         if not 0 <= code <= last:
-            raise ValueError(f"code: got {code}, expected 0 to {last}")
+            raise RefusalError("refused_code", got=code, last=last)
     return _pictures(workspace, wanted)
 
 

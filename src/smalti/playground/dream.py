@@ -18,6 +18,7 @@ from smalti.playground.layers import Layer
 from smalti.playground.look import state
 from smalti.playground.paint import changed
 from smalti.playground.pictures import data_url, heat_map
+from smalti.playground.words import RefusalError
 from smalti.playground.workspace import Workspace
 from smalti.priors import MaskedTransformer, NextScaleTransformer, Prior, SamplingConfig, TokenLayout
 from smalti.tokenizers import Tokens
@@ -81,7 +82,7 @@ def draw(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
     else:
         finest = workspace.layers[-1]
         if not finest.spatial:
-            raise ValueError("region: got one for tokens that belong to no place, expected a threshold")
+            raise RefusalError("refused_placeless")
         region = torch.zeros(finest.count, dtype=torch.bool)
         for cell in arguments["cells"]:
             finest.position(int(cell))  # refuses a cell outside the grid
@@ -137,7 +138,7 @@ def _prior(workspace: Workspace) -> Prior:
         ValueError: there is none.
     """
     if workspace.opened.prior is None:
-        raise ValueError(f"prior: got none for {workspace.opened.name}, expected one; start with smalti play --prior")
+        raise RefusalError("refused_prior", model=workspace.opened.name)
     return workspace.opened.prior
 
 
@@ -211,7 +212,7 @@ def redraw(
     """
     _check_layout(prior, tokens)
     if not chosen_L.any():
-        raise ValueError("region: got no token, expected at least one; paint a larger region or raise the threshold")
+        raise RefusalError("refused_nothing")
     default = SamplingConfig()
     config = replace(default, temperature=temperature, guidance=default.guidance if label is not None else 0.0)
     given_1L = tokens.flatten()

@@ -17,6 +17,7 @@ from smalti.metrics.image_quality import SSIM_WINDOW
 from smalti.playground.look import TOP_ERROR, finite
 from smalti.playground.opened import Opened
 from smalti.playground.pictures import data_url, difference, heat_map, resized
+from smalti.playground.words import RefusalError
 from smalti.playground.workspace import Workspace
 from smalti.tokenizers import Tokenizer, Tokens, to_token_image
 
@@ -129,5 +130,5 @@ def pixels_of(picture: Image.Image, channels: int) -> UInt8[Tensor, "{channels} 
 
 def _model(workspace: Workspace, name: str) -> Opened:
     if name not in workspace.models:
-        raise ValueError(f"model: got {name!r}, expected one of {', '.join(workspace.models)}")
+        raise RefusalError("refused_model", got=repr(name), names=", ".join(workspace.models))
     return workspace.models[name]

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from smalti.playground.words import RefusalError
 from smalti.quantizers import MultiScaleQuantizer, ResidualQuantizer
 from smalti.quantizers.composite import CompositeQuantizer
 from smalti.tokenizers import TiTok, Tokenizer
@@ -41,7 +42,7 @@ class Layer:
     def position(self, cell: int) -> int:
         """Position in the flat sequence of a cell, counted in raster order."""
         if not 0 <= cell < self.count:
-            raise ValueError(f"cell: got {cell}, expected 0 to {self.count - 1}")
+            raise RefusalError("refused_cell", got=cell, last=self.count - 1)
         return self.first + cell * self.step
 
 

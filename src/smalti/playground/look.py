@@ -14,6 +14,7 @@ from smalti.formats import packed_size
 from smalti.metrics import psnr, ssim
 from smalti.metrics.image_quality import SSIM_WINDOW
 from smalti.playground.pictures import data_url, difference, heat_map
+from smalti.playground.words import RefusalError
 from smalti.playground.workspace import Workspace
 
 MOST_BYTES = 2**26
@@ -32,9 +33,9 @@ def open_picture(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, A
     try:
         content = base64.b64decode(data, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"{name}: damaged on its way to the server ({error})") from error
+        raise RefusalError("refused_upload", name=name, reason=str(error)) from error
     if len(content) > MOST_BYTES:
-        raise ValueError(f"{name}: got {len(content)} bytes, expected at most {MOST_BYTES}")
+        raise RefusalError("refused_large", name=name, bytes=len(content), most=MOST_BYTES)
     workspace.open_picture(name, content)
     return state(workspace)
 

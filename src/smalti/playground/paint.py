@@ -10,6 +10,7 @@ from smalti.formats import TokenFile
 from smalti.playground.layers import Layer
 from smalti.playground.look import current
 from smalti.playground.pictures import colour_table, data_url, difference, png
+from smalti.playground.words import RefusalError
 from smalti.playground.workspace import Copied, Workspace
 from smalti.tokenizers import to_token_image
 
@@ -47,7 +48,7 @@ def copy(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
         if top <= y < bottom and left <= x < right
     ]
     if not cells:
-        raise ValueError("region: got one without the centre of any token, expected a larger region")
+        raise RefusalError("refused_region")
     workspace.copied = Copied(workspace.opened.name, (top, left), tuple(cells))
     return {"copied": len(cells), "region": [top, left, bottom, right]}
 
@@ -56,9 +57,9 @@ def paste(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
     """Write the copied tokens with their corner at `corner`: top, left as fractions. What falls outside is left out."""
     copied = workspace.copied
     if copied is None:
-        raise ValueError("copied: got no tokens, expected a copied region")
+        raise RefusalError("refused_paste")
     if copied.model != workspace.opened.name:
-        raise ValueError(f"copied: got tokens of {copied.model}, expected those of {workspace.opened.name}")
+        raise RefusalError("refused_paste_model", got=copied.model, expected=workspace.opened.name)
     top, left = (float(value) for value in arguments["corner"])
     down, right = top - copied.corner[0], left - copied.corner[1]
     layers, edits = workspace.layers, {}

@@ -10,6 +10,7 @@ from smalti.formats import packed_size
 from smalti.metrics import TITLES, Codec, code_near, psnr, require_codec
 from smalti.playground.look import finite
 from smalti.playground.pictures import data_url
+from smalti.playground.words import RefusalError
 from smalti.playground.workspace import Workspace
 from smalti.quantizers import ResidualQuantizer
 
@@ -36,7 +37,7 @@ def picture_until(workspace: Workspace, step: int) -> UInt8[Tensor, "1 c h w"]:
     """The picture of the first scales, up to and including `step`; the last is the reconstruction."""
     steps = number_of_steps(workspace)
     if not 0 <= step < steps:
-        raise ValueError(f"step: got {step}, expected 0 to {steps - 1}")
+        raise RefusalError("refused_step", got=step, last=steps - 1)
     if step == steps - 1:
         return workspace.step.image
     tokenizer, tokens = workspace.opened.tokenizer, workspace.step.tokens
@@ -63,9 +64,9 @@ def codec(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
     """The original in the codec `codec`, at the size of the tokens up to the step `step`."""
     name, step = arguments["codec"], int(arguments["step"])
     if name not in get_args(Codec):
-        raise ValueError(f"codec: got {name!r}, expected one of {', '.join(CODECS)}")
+        raise RefusalError("refused_codec", got=repr(name), names=", ".join(CODECS))
     if workspace.pixels is None:
-        raise ValueError("codec: got tokens without the original picture, which codecs need")
+        raise RefusalError("refused_codec_original")
     require_codec(name)
     pixels = workspace.pixels.cpu()
     size = packed_size(tokens_until(workspace, step), workspace.step.tokens.vocab_size)

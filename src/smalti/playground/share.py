@@ -22,6 +22,7 @@ from smalti.formats.byte_fields import fixed
 from smalti.formats.token_file import COMPACT, MAGIC, VERSION_END
 from smalti.playground.look import open_picture, state
 from smalti.playground.paint import token_file_bytes
+from smalti.playground.words import RefusalError
 from smalti.playground.workspace import Picture, Workspace
 from smalti.tokenizers import Tokenizer, Tokens, to_tokens
 from smalti.zoo import saved_folder
@@ -32,6 +33,14 @@ LONGEST_LINK = 16_000
 """Characters, which all browsers open. With more the page offers the file alone."""
 LARGEST_PICTURE = 1 << 20
 """Pixels of the largest shared picture that is opened."""
+
+
+class OtherTokenizerError(RefusalError, OtherModelError):
+    """A shared picture of a tokenizer that is not open."""
+
+
+class OtherContentError(RefusalError, TokenFileError):
+    """A token file that the page does not show: several pictures, a very large one, or other channels."""
 
 
 def link(workspace: Workspace, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -87,13 +96,13 @@ def from_link(link: str) -> bytes:
     """
     _, mark, letters = link.strip().partition(MARK)
     if not mark:
-        raise ValueError(f"link: got no tokens in it, expected {MARK} and the tokens")
+        raise RefusalError("refused_link", mark=MARK)
     try:
         data = base64.b64decode(letters + "=" * (-len(letters) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         data = b""
     if _letters(data) != letters:
-        raise ValueError(f"link: got other characters after {MARK} than base64url's, expected an unaltered link")
+        raise RefusalError("refused_altered", mark=MARK)
     return data
 
 
@@ -120,19 +129,19 @@ def open_shared(data: bytes, tokenizers: Mapping[str, Tokenizer]) -> tuple[str, 
         return name, *_only_picture(file, tokenizer)
     made_by = TokenFile.from_bytes(data).fingerprint
     own = ", ".join(f"{tokenizer.fingerprint[:12]}… ({name})" for name, tokenizer in tokenizers.items())
-    raise OtherModelError(f"shared picture: got the fingerprint {made_by[:12]}…, another tokenizer's, expected {own}")
+    raise OtherTokenizerError("refused_fingerprint", got=f"{made_by[:12]}…", expected=own)
 
 
 def _only_picture(file: TokenFile, tokenizer: Tokenizer) -> tuple[str, Tokens]:
     """Name and tokens of the picture in the file."""
     if len(file.images) != 1:
-        raise TokenFileError(f"shared picture: got {len(file.images)} pictures, expected one")
+        raise OtherContentError("refused_pictures", count=len(file.images))
     (image,) = file.images
     if math.prod(image.image_size) > LARGEST_PICTURE:
         height, width = image.image_size
-        raise TokenFileError(f"shared picture: got {width} x {height} pixels, expected at most {LARGEST_PICTURE}")
+        raise OtherContentError("refused_pixels", width=width, height=height, most=LARGEST_PICTURE)
     if image.channels != tokenizer.image_channels:
-        raise TokenFileError(f"shared picture: got {image.channels} channels, expected {tokenizer.image_channels}")
+        raise OtherContentError("refused_channels", got=image.channels, expected=tokenizer.image_channels)
     return image.name, to_tokens(image, file.vocab_size)
 
 

@@ -24,7 +24,6 @@ FRAME: Words = {
         "{name}: {width} × {height} pixels, reduced from {fullWidth} × {fullHeight}",
         "{name}：{width} × {height} 像素，由 {fullWidth} × {fullHeight} 缩小而来",
     ),
-    "problem": ("Not possible: {reason}", "无法完成：{reason}"),
     "lost": (
         "The server gave no answer. Its terminal may say why.",
         "服务器没有应答，原因可能显示在它的终端里。",
@@ -283,7 +282,106 @@ SHARE: Words = {
     "share_choose": ("Token file", "词元文件"),
 }
 
-PANELS: tuple[Words, ...] = (FRAME, LOOK, POINT, SCALES, PAINT, CODES, DUEL, DREAM, SHARE)
+REFUSED: Words = {
+    "refused_action": ("action: got {got}, expected one of {names}", "操作：得到 {got}，应为以下之一：{names}"),
+    "refused_model": ("model: got {got}, expected one of {names}", "分词器：得到 {got}，应为以下之一：{names}"),
+    "refused_codec": ("codec: got {got}, expected one of {names}", "图像编码器：得到 {got}，应为以下之一：{names}"),
+    "refused_layer": ("layer: got {got}, expected 0 to {last}", "词元图：得到 {got}，应为 0 至 {last}"),
+    "refused_cell": ("cell: got {got}, expected 0 to {last}", "格子：得到 {got}，应为 0 至 {last}"),
+    "refused_code": ("code: got {got}, expected 0 to {last}", "码字：得到 {got}，应为 0 至 {last}"),
+    "refused_step": ("step: got {got}, expected 0 to {last}", "步：得到 {got}，应为 0 至 {last}"),
+    "refused_no_picture": (
+        "picture: got none, expected one; drop a picture on the page first",
+        "还没有图片，请先把图片拖到页面上。",
+    ),
+    "refused_upload": (
+        "{name}: damaged on its way to the server ({reason})",
+        "{name}：在发往服务器的途中损坏（{reason}）",
+    ),
+    "refused_large": (
+        "{name}: got {bytes} bytes, expected at most {most}",
+        "{name}：有 {bytes} 字节，最多为 {most} 字节",
+    ),
+    "refused_codec_original": (
+        "codec: got tokens without the original picture, which codecs need",
+        "图像编码器需要原图，而这里只有词元。",
+    ),
+    "refused_region": (
+        "region: got one without the centre of any token, expected a larger region",
+        "所选区域不含任何词元的中心，请选择更大的区域。",
+    ),
+    "refused_paste": (
+        "copied: got no tokens, expected a copied region",
+        "还没有复制词元，请先复制一个区域。",
+    ),
+    "refused_paste_model": (
+        "copied: got tokens of {got}, expected those of {expected}",
+        "复制的是 {got} 的词元，应为 {expected} 的词元。",
+    ),
+    "refused_prior": (
+        "prior: got none for {model}, expected one; start with smalti play --prior",
+        "{model} 没有先验模型，请用 smalti play --prior 启动。",
+    ),
+    "refused_placeless": (
+        "region: got one for tokens that belong to no place, expected a threshold",
+        "这些词元没有位置，不能按区域选择，请用比特数的界限选择。",
+    ),
+    "refused_nothing": (
+        "region: got no token, expected at least one; paint a larger region or raise the threshold",
+        "没有选中任何词元，请涂选更大的区域，或提高比特数的界限。",
+    ),
+    "refused_link": (
+        "link: got no tokens in it, expected {mark} and the tokens",
+        "链接里没有词元，应有 {mark} 以及其后的词元。",
+    ),
+    "refused_altered": (
+        "link: got other characters after {mark} than base64url's, expected an unaltered link",
+        "链接中 {mark} 之后有 base64url 以外的字符，请使用未经改动的链接。",
+    ),
+    "refused_fingerprint": (
+        "shared picture: got the fingerprint {got}, another tokenizer's, expected {expected}",
+        "分享的图片来自另一个分词器，其指纹为 {got}，应为 {expected}",
+    ),
+    "refused_pictures": (
+        "shared picture: got {count} pictures, expected one",
+        "分享的文件有 {count} 张图片，应为一张。",
+    ),
+    "refused_pixels": (
+        "shared picture: got {width} x {height} pixels, expected at most {most}",
+        "分享的图片有 {width} × {height} 像素，最多为 {most} 像素。",
+    ),
+    "refused_channels": (
+        "shared picture: got {got} channels, expected {expected}",
+        "分享的图片有 {got} 个通道，应为 {expected} 个。",
+    ),
+}
+"""Reasons that the playground itself gives, see `RefusalError`."""
+
+FAILED: Words = {
+    "failed_look": ("The file could not be opened or encoded: {reason}", "无法打开或编码文件：{reason}"),
+    "failed_scales": ("The scales could not be shown: {reason}", "无法显示各尺度：{reason}"),
+    "failed_paint": ("The tokens could not be changed or saved: {reason}", "无法修改或保存词元：{reason}"),
+    "failed_codes": ("The codes could not be shown: {reason}", "无法显示码字：{reason}"),
+    "failed_duel": ("The tokenizers could not be compared: {reason}", "无法比较分词器：{reason}"),
+    "failed_dream": ("The prior could not be used: {reason}", "无法使用先验模型：{reason}"),
+    "failed_share": ("The link could not be made or opened: {reason}", "无法生成或打开链接：{reason}"),
+}
+"""What failed, by panel; the reason comes from models or files and is in English, as on the command line."""
+
+PANELS: tuple[Words, ...] = (FRAME, LOOK, POINT, SCALES, PAINT, CODES, DUEL, DREAM, SHARE, REFUSED, FAILED)
+
+
+class RefusalError(ValueError):
+    """A mistake that the playground itself finds: the message is in English, the page shows it in its language.
+
+    Args:
+        key: key of the text in `REFUSED`.
+        values: values for the text, plain JSON.
+    """
+
+    def __init__(self, key: str, **values: str | int):
+        super().__init__(REFUSED[key][0].format(**values))
+        self.key, self.values = key, values
 
 
 def words() -> dict[str, dict[str, str]]:

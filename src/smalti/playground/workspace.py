@@ -21,6 +21,7 @@ from smalti.data.source import to_array
 from smalti.playground.layers import Layer
 from smalti.playground.opened import LONGEST, Opened, with_sequence
 from smalti.playground.pictures import resized
+from smalti.playground.words import RefusalError
 from smalti.tokenizers import Tokens
 
 MOST_STEPS = 40
@@ -98,7 +99,7 @@ class Workspace:
     def choose(self, model: str) -> None:
         """Work with another tokenizer; the picture is encoded again."""
         if model not in self.models:
-            raise ValueError(f"model: got {model!r}, expected one of {', '.join(self.models)}")
+            raise RefusalError("refused_model", got=repr(model), names=", ".join(self.models))
         if self.picture is not None:
             self._encode(self.models[model], self.picture)
         else:
@@ -146,7 +147,7 @@ class Workspace:
         """The token map with this number."""
         layers = self.layers
         if not 0 <= number < len(layers):
-            raise ValueError(f"layer: got {number}, expected 0 to {len(layers) - 1}")
+            raise RefusalError("refused_layer", got=number, last=len(layers) - 1)
         return layers[number]
 
     def change(self, edits: Mapping[int, int]) -> None:
@@ -155,7 +156,7 @@ class Workspace:
         sequence = before.flatten().clone()
         for position, code in edits.items():
             if not 0 <= code < before.vocab_size:
-                raise ValueError(f"code: got {code}, expected 0 to {before.vocab_size - 1}")
+                raise RefusalError("refused_code", got=code, last=before.vocab_size - 1)
             sequence[0, position] = code
         self.replace(with_sequence(before, sequence))
 
@@ -181,7 +182,7 @@ class Workspace:
 
     def _require_picture(self) -> None:
         if not self.steps:
-            raise ValueError("picture: got none, expected one; drop a picture on the page first")
+            raise RefusalError("refused_no_picture")
 
     def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
         """The value of `compute` for the current picture and step; computed once."""

@@ -208,13 +208,6 @@ def check_given(given_BL: Tensor | None, keep_BL: Tensor | None) -> None:
         raise ValueError(f"{missing}: got None, expected it together with {alone}")
 
 
-def check_shares(**shares: float) -> None:
-    """Refuse probabilities outside [0, 1), by name."""
-    for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise ValueError(f"{name}: got {share}, expected at least 0 and below 1")
-
-
 def kept(drawn: Tensor, given_BL: Tensor | None, keep_BL: Tensor | None, span: slice) -> Tensor:
     """Sampled tokens (B, n) of the positions `span`, with kept tokens in their place."""
     if given_BL is None or keep_BL is None:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from smalti.checks import at_least
+
 
 @dataclass(frozen=True)
 class TokenLayout:
@@ -29,8 +31,7 @@ class TokenLayout:
     """Fingerprint of the tokenizer that made the tokens; "" if unknown."""
 
     def __post_init__(self) -> None:
-        if self.vocab_size < 1:
-            raise ValueError(f"vocab_size: got {self.vocab_size}, expected at least 1")
+        at_least(1, vocab_size=self.vocab_size)
         if not self.grids or any(len(grid) < 2 or min(grid) < 1 for grid in self.grids):
             raise ValueError(f"grids: got {self.grids}, expected one (h, w) or (h, w, Q) per scale, sides at least 1")
 

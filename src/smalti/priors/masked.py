@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import TransformerBlock, ViTConfig, check_sizes
-from smalti.priors.base import IGNORED, Prior, as_settings, bits_of, check_given, check_shares, cross_entropy
+from smalti.checks import at_least, below_one
+from smalti.priors.base import IGNORED, Prior, as_settings, bits_of, check_given, cross_entropy
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
 
@@ -49,9 +50,8 @@ class MaskedConfig:
     """Strength of the Gumbel noise on the confidence at the first pass; it falls linearly to 0."""
 
     def __post_init__(self) -> None:
-        if self.sampling_steps < 1:
-            raise ValueError(f"sampling_steps: got {self.sampling_steps}, expected at least 1")
-        check_shares(class_dropout=self.class_dropout, dropout=self.dropout)
+        at_least(1, sampling_steps=self.sampling_steps)
+        below_one(class_dropout=self.class_dropout, dropout=self.dropout)
         check_sizes(self.width, self.num_heads, self.mlp_ratio, depth=self.depth)
 
 

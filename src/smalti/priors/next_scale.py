@@ -27,9 +27,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import check_sizes
+from smalti.checks import below_one
 from smalti.ops.linear import linear
 from smalti.priors.adaptive_block import AdaptiveBlock, modulated
-from smalti.priors.base import Prior, as_settings, bits_of, check_given, check_shares, cross_entropy, kept
+from smalti.priors.base import Prior, as_settings, bits_of, check_given, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.sampling import SamplingConfig, check_drawn, draw, guided
@@ -60,7 +61,7 @@ class NextScaleConfig:
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.num_heads, self.mlp_ratio, depth=self.depth)
-        check_shares(class_dropout=self.class_dropout, drop_path=self.drop_path)
+        below_one(class_dropout=self.class_dropout, drop_path=self.drop_path)
 
 
 @final

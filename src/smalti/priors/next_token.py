@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from smalti.blocks.transformer import check_sizes
-from smalti.priors.base import Prior, as_settings, bits_of, check_given, check_shares, cross_entropy, kept
+from smalti.checks import above_zero, at_least, below_one
+from smalti.priors.base import Prior, as_settings, bits_of, check_given, cross_entropy, kept
 from smalti.priors.cache import KeyValueCache
 from smalti.priors.layout import TokenLayout
 from smalti.priors.llama_block import LlamaBlock
@@ -52,13 +53,11 @@ class NextTokenConfig:
     def __post_init__(self) -> None:
         heads = self.num_kv_heads or self.num_heads
         check_sizes(self.width, self.num_heads, depth=self.depth)
-        if self.hidden < 0:
-            raise ValueError(f"hidden: got {self.hidden}, expected at least 0")
-        if not self.rope_base > 0:
-            raise ValueError(f"rope_base: got {self.rope_base}, expected more than 0")
+        at_least(0, hidden=self.hidden)
+        above_zero(rope_base=self.rope_base)
         if heads < 1 or self.num_heads % heads:
             raise ValueError(f"num_kv_heads: got {heads}, expected a divisor of {self.num_heads}")
-        check_shares(class_dropout=self.class_dropout, dropout=self.dropout)
+        below_one(class_dropout=self.class_dropout, dropout=self.dropout)
 
     @property
     def mlp_width(self) -> int:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from smalti.checks import at_least, between
+
 COLDEST = 1e-6
 """Lowest temperature; below it logits become infinite. `top_k=1` always takes the most likely token."""
 STRONGEST = 1e6
@@ -38,10 +40,8 @@ class SamplingConfig:
             raise ValueError(f"guidance: got {self.guidance}, expected 0 to {STRONGEST:g}")
         if not COLDEST <= self.temperature < math.inf:
             raise ValueError(f"temperature: got {self.temperature}, expected a number of at least {COLDEST:g}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k: got {self.top_k}, expected at least 0")
-        if not 0 <= self.top_p <= 1:
-            raise ValueError(f"top_p: got {self.top_p}, expected 0 to 1")
+        at_least(0, top_k=self.top_k)
+        between(0, 1, top_p=self.top_p)
 
 
 def guided(logits: Float[Tensor, "twice n v"], scale: float) -> Float[Tensor, "b n v"]:

@@ -1,1 +1,1 @@
-"""Making token data sets, shard by shard, in this process or on a Ray cluster."""
+"""Makes token data sets, shard by shard, in this process or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""The folder of a token data set: prepared for shards, resumed after an interrupted run, finished."""
+"""The folder of a token data set: prepares it for shards, resumes an interrupted run, writes the manifest."""
 
 import json
 import tempfile
@@ -19,22 +19,26 @@ def finished(storage: Storage, plan: Plan) -> TokenManifest | None:
     if not storage.exists(MANIFEST):
         return None
     manifest = read_manifest(storage)
-    storage.remove("progress")  # left over if the process was killed right after writing the manifest
+    storage.remove("progress")  # remains if the process was killed right after it wrote the manifest
     return manifest if manifest.transform == plan.identity else None
 
 
 def prepare(storage: Storage, plan: Plan, tokenizer: Tokenizer, force: bool) -> None:
-    """Prepare the folder for shards: empty, or with the shards of an earlier run of the same plan."""
+    """Prepare the folder: empty, or with the shards of an interrupted run of the same plan.
+
+    Raises:
+        FileExistsError: other files in the folder.
+    """
     begun = json.loads(storage.read(PLAN)) if storage.exists(PLAN) else None
     if begun == plan.identity:
         return
     names = [name for name in storage.names() if not name.startswith(TOKENIZER + "/")]
     if names and not force:
         what = "another token data set" if begun or MANIFEST in names else "files"
-        raise FileExistsError(f"{storage}: holds {what}; choose another name, or --force to replace it")
+        raise FileExistsError(f"{storage}: contains {what}; choose another folder, or replace the content with --force")
     strangers = [name for name in names if not name.startswith(("progress/", "tokens-")) and name != MANIFEST]
     if strangers:
-        raise FileExistsError(f"{storage}: holds {strangers[0]}, which is not part of a token data set")
+        raise FileExistsError(f"{storage}: contains {strangers[0]}, which is not part of a token data set")
     for name in names:
         storage.remove(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -58,13 +62,17 @@ def shard_notes(storage: Storage) -> dict[int, ShardNote]:
 
 
 def finish(storage: Storage, plan: Plan, source: ImageSource) -> TokenManifest:
-    """Write the manifest, and remove the files that only an unfinished set needs."""
+    """Write the manifest and remove the files of the unfinished set.
+
+    Raises:
+        ValueError: no image could be read.
+    """
     notes = [note for _, note in sorted(shard_notes(storage).items())]
     filled = [note for note in notes if note.shard.rows]
     unreadable = {key: reason for note in notes for key, reason in note.unreadable.items()}
     if not filled:
         raise ValueError(
-            f"none of the {len(source)} images of {plan.data} can be read: {next(iter(unreadable.values()))}"
+            f"{plan.data}: none of the {len(source)} images can be read: {next(iter(unreadable.values()))}"
         )
     manifest = TokenManifest(
         fingerprint=plan.fingerprint,

@@ -1,9 +1,9 @@
-"""Tokenize on a Ray cluster: the same shards, made by any free worker.
+"""Tokenizes on a Ray cluster: the same shards, each made by any free worker.
 
-Ray Data distributes shard numbers to a pool of actors that grows and shrinks with the work. Each actor loads tokenizer
-and images once. If an actor dies, it is started again and makes its shard again. A shard is a pure function of plan and
-number, and is written completely or not at all, so the result does not change. Workers write directly to the set, so
-all machines must have access to its folder: a shared file system, or an object store.
+Ray Data distributes shard numbers to a pool of actors; the pool grows and shrinks with the work. Each actor loads
+tokenizer and images once. If an actor dies, a new one makes its shard again. A shard is a pure function of plan and
+number and is written completely or not at all, so the result does not change. Workers write directly to the folder of
+the set, so all machines must have access to it: a shared file system or an object store.
 """
 
 import os
@@ -20,7 +20,7 @@ from smalti.tokensets.shards import Plan, make_shards
 from smalti.zoo import open_tokenizer
 
 USAGE_REPORTS = "RAY_USAGE_STATS_ENABLED"
-"""Environment variable of Ray: a cluster started here sends no usage reports, unless the user has set this to 1."""
+"""Environment variable of Ray. A cluster started here sends no usage reports unless the user sets this to 1."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class WorkerPool:
 
 
 def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, pool: WorkerPool) -> Iterator[int]:
-    """Make shards on a Ray cluster (that of RAY_ADDRESS, else one started here); yields each finished shard number.
+    """Make shards on the Ray cluster of RAY_ADDRESS, else on one started here; yields each finished shard number.
 
     Args:
         plan: the plan of the set.
@@ -52,9 +52,8 @@ def make_on_ray(plan: Plan, numbers: Sequence[int], out: str, pool: WorkerPool) 
         return
     if not ray.is_initialized():
         os.environ.setdefault(USAGE_REPORTS, "0")
-        with chdir(
-            sys.prefix
-        ):  # Ray adds the current directory to its workers' path, where the user's files could be imported
+        # Ray adds the current directory to its workers' sys.path; so they cannot import files of the user by accident
+        with chdir(sys.prefix):
             ray.init(log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False  # smalti shows its own
     shards = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
@@ -75,7 +74,7 @@ class _Worker:
 
     def __init__(self, plan: Plan, out: str, pool: WorkerPool, folder: str):
         if Path(folder).is_dir():
-            os.chdir(folder)  # so that relative paths mean the same as for the user
+            os.chdir(folder)  # so that the user's relative paths are valid
         self.plan, self.storage, self.readers = plan, Storage(out), pool.readers
         self.tokenizer = open_tokenizer(self.plan.run).to(pool.device)
         self.source = open_images(self.plan.data, channels=self.tokenizer.image_channels)

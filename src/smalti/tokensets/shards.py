@@ -3,10 +3,10 @@
 A shard is a pure function of the plan (tokenizer, images, crops, shard size) and its number. Its bytes do not depend on
 the process that makes it or on the order.
 
-Tokens may depend on the batch in which an image is encoded: other batch sizes round differently, and a vector halfway
-between two codes may get the other one. On the CPU the network therefore always gets the same `CPU_BATCH` images of a
-shard together. On other devices the batch size is an option, and the manifest has the share of tokens that change when
-images are encoded one by one.
+Tokens may depend on the batch of an image: rounding differs between batch sizes, and a vector halfway between two codes
+may get either. On the CPU, the network therefore always gets the same `CPU_BATCH` images of a shard together. On other
+devices the batch size is an option, and the manifest records the share of tokens that change if images are encoded one
+by one.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class ShardNote:
     shard: Shard
     """Entry of the shard in the manifest."""
     unreadable: dict[str, str]
-    """Image of the shard → why it could not be read."""
+    """Key of an image → reason why it could not be read."""
     grids: list[list[int]] | None
     """Grids of the rows; None if they differ or if there are no rows."""
     image_size: list[int] | None
@@ -108,7 +108,7 @@ def make_shards(
 
 
 def _pieces(plan: Plan, numbers: Sequence[int], images: int) -> Iterator[tuple[int, range]]:
-    """Images that are encoded together, with the number of their shard."""
+    """Batches of images that are encoded together, each with the number of its shard."""
     for number in numbers:
         of_shard = plan.images_of(number, images)
         for start in range(0, len(of_shard), plan.device_batch):
@@ -162,7 +162,7 @@ def _write(storage: Storage, plan: Plan, number: int, made: _Shard) -> None:
 
 
 def note_name(number: int) -> str:
-    """File name of the note that a shard is finished."""
+    """File name of the note about a finished shard."""
     return f"progress/{number:05d}.json"
 
 

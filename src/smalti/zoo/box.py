@@ -1,4 +1,4 @@
-"""The box: tokenizers with weights in the package, for `load("photo-f8")` without training or network.
+"""The box: built-in tokenizers with weights, for `load("photo-f8")` without training or network.
 
 Each has a directory in `boxed/`: config.json, model.safetensors and train.yaml, the recipe of its training. Weights
 are stored in half precision (fp16) and loaded as fp32, so the fingerprint is equal on every machine.
@@ -23,7 +23,7 @@ def is_boxed(model: str | Path) -> bool:
 
 
 def saved_folder(model: str | Path) -> Path:
-    """The directory of a saved model: for a boxed name that in the box, else the path itself, which may not exist."""
+    """The directory of a saved model: the directory in the box for a boxed name, else the path itself, unchecked."""
     return BOX / model if is_boxed(model) else Path(model)
 
 

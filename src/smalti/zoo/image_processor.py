@@ -1,8 +1,8 @@
-"""Images → ids of a language model, ids → images: a tokenizer and its vocabulary behind one object.
+"""Images → ids of a language model, ids → images: a tokenizer and its vocabulary in one object.
 
-It has the methods of the image processors of the package transformers (call, `save_pretrained`, `from_pretrained`) and
-works without that package. The folder has `preprocessor_config.json` and, in `image_tokenizer`, the saved tokenizer, so
-it may also hold a language model. `tokenizers/vocabulary.py` defines the ids.
+It has the methods of an image processor of the package transformers (call, `save_pretrained`, `from_pretrained`) and
+works without that package. Its folder has `preprocessor_config.json` and the saved tokenizer in `image_tokenizer`; a
+language model may be saved in the same folder. `tokenizers/vocabulary.py` defines the ids.
 图像与语言模型 id 之间的互相转换。方法与 transformers 的图像处理器相同，但不需要安装该软件包。
 """
 
@@ -32,7 +32,7 @@ ImageInput = Image.Image | np.ndarray | Tensor | str | Path
 """A Pillow image, uint8 pixels (an array (H, W, C) or a tensor (C, H, W)), or the path of an image file."""
 
 SETTINGS, FOLDER = "preprocessor_config.json", "image_tokenizer"
-"""The file of the settings, by its name in transformers, and the folder of the tokenizer."""
+"""The settings file, with its name in transformers, and the subfolder of the tokenizer."""
 
 
 @final
@@ -50,7 +50,7 @@ class SmaltiImageProcessor:
         """
         Args:
             tokenizer: in eval mode, on any device.
-            vocabulary: the ids of its codes, and the image sizes; see `ImageVocabulary.of`.
+            vocabulary: ids of its codes, and the image sizes; see `ImageVocabulary.of`.
         """
         own = tokenizer.vocab_size
         expect(vocabulary.vocab_size == own, "vocabulary", f"{vocabulary.vocab_size} codes", f"the tokenizer's {own}")
@@ -66,10 +66,10 @@ class SmaltiImageProcessor:
             return_tensors: "pt": one int64 tensor (B, L), for images of one size; None: a list of ids per image.
 
         Returns:
-            The ids under "input_ids", begin and end of each image included.
+            The ids under "input_ids", including begin and end of each image.
 
         Raises:
-            ValueError: not an image, or sequences of different lengths for one tensor.
+            ValueError: not an image, or sequences of different lengths with `return_tensors="pt"`.
         """
         sequences = [self._encode(self._prepared(image)) for image in _several(images)]
         if return_tensors is None:
@@ -80,7 +80,7 @@ class SmaltiImageProcessor:
         return {"input_ids": torch.stack(sequences)}
 
     def decode(self, ids: Sequence[int] | Tensor) -> list[Image.Image]:
-        """The images in a sequence of ids; text around them is left out.
+        """The images in a sequence of ids; ids of text are ignored.
 
         Raises:
             ValueError: a damaged image; the message names the id that does not fit.
@@ -96,7 +96,7 @@ class SmaltiImageProcessor:
     # ---- saving and loading -------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write preprocessor_config.json, and the tokenizer into `image_tokenizer`."""
+        """Write preprocessor_config.json, and the tokenizer to the subfolder `image_tokenizer`."""
         folder = Path(folder)
         self.tokenizer.save_pretrained(folder / FOLDER)
         settings = {"image_processor_type": type(self).__name__, "vocabulary": self.vocabulary.config()}
@@ -113,7 +113,7 @@ class SmaltiImageProcessor:
 
         Raises:
             FileNotFoundError: a file is missing in the folder.
-            ValueError: other settings, or a tokenizer that does not fit them.
+            ValueError: settings of another class, or a tokenizer that does not fit the vocabulary.
         """
         names = (SETTINGS, f"{FOLDER}/{CONFIG}", f"{FOLDER}/{WEIGHTS}")
         folder = Path(model)
@@ -127,7 +127,7 @@ class SmaltiImageProcessor:
     # ---- parts --------------------------------------------------------------------------------------------------
 
     def _prepared(self, image: ImageInput) -> UInt8[Tensor, "1 c h w"]:
-        """The pixels of an image at a size of the vocabulary."""
+        """The pixels of an image, resized and cropped to a size of the vocabulary."""
         picture = _picture(image, self.tokenizer.image_channels)
         ratio = log(picture.height / picture.width)
         size = min(self.vocabulary.sizes, key=lambda each: (abs(log(each[0] / each[1]) - ratio), -each[0] * each[1]))

@@ -1,7 +1,7 @@
-"""Checks before any allocation that a model fits into the memory of this machine.
+"""Checks, before any allocation, that a model fits into the memory of this machine.
 
-Torch's meta device builds a model without its weights. Mistyped sizes are so refused at once; real construction would
-end with an error of the allocator or be killed by the system.
+Torch's meta device builds a model without its weights. So mistyped sizes are refused at once; otherwise the allocator
+would fail, or the system would kill the process.
 """
 
 import os

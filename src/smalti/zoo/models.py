@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smalti.checks import one_of
 from smalti.formats.arguments import check_arguments
 from smalti.formats.hub import fetch, may_be_on_hub
 from smalti.models import read_config
@@ -23,13 +24,13 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 """Classes by their names in config.json."""
 
 ALIVE: dict[str, Any] = {"init": {}, "revival": {}}
-"""A codebook initialised from data, with revival of dead codes, both with default settings."""
+"""Initialization of the codebook from data and revival of dead codes, both with default settings."""
 
 LEARNED = {"type": "VectorQuantizer", **ALIVE}
-"""A codebook learned by gradient."""
+"""A codebook learned by gradient descent."""
 
 AVERAGED = {"type": "EMAVectorQuantizer", **ALIVE}
-"""A codebook by moving average."""
+"""A codebook of moving averages (EMA)."""
 
 PHOTO_CODEBOOK = {**AVERAGED, "init": {"batches": 12}, "decay": 0.9875}
 """The codebook of the tokenizers for photographs: a moving average over 80 batches of about 1000 vectors."""
@@ -166,15 +167,14 @@ def build(name: str, **changes: Any) -> Tokenizer:
 
     Args:
         name: a key of `MODELS`.
-        changes: constructor arguments; a quantizer may be a dictionary as from `Quantizer.config`. A dictionary without
-            "type" changes only the values of its keys and keeps the others.
+        changes: constructor arguments; a quantizer may be a dictionary like that of `Quantizer.config`. A dictionary
+            without "type" changes only the values of its keys and keeps the others.
 
     Raises:
         ValueError: an unknown name or argument (the message lists the known ones), a value of a wrong type, or a model
             that does not fit into memory.
     """
-    if name not in MODELS:
-        raise ValueError(f"model: got {name!r}, expected one of {', '.join(MODELS)}")
+    one_of(tuple(MODELS), model=name)
     row = dict(MODELS[name])
     cls = TOKENIZERS[row.pop("type")]
     arguments = {key: _merged(value, changes.get(key, value)) for key, value in row.items()}

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from smalti.checks import one_of
 from smalti.formats.arguments import construct
 from smalti.formats.hub import fetch, may_be_on_hub
 from smalti.models import read_config
@@ -89,8 +90,7 @@ def build_prior(
         ValueError: an unknown name or size, a value of a wrong type, a prior that does not fit into memory, or tokens
             that this kind of prior cannot model.
     """
-    if name not in PRIORS:
-        raise ValueError(f"prior: got {name!r}, expected one of {', '.join(PRIORS)}")
+    one_of(tuple(PRIORS), prior=name)
     row = {**PRIORS[name], **changes}
     kind = row.pop("type")
     allowed = [field.name for field in fields(CONFIGS[kind])]

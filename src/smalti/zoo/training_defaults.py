@@ -34,7 +34,7 @@ LARGE: dict[str, Any] = {
     },
     "loss_weights": {"l1": 1.0, "ms_ssim": 0.5},
 }
-"""Networks for a GPU, batch size 8. Not tested by training: the values are common in published recipes."""
+"""Networks for a GPU, batch size 8. Values common in published recipes; not tested by a training run."""
 
 TRAINING: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("simple", "multi-scale", "patch-multi-scale"), SMALL),

@@ -49,7 +49,7 @@ async function send(action, args) {
     const reply = await server.ask({ tab, action, arguments: args });
     timings.push([action, performance.now() - start]);
     if (reply.problem === undefined) return reply;
-    tell("problem", { reason: reply.problem });
+    tell(reply.word, reply.values);
   } catch {
     tell("lost");
   } finally {

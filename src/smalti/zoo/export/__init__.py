@@ -1,1 +1,1 @@
-"""Tokenizers in the formats of other projects, for code that its users already have; one file per format."""
+"""Writes tokenizers in the formats of other projects, for users of their code; one file per format."""

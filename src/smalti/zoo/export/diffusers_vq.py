@@ -19,7 +19,7 @@ def write(tokenizer: Tokenizer, folder: Path) -> list[str]:
     attention = "attention" in sizes.mid
     mid = WITH_ATTENTION if attention else ("residual", "residual")
     sizes.require(CODE, stem_width=sizes.widths[0], mid=mid, projection=1)
-    if sizes.norm == "spatial":  # its norms have 32 groups, and see as many channels as the networks' latent
+    if sizes.norm == "spatial":  # its norms have 32 groups and take as many channels as the networks' latent
         sizes.require(CODE, latent_channels=sizes.embedding_dim, norm_groups=32)
     encoder, decoder = sizes.attention_levels
     down = [f"{'Attn' * (level in encoder)}DownEncoderBlock2D" for level in range(len(sizes.widths))]

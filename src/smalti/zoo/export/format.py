@@ -1,4 +1,4 @@
-"""What a format is to `smalti export`."""
+"""The interface of an export format."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ class Format:
     """A way to write a tokenizer."""
 
     code: str
-    """Whose code reads it."""
+    """Name of the code that reads it."""
     loading: str
-    """One line of Python that loads it there; OUT stands for the folder."""
+    """One line of Python that loads it with this code; OUT stands for the folder."""
     write: Callable[[Tokenizer, Path], Sequence[str]]
-    """Writes the files into an empty folder and returns what users should know, a sentence each. Raises ValueError
-    before it writes anything if the format cannot express the tokenizer."""
+    """Writes the files to an empty folder and returns notes for users, one sentence each. Raises ValueError before it
+    writes anything if the format cannot express the tokenizer."""
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

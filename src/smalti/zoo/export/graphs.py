@@ -1,11 +1,11 @@
 """Encoder and decoder as graphs of `torch.export`, for images of any size and batches of any length.
 
-A graph runs without this package: code search is a matrix product and an arg-min in fp32, so that either of two codes
-may be chosen whose distances agree to seven digits. Values are not checked.
+A graph runs without this package. Code search is a matrix product and an arg-min in fp32: if two codes have distances
+that agree to seven digits, either may be chosen. Values are not checked.
 
-The scales of a multi-scale tokenizer grow with the image. In a graph they are rounded in integers, and a scale of one
-cell stays at one cell. `sides` finds the sizes at which these are the tokenizer's own scales; the program
-refuses others.
+The scales of a multi-scale tokenizer grow with the image. A graph rounds them in integer arithmetic, and a scale of one
+cell stays at one cell. `sides` finds the sizes at which these scales equal the tokenizer's; the program refuses other
+sizes.
 
 Legend: B images, C channels, H x W the latent, h x w a scale.
 """
@@ -27,15 +27,15 @@ from smalti.quantizers import MultiScaleQuantizer
 from smalti.tokenizers import TiTok, Tokenizer, Tokens
 
 EXAMPLE_CELLS = 8
-"""Side of the latent in the example of a tokenizer with one scale."""
+"""Side of the example's latent for a tokenizer with one scale."""
 REMARKING = ("torch.onnx._internal.exporter._registration", "onnxscript")
-"""Loggers of remarks that do not concern users."""
+"""Loggers whose remarks are of no use to users."""
 MOST_TIMES = 8
 """Largest side of a multi-scale tokenizer's images, in multiples of the training size."""
 
 
 class Encoding(nn.Module):
-    """Images (B, C, H, W) from -1 to 1 to the indices of each scale."""
+    """Images (B, C, H, W) from -1 to 1 → the indices of each scale."""
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
@@ -52,7 +52,7 @@ class Encoding(nn.Module):
 
 
 class Decoding(nn.Module):
-    """The indices of each scale to images (B, C, h * stride, w * stride) from -1 to 1."""
+    """The indices of each scale → images (B, C, h * stride, w * stride) from -1 to 1."""
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
@@ -68,21 +68,21 @@ class Decoding(nn.Module):
 
 @dataclass(frozen=True)
 class Graphs:
-    """The two halves of a tokenizer."""
+    """Encoder and decoder of a tokenizer as graphs."""
 
     encoder: ExportedProgram
     """From "image" to the indices."""
     decoder: ExportedProgram
     """From the indices to "image"."""
     names: tuple[str, ...]
-    """Names of the indices: "indices", or "indices_0" … coarse to fine."""
+    """Names of the indices: "indices", or "indices_0" … from coarse to fine."""
     axes: dict[str, dict[int, str]]
-    """Axes of any length of "image" and of the indices, by name."""
+    """Axes of variable length, for "image" and for each name of indices."""
     config: dict[str, Any]
     """Names, shapes and ranges of inputs and outputs, in plain JSON types."""
 
     def notes(self) -> list[str]:
-        """What users of the graphs should know."""
+        """Notes for users of the graphs."""
         low, high = self.config["height"]
         sizes = f"{low} to {high}" if high else f"{low} or more"
         return [
@@ -94,8 +94,8 @@ class Graphs:
 
 @contextmanager
 def without_remarks() -> Iterator[None]:
-    """Keep torch's exporters from printing what users can do nothing about: deprecations inside torch, that torchvision
-    is not installed, steps of the optimizer."""
+    """Silences messages of torch's exporters that users cannot act on: deprecations inside torch, missing torchvision,
+    steps of the optimizer."""
     levels = {name: logging.getLogger(name).level for name in REMARKING}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -111,7 +111,7 @@ def without_remarks() -> Iterator[None]:
 @torch.no_grad()
 @without_remarks()
 def graphs_of(tokenizer: Tokenizer) -> Graphs:
-    """Export both halves.
+    """Export encoder and decoder.
 
     Raises:
         ValueError: the tokenizer has no decoder.
@@ -154,7 +154,7 @@ def graphs_of(tokenizer: Tokenizer) -> Graphs:
 
 
 def sides(tokenizer: Tokenizer) -> tuple[int, int | None, int]:
-    """Smallest and largest side in pixels that a graph takes (None: any), and the side in cells of the example."""
+    """Smallest and largest side in pixels that a graph takes (None: no limit), and the example's side in cells."""
     if isinstance(tokenizer, TiTok):
         return tokenizer.stride, tokenizer.stride, 1
     quantizer = tokenizer.quantizer
@@ -163,7 +163,7 @@ def sides(tokenizer: Tokenizer) -> tuple[int, int | None, int]:
     patch_nums, trained = quantizer.patch_nums, quantizer.patch_nums[-1]
 
     def fits(side: int) -> bool:
-        """Whether the graph has the tokenizer's scales, and no other ones of one cell than at the training size."""
+        """Whether the graph has the tokenizer's scales, and one-cell scales only where the training size has them."""
         found = [grid[0] for grid in proportional_grids(patch_nums, side, side)]
         return sides_in_graph(patch_nums, side) == found and found.count(1) == patch_nums.count(1)
 
@@ -176,11 +176,11 @@ def sides(tokenizer: Tokenizer) -> tuple[int, int | None, int]:
 
 
 def sides_in_graph(patch_nums: Sequence[int], side: int) -> list[int]:
-    """The sides of all scales of a latent with this side; a graph can compute them of a symbol."""
+    """The sides of all scales of a latent with this side; a graph can compute them from a symbolic side."""
     last = patch_nums[-1]
 
     def rounded(each: int) -> int:
-        """each * side / last, halves to the even integer: up if the integer below is odd."""
+        """each * side / last, rounded; halves go to the even integer."""
         odd = each * side // last % 2
         return (2 * each * side + last - 1 + odd) // (2 * last)
 
@@ -188,14 +188,13 @@ def sides_in_graph(patch_nums: Sequence[int], side: int) -> list[int]:
 
 
 def area_interpolation(f_BCHW: Tensor, grid: Sequence[int]) -> Tensor:
-    """Means over the cells of a grid (h, w) as two matrix products: ONNX has no pooling to a size that depends on the
-    image."""
+    """Means (B, C, h, w) over the cells of a grid, as two matrix products: ONNX has no pooling to a variable size."""
     rows_hH, columns_wW = (area_weights(cells, f_BCHW.shape[axis]) for axis, cells in zip((2, 3), grid, strict=True))
     return rows_hH @ f_BCHW @ columns_wW.T
 
 
 def area_weights(cells: int, length: int) -> Tensor:
-    """Row i of this matrix (cells, length) has 1 / n at the n positions of cell i."""
+    """Matrix (cells, length): row i has 1 / n at the n positions of cell i."""
     cell_C1, place_L = torch.arange(cells)[:, None], torch.arange(length)
     first_C1 = cell_C1 * length // cells
     end_C1 = (cell_C1 * length + length + cells - 1) // cells

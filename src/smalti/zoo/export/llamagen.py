@@ -11,7 +11,7 @@ from smalti.zoo.published.llamagen import NAMES
 
 CODE = "FoundationVision/LlamaGen"
 FIXED = {"ch": 128, "num_res_blocks": 2}
-"""What `ModelArgs` has no fields for."""
+"""Sizes that `ModelArgs` has no fields for."""
 RECENT_TOKENS = 65536
 """Length of the buffer of recent tokens that LlamaGen's training keeps in the checkpoint."""
 

@@ -24,7 +24,7 @@ def write(tokenizer: Tokenizer, folder: Path) -> list[str]:
 
 @without_remarks()
 def save(graphs: Graphs, folder: Path) -> None:
-    """Write the files; the weights are inside."""
+    """Write the files, weights included."""
     halves = (
         ("encoder", graphs.encoder, ("image",), graphs.names),
         ("decoder", graphs.decoder, graphs.names, ("image",)),

@@ -1,6 +1,6 @@
 """taming-transformers' VQGAN: a checkpoint and config.yaml for `taming.models.vqgan.VQModel`.
 
-taming's Gumbel model is not written: its code draws noise when it encodes, so that tokens would not be the same.
+taming's Gumbel model cannot be written: its code draws noise when it encodes, so tokens would differ.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """VAR's multi-scale VQVAE, as `vae_ch160v4096z32.pth`: a flat state dict for `models.VQVAE`.
 
-VAR's code has one codebook for all scales. A codebook per scale cannot be written: in one table of all codes, every
-scale would also find the codes of the others.
+VAR's code has one codebook for all scales. One codebook per scale cannot be written: joined in one table, each scale
+would also find codes of the others.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from smalti.zoo.published.var import USAGE, names_to_write
 
 CODE = "FoundationVision/VAR"
 FIXED = {"ch_mult": [1, 1, 2, 2, 4], "num_res_blocks": 2}
-"""What VAR's VQVAE has no arguments for."""
+"""Sizes that VAR's VQVAE has no arguments for."""
 
 
 def write(tokenizer: Tokenizer, folder: Path) -> list[str]:

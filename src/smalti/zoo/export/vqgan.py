@@ -1,6 +1,6 @@
-"""What the publishers' formats have in common: the sizes of a VQGAN that their code can build, and its tensors.
+"""Common parts of the publishers' formats: the sizes of a VQGAN that their code can build, and its tensors.
 
-The tables of names are those that read published checkpoints (`zoo/published`), used the other way round.
+The name tables are those for reading published checkpoints (`zoo/published`), inverted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ WITH_ATTENTION = ("residual", "attention", "residual")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a VQGAN that publishers have options for. Levels count from the image's resolution."""
+    """Sizes of a VQGAN that publishers have options for. Levels count from fine to coarse."""
 
     stem_width: int
     """Channels after the encoder's first convolution."""
@@ -34,13 +34,13 @@ class Sizes:
     attention_levels: tuple[tuple[int, ...], tuple[int, ...]]
     """Levels with attention in the encoder, and in the decoder."""
     mid: tuple[str, ...]
-    """Blocks in the middle, of both."""
+    """Blocks in the middle, equal in encoder and decoder."""
     latent_channels: int
     """Channels between networks and projection."""
     embedding_dim: int
     """Dimension of a code."""
     projection: int
-    """Kernel size of the convolutions around the quantizer; 0: there are none."""
+    """Kernel size of the convolutions around the quantizer; 0: no convolutions."""
     image_channels: int
     """Channels of the images."""
     norm_groups: int
@@ -94,7 +94,7 @@ def sizes_of(tokenizer: Tokenizer, code: str) -> Sizes:
 
 
 def _check_networks(encoder: PyramidConfig, decoder: PyramidConfig, code: str) -> None:
-    """Refuse what no publisher has an option for."""
+    """Refuse settings that no publisher has an option for."""
 
     def usual(name: str, value: Any, expected: Any, why: str = f"as in the code of {code}") -> None:
         expect(value == expected, name, value, f"{expected!r}, {why}")
@@ -120,10 +120,10 @@ def _check_networks(encoder: PyramidConfig, decoder: PyramidConfig, code: str) -
 
 
 def codebook(quantizer: Quantizer, code: str, metrics: Sequence[str]) -> tuple[Tensor, str]:
-    """The table of codes (K, D) as stored, and how it is searched: "euclidean", "cosine", "dot" or "znorm".
+    """The codebook (K, D) as stored, and its metric: "euclidean", "cosine", "dot" or "znorm".
 
     Raises:
-        ValueError: another quantizer than a codebook, or another search than `metrics`.
+        ValueError: a quantizer without a codebook, or a metric that is not in `metrics`.
     """
     if not isinstance(quantizer, CodebookQuantizer):
         raise ValueError(f"quantizer: got {type(quantizer).__name__}, expected one codebook, as in the code of {code}")
@@ -135,11 +135,11 @@ def codebook(quantizer: Quantizer, code: str, metrics: Sequence[str]) -> tuple[T
 def published_tensors(
     tokenizer: Tokenizer, quantizer: Mapping[str, Tensor], table: NameTable, *, split: bool = True
 ) -> dict[str, Tensor]:
-    """The networks and the tensors of the quantizer in fp32 under the publisher's names.
+    """The tensors of the networks and of the quantizer in fp32 under the publisher's names.
 
     Args:
         tokenizer: a VQGAN.
-        quantizer: what the publisher keeps of the quantizer, by our names.
+        quantizer: the quantizer's tensors in the publisher's format, by smalti's names.
         table: the publisher's names.
         split: whether queries, keys and values are three tensors.
     """
@@ -147,5 +147,5 @@ def published_tensors(
     ours = networks | dict(quantizer)
     ours = split_qkv(ours) if split else ours
     names = table.invert(ours)
-    # clone: the parts of a tensor that was split would be saved with all of it
+    # clone: otherwise each part of a split tensor would be saved with the whole tensor
     return {names[name]: value.detach().cpu().float().contiguous().clone() for name, value in ours.items()}

@@ -1,7 +1,7 @@
-"""Chameleon's VQ-VAE as transformers has it: the encoder alone, so images become tokens but not the other way.
+"""Chameleon's VQ-VAE in the format of transformers: only the encoder, so it encodes images and cannot decode tokens.
 
-Source: Chameleon Team 2024 (arXiv 2405.09818), after Make-A-Scene (arXiv 2203.13131). The original `vqgan.ckpt`,
-which has a decoder, is of the family `taming`.
+Source: Chameleon Team 2024 (arXiv 2405.09818), after Make-A-Scene (arXiv 2203.13131). The original `vqgan.ckpt` has a
+decoder and belongs to the family `taming`.
 """
 
 from smalti.zoo.published.checkpoints import Candidate

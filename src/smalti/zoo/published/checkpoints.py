@@ -1,12 +1,12 @@
-"""Reading other people's checkpoint files: every container, every way of nesting, and never any code.
+"""Reads checkpoint files of other projects: all containers, any nesting, without running code from them.
 
-A checkpoint may be a safetensors file, a pickle (.pth .pt .ckpt .bin .pth.tar .pkl), a TorchScript archive (.jit), a
-folder with one of them and a config.json, or the folder of a pipeline, whose tokenizer lies in a folder of its own. Two
-files "encoder" and "decoder" beside each other are one checkpoint.
-Its tensors may lie at the top or under "model", "state_dict", "ema" …, and their names may carry prefixes ("module.",
+A checkpoint is a safetensors file, a pickle (.pth .pt .ckpt .bin .pth.tar .pkl), a TorchScript archive (.jit), a folder
+with one of them and a config.json, or the folder of a pipeline, which has its tokenizer in a subfolder. Two files named
+"encoder" and "decoder" in one folder are one checkpoint.
+The tensors are at the top level or under "model", "state_dict", "ema" …, and their names may have prefixes ("module.",
 "first_stage_model.", "_orig_mod."). `read_checkpoint` finds every table of tensors that could be a tokenizer.
 
-Pickles can hold programs. They are read with `weights_only=True`, which refuses everything but plain data.
+Pickles can contain programs. They are read with `weights_only=True`, which refuses everything but plain data.
 """
 
 import json
@@ -27,9 +27,9 @@ from smalti.formats.foreign import foreign, is_safetensors
 from smalti.zoo.published.torchscript import is_torchscript, read_torchscript
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".jit", ".pkl")
-"""Endings of weights, in small or capital letters."""
+"""File extensions of weights; upper or lower case."""
 HALVES = ("encoder", "decoder")
-"""Names of two files that are one model."""
+"""Names of the two files that form one model."""
 FOLDER_FILES = (
     "model.safetensors",
     "diffusion_pytorch_model.safetensors",
@@ -37,15 +37,15 @@ FOLDER_FILES = (
     "diffusion_pytorch_model.bin",
     "autoencoder.jit",
 )
-"""What publishers call the weights in a folder, in the order in which they are looked for."""
+"""Usual names of the weights in a folder, in the order of the search."""
 PIPELINE_FOLDERS = ("vqvae", "movq", "vqgan", "vq_model")
-"""Where pipelines of several models keep their tokenizer."""
+"""Subfolders in which pipelines of several models keep their tokenizer."""
 INDEX = ".index.json"
-"""Ending of the file that lists the shards of large weights."""
+"""Ending of the name of the index file, which lists the shards of large weights."""
 AVERAGES = "model_ema."
-"""Prefix of averaged weights in Lightning checkpoints; their names have lost their dots."""
+"""Prefix of averaged weights in Lightning checkpoints, whose names contain no dots."""
 DEPTH = 5
-"""How deep dictionaries may be nested."""
+"""Largest nesting depth of dictionaries."""
 
 
 @dataclass(frozen=True)
@@ -53,31 +53,31 @@ class Candidate:
     """A table of tensors in a checkpoint that could be a tokenizer."""
 
     place: str
-    """Keys that lead to the table, such as "state_dict"; "" at the top."""
+    """Keys that lead to the table, such as "state_dict"; "" at the top level."""
     prefix: str
-    """What was taken off the front of the names, such as "first_stage_model."."""
+    """Prefix that was removed from the names, such as "first_stage_model."."""
     tensors: dict[str, Tensor]
     """Tensors by name, without the prefix."""
     averages: dict[str, Tensor]
-    """Averaged tensors by name without dots; empty if there are none."""
+    """Averaged tensors, by names without dots; may be empty."""
     rest: tuple[str, ...]
-    """Names in the same table that lack the prefix."""
+    """Names in the same table without the prefix."""
     config: dict[str, Any]
-    """The config.json beside the file, {} if there is none."""
+    """Content of the config.json beside the file; {} without one."""
     yaml: dict[str, Any]
-    """The config.yaml beside the file, or else the YAML file of its name; {} if there is none."""
+    """Content of the config.yaml beside the file, else of the YAML file with its name; {} without one."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything found in a file."""
+    """The content of a checkpoint file."""
 
     path: Path
     """The file that was read."""
     candidates: tuple[Candidate, ...]
-    """Tables that could be a tokenizer; at least one."""
+    """Tables that could be a tokenizer, at least one."""
     entries: tuple[str, ...]
-    """Names of everything at the top of the file."""
+    """Keys at the top level of the file."""
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -85,7 +85,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: no such file, or a folder without weights.
-        ValueError: an unknown ending, a damaged file, a pickle that would have to run code, or no tensors.
+        ValueError: an unknown extension, a damaged file, a pickle that needs code to be read, or no tensors.
     """
     file = locate(Path(path))
     tree = _read_halves(file) if file.stem in HALVES else _read_shards(file) if _is_index(file) else _read(file)
@@ -101,14 +101,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def locate(path: Path) -> Path:
-    """The file of weights that a path means: itself, or one in that folder.
+    """The file with the weights: the path itself, or a file in this folder.
 
-    In a folder: one of the usual names; one of these with a variant in it ("model.fp16.safetensors"); the list of
-    shards; two halves; the only file of weights there is; the same in the folder of a pipeline's tokenizer.
+    In a folder, in this order: a file with a usual name; one with a variant in its name ("model.fp16.safetensors"); an
+    index of shards; an encoder and a decoder file; the only file with weights; the same in a pipeline's subfolder.
 
     Raises:
-        FileNotFoundError: nothing there, or no weights in the folder.
-        ValueError: a file of another kind, or several files of weights with unusual names.
+        FileNotFoundError: no such path, or no weights in the folder.
+        ValueError: a file of another kind, or several files with weights, none with a usual name.
     """
     if path.is_file():
         if not _is_weights(path) and not _is_index(path):
@@ -132,7 +132,7 @@ def locate(path: Path) -> Path:
 
 
 def _variant(name: str) -> str:
-    """The pattern of a usual name with a variant in it: "model.*.safetensors"."""
+    """Glob pattern for a usual name with a variant: "model.*.safetensors"."""
     return f"{Path(name).stem}.*{Path(name).suffix}"
 
 
@@ -145,7 +145,7 @@ def _is_index(path: Path) -> bool:
 
 
 def _read_halves(file: Path) -> dict[str, Tensor]:
-    """The tensors of an encoder and a decoder that lie beside each other; of a whole model in a file of that name."""
+    """The tensors of an encoder and a decoder in two files, or of a whole model in a file with one of these names."""
     tensors: dict[str, Tensor] = {}
     for half in HALVES:
         path = file.with_name(half + file.suffix)
@@ -161,7 +161,7 @@ def _read_halves(file: Path) -> dict[str, Tensor]:
 
 
 def _read(file: Path) -> dict[Any, Any]:
-    """What a file holds, by its content whatever its name."""
+    """The content of a file. The format is recognised by the content, not by the name."""
     if (what := foreign(file)) is not None:
         raise ValueError(f"checkpoint: {file} is {what}")
     if is_safetensors(file):
@@ -172,7 +172,7 @@ def _read(file: Path) -> dict[Any, Any]:
     if is_torchscript(file):
         return dict(read_torchscript(file))
     try:
-        with file.open("rb") as opened:  # of a name, torch would believe the ending
+        with file.open("rb") as opened:  # given a path, torch would rely on its extension
             tree = torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search("GLOBAL|Unsupported class", str(error)):
@@ -186,39 +186,40 @@ def _read(file: Path) -> dict[Any, Any]:
 
 
 def _refusal(file: Path, error: Exception) -> str:
-    """Why a pickle was refused, and what to do."""
+    """Message: why a pickle was refused, and what to do."""
     wanted = re.search(r"(?:Unsupported (?:global|class): GLOBAL |WeightsUnpickler error: )([^\n]*)", str(error))
     reason = wanted[1] if wanted else _one_line(error)
     return (
         f"checkpoint: {file} was refused: it holds more than tensors and plain data ({reason.strip()[:200]}), and "
-        "reading that could run any program. If you trust its source, convert it once in a container without network "
-        "or files of value: python -c \"import torch, safetensors.torch as s; c = torch.load('IN', map_location='cpu', "
-        "weights_only=False); c = c.state_dict() if hasattr(c, 'state_dict') else c.get('state_dict', c); "
-        "s.save_file({k: v.contiguous() for k, v in c.items() if torch.is_tensor(v)}, 'OUT.safetensors')\" and load "
-        "OUT.safetensors; a whole module also needs its publisher's package there"
+        "reading it could run any program. If you trust its source, convert it once, in a container without network "
+        "and without valuable files: python -c \"import torch, safetensors.torch as s; c = torch.load('IN', "
+        "map_location='cpu', weights_only=False); c = c.state_dict() if hasattr(c, 'state_dict') else "
+        "c.get('state_dict', c); s.save_file({k: v.contiguous() for k, v in c.items() if torch.is_tensor(v)}, "
+        "'OUT.safetensors')\"; then load OUT.safetensors. A file with a whole module also needs its publisher's "
+        "package in the container"
     )
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all shards; of a large model around a tokenizer only the shards that hold parts of the latter."""
+    """The tensors of all shards; of a large model that contains a tokenizer, only the shards of the tokenizer."""
     try:
         shards = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint: {index} is not a list of shards") from error
+        raise ValueError(f"checkpoint: {index} is not an index of shards") from error
     fronts = {match[1] for name in shards if (match := re.match(r"(|.*\.)quantize\.", name))}
     inside = [shard for name, shard in shards.items() if name.startswith(tuple(fronts))]
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(inside or shards.values())):
         if Path(shard).name != shard:
-            raise ValueError(f"checkpoint: {index} names the shard {shard!r}, expected a file beside it")
+            raise ValueError(f"checkpoint: {index} names the shard {shard!r}, expected a file in the same folder")
         if not (index.parent / shard).is_file():
-            raise ValueError(f"checkpoint: {index} names the shard {shard!r}, which is not there")
+            raise ValueError(f"checkpoint: {index} names the shard {shard!r}, which does not exist")
         tensors |= _read(index.parent / shard)
     return tensors
 
 
 def _sidecar(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """The configuration beside the weights; {} if there is none or it is not a dictionary."""
+    """The configuration beside the weights; {} if it is missing or not a dictionary."""
     if not path.is_file():
         return {}
     try:
@@ -229,7 +230,7 @@ def _sidecar(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def _tables(tree: Mapping[Any, Any], place: tuple[str, ...], depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every dictionary that holds tensors under names, with the keys that lead to it."""
+    """All dictionaries that contain named tensors, each with the keys that lead to it."""
     tensors = {key: value for key, value in tree.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if tensors:
         yield ".".join(place), tensors
@@ -241,7 +242,7 @@ def _tables(tree: Mapping[Any, Any], place: tuple[str, ...], depth: int) -> Iter
 def _split(
     place: str, tensors: dict[str, Tensor], config: dict[str, Any], config_yaml: dict[str, Any]
 ) -> Iterator[Candidate]:
-    """The tokenizers in one table: one for each prefix under which an encoder and its other half are found."""
+    """The tokenizers in one table: one for each prefix with an encoder and a decoder or quantizer."""
     tensors = {_unwrapped(name): tensor for name, tensor in tensors.items()}
     flat = {name: average for name in tensors if (average := _average(name)) is not None}
     averages = {average: tensors[name] for name, average in flat.items()}
@@ -265,14 +266,14 @@ def _split(
 
 
 def _average(name: str) -> str | None:
-    """The name without dots whose average this tensor is: Lightning's, or Cosmos' with "-" for dots; None: of none."""
+    """The averaged tensor's name without dots, from Lightning's form or Cosmos' with "-" for dots; None: no average."""
     if name.startswith(AVERAGES):
         return name.removeprefix(AVERAGES)
     return name.removeprefix("ema.").replace("-", "") if re.match(r"ema\.\w+-", name) else None
 
 
 def _unwrapped(name: str) -> str:
-    """A name without what torch.compile and data parallelism add."""
+    """A name without the prefixes of torch.compile and data parallelism."""
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 

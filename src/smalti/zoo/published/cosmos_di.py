@@ -1,9 +1,8 @@
 """NVIDIA's Cosmos DI8x8 and DI16x16, of version 0.1 and of Tokenize1: Haar patches and 64000 codes by rounding.
 
 Source: NVIDIA 2025, "Cosmos World Foundation Model Platform for Physical AI" (arXiv 2501.03575). taming's blocks on
-patches of 4 (0.1) or 2 pixels (Tokenize1). How many levels halve the size their number does not tell, but their
-convolutions do. The .jit files also say what the levels of the quantizer are; a state dict does not. The publisher
-computes in bf16, here it is fp32.
+patches of 4 (0.1) or 2 pixels (Tokenize1). Not every level halves the size; the convolutions show which do. The .jit
+files contain the levels of the quantizer, state dicts do not. The publisher computes in bf16, smalti in fp32.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from smalti.zoo.published.vqgan_names import taming_names
 
 
 def facts(candidate: Candidate) -> dict[str, Any]:
-    """The levels of the quantizer, where the file holds them."""
+    """The levels of the quantizer, if the file contains them."""
     for name in ("quantizer._levels", "inv_quant.quantizer._levels"):
         if name in candidate.tensors:
             return {"levels": [int(level) for level in candidate.tensors[name].flatten()]}
@@ -35,7 +34,7 @@ def build(
     image_range: Sequence[float] = (-1.0, 1.0),
     norm_groups: int = 32,
 ) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes on Haar patches whose tokens are rounded components."""
+    """A VQGAN of the checkpoint's sizes on Haar patches, with finite scalar quantization."""
     components = codebook_shape(shapes)[1]
     if len(levels) != components:
         raise ValueError(f"levels: got {list(levels)}, expected one number for each of {components} dimensions")
@@ -50,7 +49,7 @@ def build(
 
 
 def _resamplings(shapes: Shapes, half: str) -> int:
-    """Levels that halve or double the size."""
+    """Number of levels that halve or double the size."""
     return sum(name.startswith(f"{half}.levels.") and name.endswith(".resample.conv.bias") for name in shapes)
 
 

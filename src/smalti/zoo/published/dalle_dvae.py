@@ -1,8 +1,8 @@
 """OpenAI's discrete VAE of DALL-E: 8192 codes, stride 8, in two files, encoder and decoder.
 
 Source: Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv 2102.12092). The published `encoder.pkl` and
-`decoder.pkl` are whole modules, which cannot be read without running code: they are refused, and the message says how
-to make `encoder.safetensors` and `decoder.safetensors` of them once.
+`decoder.pkl` are whole modules. Reading them would run code, so they are refused; the message says how to convert them
+to `encoder.safetensors` and `decoder.safetensors`.
 """
 
 import re
@@ -18,7 +18,7 @@ from smalti.zoo.published.names import NameTable
 
 
 def names(candidate: Candidate) -> NameTable:
-    """Groups, blocks and convolutions counted from 1, as many as there are; ours count from 0."""
+    """A table for all groups, blocks and convolutions of the file. The publisher counts from 1, smalti from 0."""
     places = [re.match(r".*\.group_(\d+)\.block_(\d+)\.", name) for name in candidate.tensors]
     modules: dict[str, str] = {}
     for half in ("encoder", "decoder"):
@@ -59,7 +59,7 @@ def build(
 
 
 def recognises(candidate: Candidate) -> bool:
-    """Groups and blocks that are counted from 1."""
+    """Groups and blocks counted from 1."""
     return has(candidate, r"(encoder|decoder)\.blocks\.group_\d+\.block_\d+\.")
 
 

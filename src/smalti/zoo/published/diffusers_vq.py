@@ -1,8 +1,8 @@
 """The `VQModel` of diffusers: aMUSEd, Kandinsky's MoVQ with its spatial norm, and converted latent-diffusion models.
 
 Source: Patil et al. 2024, aMUSEd (arXiv 2401.01808); Zheng et al. 2022, MoVQ (arXiv 2209.09002). taming's networks
-under diffusers' names, old ("query") and new ("to_q"). The config.json beside the weights says what the tensors do
-not.
+under diffusers' names, old ("query") and new ("to_q"). Settings that the tensors do not show are read from the
+config.json beside the weights.
 """
 
 import re
@@ -49,10 +49,10 @@ LEAVES = {
     "value": "v",
     "proj_attn": "out",
 }
-"""Names inside blocks. Of several for one of ours, the first is the one that diffusers writes today."""
+"""Names inside blocks. If several translate to one name of smalti, the first is the one that diffusers writes now."""
 
 AMUSED = {"num_vq_embeddings": 8192, "vq_embed_dim": 64, "lookup_from_codebook": True}
-"""What marks aMUSEd's own weights, whose pipeline feeds images in [0, 1]; all others work in [-1, 1]."""
+"""Settings by which aMUSEd's weights are recognised. They take images in [0, 1]; all others take [-1, 1]."""
 
 
 def names(candidate: Candidate) -> NameTable:
@@ -61,14 +61,14 @@ def names(candidate: Candidate) -> NameTable:
 
 
 def table(attention: bool) -> NameTable:
-    """The same, with or without attention in the middle."""
+    """diffusers' names, with or without attention in the middle."""
     mid = mid_names("mid_block.resnets.0", "mid_block.attentions.0" if attention else None, "mid_block.resnets.1")
     return NameTable({**LEVELS, **OUTER, **mid}, LEAVES, fine_to_coarse=False)
 
 
 def with_linear_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under diffusers' names with linear layers in attention. Ours are 1x1 convolutions, and what reads a
-    checkpoint reshapes them (`fitting.reshaped`)."""
+    """Tensors under diffusers' names, with linear layers in attention. smalti has 1x1 convolutions there; on reading,
+    `fitting.reshaped` converts them."""
     linear = re.compile(r".*\.to_(q|k|v|out\.0)\.weight")
     return {name: tensor.flatten(1) if linear.fullmatch(name) else tensor for name, tensor in tensors.items()}
 

@@ -1,4 +1,4 @@
-"""Emu3's VQ-VAE as transformers has it, for images: each is a video of equal frames.
+"""Emu3's VQ-VAE in the format of transformers, for images: an image is a video of equal frames.
 
 Source: Wang et al. 2024, Emu3 (arXiv 2409.18869). taming's encoder, MoVQ's decoder, and convolutions over time
 between them and the codebook. Videos are not supported.

@@ -1,8 +1,8 @@
-"""Emu3.5's vision tokenizer: IBQ with 131072 codes under taming's bare names, stride 16.
+"""Emu3.5's vision tokenizer: IBQ with 131072 codes under taming's names, stride 16.
 
 Source: Cui et al. 2025, "Emu3.5: Native Multimodal Models are World Learners" (arXiv 2510.26583), after IBQ (Shi et al.
-2024, arXiv 2412.02692). It is told from `taming.py`, which takes the nearest code where this one takes the largest dot
-product, by the config.yaml beside it alone (`rivals.py`).
+2024, arXiv 2412.02692). It takes the code with the largest dot product, where `taming.py` takes the nearest one. Only
+the config.yaml beside the file tells the two apart (`rivals.py`).
 """
 
 from smalti.zoo.published.family import Family, vqgan

@@ -1,4 +1,4 @@
-"""What a family of published models is to the loader: how to recognise it, rename its tensors and build it."""
+"""A family of published models: how the loader recognises it, renames its tensors and builds the model."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,47 +19,47 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Family(Generic[Model]):
-    """One publisher's tokenizers, or priors."""
+    """Tokenizers or priors of one publisher."""
 
     title: str
-    """Name for people."""
+    """Name shown to users."""
     url: str
-    """Where code and weights were published."""
+    """Page of the code or of the weights."""
     licence: str
-    """Licence that the publisher states for the weights."""
+    """Licence of the weights, as the publisher states it."""
     names: Callable[[Candidate], NameTable]
-    """Their tensor names and ours; a table may depend on what is there."""
+    """Table of the publisher's tensor names and smalti's; it may depend on the tensors in the file."""
     recognises: Callable[[Candidate], bool]
-    """Whether a table of tensors is of this family, from what only this family has."""
+    """Whether a table of tensors belongs to this family, by features that only this family has."""
     build: Callable[..., Model]
-    """`build(shapes, config, source, **options)`: a model for shapes by our names; the keyword arguments after the
-    first three are the options that users may give. A prior's `tokenizer` is one of them."""
+    """`build(shapes, config, source, **options)`: builds a model for shapes by smalti's names. The options are those
+    that users may give; for a prior, `tokenizer` is one of them."""
     averaged: bool = False
-    """Whether the publisher evaluates averaged weights; they are used where a checkpoint has them."""
+    """Whether the publisher evaluates averaged weights. They are then loaded if the checkpoint has them."""
     frozen: str = ""
-    """Pattern of names (their start) that training leaves alone, so that they have no averaged copy."""
+    """Pattern for the start of names that are not trained and thus have no averaged copy."""
     ignored: str = ""
-    """Pattern of names (their start) that belong to training, beside those that all families ignore."""
+    """Pattern for the start of names that only training needs, in addition to those that all families ignore."""
     supplied: str = ""
-    """Pattern of our names (their start) that do not come from the file: the quantizer of a prior's tokenizer."""
+    """Pattern for the start of smalti's names that are not in the file: the quantizer of a prior's tokenizer."""
     facts: Callable[[Candidate], Mapping[str, Any]] = lambda candidate: {}
-    """Options of `build` that values of tensors tell, where names and shapes do not."""
+    """Options of `build` that are read from values of tensors or from the configuration."""
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
-    """Tensors under our names as the model has them, where the publisher stores them otherwise."""
+    """Converts tensors, under smalti's names, from the publisher's layout to the model's."""
 
 
 def has(candidate: Candidate, pattern: str) -> bool:
-    """Whether a tensor's name begins as `pattern` says."""
+    """Whether the start of a tensor's name matches `pattern`."""
     return any(re.match(pattern, name) for name in candidate.tensors)
 
 
 def vqgan(metric: str = "euclidean", image_range: Sequence[float] = (-1.0, 1.0), **fixed: Any) -> Callable[..., VQGAN]:
-    """The `build` of a family whose tokens are rows of one codebook.
+    """The `build` function of a family with one codebook.
 
     Args:
-        metric: the published one, which users may change, as they may the range.
-        image_range: the published one.
-        fixed: what is always so in this family, as `build_vqgan` takes it.
+        metric: published value, the default of the option.
+        image_range: published value, the default of the option.
+        fixed: arguments of `build_vqgan` that users cannot change.
     """
     published_metric, published_range = metric, image_range
 
@@ -93,9 +93,9 @@ def build_vqgan(
     encoder_only: bool = False,
     **options: Any,
 ) -> VQGAN:
-    """A VQGAN whose sizes are inferred; `encoder`, `decoder`, `channels` overrule single values, the rest goes on.
+    """A VQGAN with inferred sizes. `encoder`, `decoder` and `channels` replace single values.
 
-    `exact_norms` is for families that came after it; the tokens of the others stay as they were.
+    `exact_norms` is set only by families that were added after it, so that the tokens of the older ones do not change.
     """
     sizes = {"norm_groups": norm_groups, "num_heads": num_heads}
     halves = [
@@ -116,7 +116,7 @@ def build_vqgan(
 
 
 def codebook(shapes: Shapes, metric: str) -> Quantizer:
-    """A codebook of the checkpoint's size under the given metric."""
+    """A codebook of the checkpoint's size with the given metric."""
     size, dim = codebook_shape(shapes)
     if metric == "dot":
         return IndexBackpropagationQuantizer(size, dim)

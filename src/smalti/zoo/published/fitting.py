@@ -1,4 +1,4 @@
-"""Putting published tensors into a model, all or none: what disagrees is found and said before anything is copied."""
+"""Copies published tensors into a model, all or none: all differences are found and reported before any copy."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 
 SHOWN = 10
-"""How many names of each kind a message lists."""
+"""Number of names of each kind in a message."""
 STATISTICS = re.compile(r".*\.(running_mean|running_var|num_batches_tracked)")
-"""Buffers that belong to the published weights; others hold our own training state and start fresh."""
+"""Buffers that belong to the published weights. All other buffers are training state and keep their initial values."""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """How tensors and a model differ, under the publisher's names."""
+    """Differences between tensors and a model, under the publisher's names."""
 
     missing: tuple[str, ...]
     """Tensors that the model needs and the checkpoint lacks."""
     surplus: tuple[str, ...]
-    """Tensors of the checkpoint that the model has no place for."""
+    """Tensors of the checkpoint that the model does not have."""
     shapes: tuple[str, ...]
     """Tensors whose shape differs, with both shapes."""
 
@@ -37,7 +37,7 @@ class Disagreement:
 
     @staticmethod
     def _nearest(names: Iterable[str], others: Iterable[str]) -> list[str]:
-        """Names ordered by how much they resemble one of the others: a misspelt one comes first."""
+        """Names in the order of their likeness to one of the others, so that misspelt names come first."""
         parts = [set(re.split(r"[._]", other)) for other in others]
 
         def likeness(name: str) -> float:
@@ -53,7 +53,7 @@ def _shown(names: list[str]) -> str:
 
 
 def expected_shapes(model: nn.Module, *, split_qkv: bool) -> dict[str, tuple[int, ...]]:
-    """Shapes that a model needs by name; with `split_qkv`, queries, keys and values as three tensors."""
+    """Shapes of a model's tensors by name; with `split_qkv`, queries, keys and values are three tensors."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     shapes |= {name: tuple(buffer.shape) for name, buffer in model.named_buffers() if STATISTICS.fullmatch(name)}
     if not split_qkv:
@@ -70,12 +70,12 @@ def expected_shapes(model: nn.Module, *, split_qkv: bool) -> dict[str, tuple[int
 def compare(
     expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], originals: Mapping[str, str]
 ) -> Disagreement:
-    """What is missing, too much, or of another shape.
+    """The missing and surplus tensors, and those of another shape.
 
     Args:
-        expected: shapes that the model needs, by our names.
-        tensors: tensors of the checkpoint, by our names.
-        originals: their name for each of ours, for the message.
+        expected: shapes of the model's tensors, by smalti's names.
+        tensors: tensors of the checkpoint, by smalti's names.
+        originals: the publisher's name for each name of smalti, for the message.
     """
     return Disagreement(
         missing=tuple(originals.get(name, name) for name in expected if name not in tensors),
@@ -97,7 +97,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def fused_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with queries, keys and values as one, as our attention has them."""
+    """Tensors with queries, keys and values as one tensor, as in smalti's attention."""
     fused = dict(tensors)
     for name in [name for name in tensors if ".q." in name]:
         parts = [fused.pop(name.replace(".q.", f".{part}.")) for part in "qkv"]
@@ -115,8 +115,8 @@ def split_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def reshaped(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Tensors with the model's axes of length 1: linear layers are 1x1 convolutions elsewhere, or the other way round,
-    and some publishers keep axes along which a tensor is repeated."""
+    """Tensors with the model's axes of length 1. Some publishers store a 1x1 convolution as a linear layer or the
+    reverse, and some keep axes along which a tensor is repeated."""
 
     def matched(tensor: Tensor, shape: tuple[int, ...] | None) -> Tensor:
         longer = [length for length in tensor.shape if length > 1]

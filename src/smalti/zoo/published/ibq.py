@@ -1,4 +1,4 @@
-"""IBQ (SEED-Voken): taming's networks with 1024 to 262144 codes, chosen by the largest dot product.
+"""IBQ (SEED-Voken): taming's networks with 1024 to 262144 codes; the code with the largest dot product is chosen.
 
 Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation Quantization" (arXiv 2412.02692). Its
 checkpoints hold raw and averaged weights; the publisher evaluates the averaged ones.
@@ -11,7 +11,7 @@ from smalti.zoo.published.vqgan_names import taming_names
 
 
 def recognises(candidate: Candidate) -> bool:
-    """taming's names, with averaged weights or the discriminator that SEED-Voken trains against."""
+    """taming's names, with averaged weights or SEED-Voken's discriminator."""
     discriminator = any(name.startswith("loss.discriminator.block") for name in candidate.tensors)
     averaged = any(name.startswith("encoder") for name in candidate.averages)
     return taming_recognises(candidate) and (averaged or discriminator)

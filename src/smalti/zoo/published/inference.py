@@ -1,7 +1,7 @@
-"""What the names and shapes of a checkpoint say about the architecture of a VQGAN.
+"""Infers the architecture of a VQGAN from the names and shapes of a checkpoint.
 
-Every size is read off several tensors and the majority counts, so that one damaged tensor does not hide what is wrong
-with it: the comparison that follows (`fitting.py`) then names exactly that tensor.
+Each size is a majority vote of several tensors. So one tensor of a wrong shape does not change the size, and the
+comparison that follows (`fitting.py`) names exactly this tensor.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of tensors by our names."""
+"""Shapes of tensors by smalti's names."""
 
 
 def vote(shapes: Shapes, *axes: tuple[str, int], default: int) -> int:
@@ -18,8 +18,8 @@ def vote(shapes: Shapes, *axes: tuple[str, int], default: int) -> int:
 
     Args:
         shapes: all shapes.
-        axes: pairs of a pattern for names (the whole name must match) and the axis whose size is meant.
-        default: the size if no tensor matches.
+        axes: pairs of a pattern (the whole name must match) and the axis to measure.
+        default: the result if no tensor matches.
     """
     ballots = Counter(
         shape[axis]
@@ -31,17 +31,17 @@ def vote(shapes: Shapes, *axes: tuple[str, int], default: int) -> int:
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that the group in `pattern` (the start of names) takes; 0 without a match."""
+    """Largest number that the group in `pattern` (for the start of names) matches, plus 1; 0 without a match."""
     return 1 + max((int(match[1]) for name in shapes if (match := re.match(pattern, name))), default=-1)
 
 
 def any_name(shapes: Shapes, pattern: str) -> bool:
-    """Whether some name begins as `pattern` says."""
+    """Whether the start of any name matches `pattern`."""
     return any(re.match(pattern, name) for name in shapes)
 
 
 def codebook_shape(shapes: Shapes) -> tuple[int, int]:
-    """Number of codes and their components, from the codebook and the convolutions around it."""
+    """Number of codes and their dimension, from the codebook and the convolutions around it."""
     dim = vote(
         shapes,
         (r"quantizer\.(quantizers\.0\.)?embedding\.weight", 1),
@@ -62,10 +62,10 @@ def infer_pyramid(shapes: Shapes, half: str, *, norm_groups: int = 32, num_heads
     """Configuration of one half of a VQGAN, as `PyramidConfig.of` takes it.
 
     Args:
-        shapes: shapes by our names.
-        half: where its names begin: "encoder" or "decoder".
-        norm_groups: cannot be inferred.
-        num_heads: cannot be inferred.
+        shapes: shapes by smalti's names.
+        half: start of its names: "encoder" or "decoder".
+        norm_groups: groups of each group normalisation; cannot be inferred.
+        num_heads: attention heads; cannot be inferred.
     """
     is_encoder = half.startswith("encoder")
     base = re.escape(half)
@@ -131,13 +131,13 @@ def _decoder_end(shapes: Shapes, base: str) -> dict[str, Any]:
 
 
 def _width(shapes: Shapes, level: str) -> int:
-    """Channels of one level; 0 if no tensor tells."""
+    """Channels of one level; 0 if no tensor shows them."""
     outputs = rf"{level}\.blocks\.\d+\.(conv1\.weight|conv2\.weight|conv1\.bias|conv2\.bias|norm2\.weight)"
     return vote(shapes, (outputs, 0), (rf"{level}\.blocks\.\d+\.conv2\.weight", 1), default=0)
 
 
 def _filled(widths: list[int]) -> list[int]:
-    """Widths with unknown ones taken from their neighbours."""
+    """Widths, with unknown ones replaced by their neighbours'."""
     for i in range(1, len(widths)):
         widths[i] = widths[i] or widths[i - 1]
     for i in reversed(range(len(widths) - 1)):
@@ -154,7 +154,7 @@ def _mid(shapes: Shapes, base: str) -> list[str]:
 
 
 def _shortcut(shapes: Shapes, base: str) -> str:
-    """Kernel of shortcuts; MaskGIT's take as many channels as they give, since they see the block's result."""
+    """Kind of the shortcuts. MaskGIT's have as many input as output channels: their input is the block's result."""
     found = [
         (shape, shapes.get(name.replace(".shortcut.", ".conv1."), (0, 0)))
         for name, shape in shapes.items()

@@ -2,10 +2,10 @@
 
 Source: Han et al. 2024, "Infinity: Scaling Bitwise AutoRegressive Modeling for High-Resolution Image Synthesis" (arXiv
 2412.04431). taming's networks without attention. The quantizer is VAR's without φ, with signs in place of a codebook:
-the residual of every scale is projected to the unit sphere, and codes are enlarged by bilinear interpolation.
+the residual of each scale is projected to the unit sphere, and codes are enlarged by bilinear interpolation.
 
-The publisher has a table of scales for each size and aspect ratio. The default is that of 256 x 256 pixels at stride
-16; other sizes take scales in proportion, and `patch_nums` gives those of another row of the table.
+The publisher has a table of scales for each size and aspect ratio. The default is the row for 256 x 256 pixels at
+stride 16; other sizes take proportional scales. For another row of the table, give `patch_nums`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ INNER = {
     "nin_shortcut.conv": "shortcut",
     "conv.conv": "conv",
 }
-"""Blocks in which every layer is wrapped in a module of its own."""
+"""Names of blocks in which each layer is wrapped in a module of its own."""
 
 
 def names(candidate: Candidate) -> NameTable:
@@ -67,7 +67,7 @@ def build(
 
 
 def recognises(candidate: Candidate) -> bool:
-    """The values of the bits, which are stored twice."""
+    """The values of the bits, which the file contains twice."""
     return has(candidate, r"quantizer?\.lfq\.mask$")
 
 

@@ -1,7 +1,7 @@
 """Latent diffusion's VQ first stages: vq-f4, vq-f4-noattn, vq-f8, vq-f8-n256, vq-f16.
 
 Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv 2112.10752). The
-networks are those of `taming.py`; inside a full checkpoint of a diffusion model their names begin with
+networks are those of `taming.py`. In a checkpoint of a whole diffusion model, their names begin with
 "first_stage_model.".
 """
 

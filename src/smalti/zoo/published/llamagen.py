@@ -1,8 +1,8 @@
 """LlamaGen's VQ-16 and VQ-8, and Janus, which uses VQ-16 (`gen_vision_model.` in its checkpoints).
 
 Source: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (arXiv
-2406.06525). taming's networks in other order: the middle blocks are a list, the decoder's levels run coarse to fine.
-Codes have eight components and unit length.
+2406.06525). taming's networks with other names: the middle blocks are a list, and the decoder's levels are numbered
+from coarse to fine. Codes have 8 dimensions and unit length.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ NAMES = NameTable(
 
 
 def facts(candidate: Candidate) -> dict[str, Any]:
-    """Whether codes have unit length, from a config.json of LlamaGen's own arguments, as `smalti export` writes it."""
+    """Whether codes have unit length, from a config.json with LlamaGen's arguments, as `smalti export` writes it."""
     if "codebook_l2_norm" not in candidate.config:
         return {}
     return {"metric": "cosine" if candidate.config["codebook_l2_norm"] else "euclidean"}

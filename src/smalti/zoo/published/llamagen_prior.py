@@ -1,8 +1,8 @@
 """LlamaGen's class-conditional transformers, B to 3B.
 
 Source: Sun et al. 2024, "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation" (arXiv
-2406.06525). Their tokenizers are those of `llamagen.py`. Positions are rotary, so no weight depends on the token grid,
-and the published files do not say whether a model was trained on 16 x 16 or on 24 x 24 tokens: the user must.
+2406.06525). Their tokenizers are those of `llamagen.py`. Position embeddings are rotary, so no weight depends on the
+token grid. The published files do not tell whether a model was trained on 16 x 16 or on 24 x 24 tokens, so users must.
 """
 
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ NAMES = NameTable(
     {},
 )
 WIDTH_3B, HEADS_3B = 3200, 32
-"""The one published size whose heads have 100 components instead of 64."""
+"""The only published size with 100 dimensions per head instead of 64."""
 
 
 def facts(candidate: Candidate) -> dict[str, Any]:
-    """The side of the square token grid, where the file holds the rotary table: a row for the class, one a token."""
+    """The side of the square token grid, if the file has the rotary table: one row for the class, one per token."""
     table = candidate.tensors.get("freqs_cis")
     tokens = 0 if table is None else len(table) - 1
     return {"grid": (isqrt(tokens),) * 2} if tokens > 0 and isqrt(tokens) ** 2 == tokens else {}

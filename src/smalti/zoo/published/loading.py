@@ -14,6 +14,7 @@ from typing import Any, Generic
 
 from torch import Tensor, nn
 
+from smalti.checks import one_of
 from smalti.tokenizers import Tokenizer
 from smalti.zoo.published.checkpoints import AVERAGES, Candidate, Checkpoint, read_checkpoint
 from smalti.zoo.published.family import Family, Model
@@ -22,7 +23,7 @@ from smalti.zoo.published.names import NameTable, decoder_levels
 from smalti.zoo.published.rivals import RIVALS
 
 TRAINING = r"(loss|discriminator|disc|perceptual_loss|lpips|inception_model|logvar|colorize)(\.|$)"
-"""Names (their start) of tensors that only training needs, in any family."""
+"""Pattern for the start of names that only training needs, in all families."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +37,13 @@ class Published(Generic[Model]):
     source: Mapping[str, str]
     """Family, title, url and licence."""
     place: str
-    """Where in the file its tensors were, such as "state_dict" or "ema"."""
+    """Place of its tensors in the file, such as "state_dict" or "ema"."""
     ignored: tuple[str, ...]
-    """Ignored content of the file: optimizer, loss, discriminator …"""
+    """Ignored parts of the file: optimizer, loss, discriminator …"""
     why: str
-    """How the family was found."""
+    """Reason for the choice of the family."""
     assumed: Mapping[str, Any]
-    """Options that neither the tensors nor the user define, with their published values."""
+    """Options that neither the file nor the user defines, with their published values."""
 
     @property
     def family(self) -> str:
@@ -65,12 +66,12 @@ class Published(Generic[Model]):
 def read_model(
     path: str | Path, families: Mapping[str, Family[Model]], family: str | None, options: Mapping[str, Any]
 ) -> Published[Model]:
-    """The model in a checkpoint, in eval mode, weights in fp32, and what was found on the way.
+    """The model in a checkpoint, in eval mode, with weights in fp32, and facts about its origin.
 
     Args:
         path: a file or folder, see `read_checkpoint`.
-        families: those that it may be of; the first that recognises it gets it, or a rival of that one (`rivals.py`).
-        family: its key where the user gives it; None: recognised by the tensor names.
+        families: candidates. The first that recognises the checkpoint is taken, or a rival of it (`rivals.py`).
+        family: a key of `families`; None: recognised by the tensor names.
         options: keyword arguments of the family's `build`.
 
     Raises:
@@ -88,33 +89,33 @@ def read_model(
 def _choose(
     checkpoint: Checkpoint, families: Mapping[str, Family[Model]], family: str | None
 ) -> tuple[str, Candidate, str]:
-    """The family, the table of tensors that belongs to it, and how the family was found."""
+    """The family, its table of tensors, and the reason for the choice."""
     family = family and family.replace("_", "-")
-    if family is not None and family not in families:
-        raise ValueError(f"family: got {family!r}, expected one of {', '.join(families)}")
+    if family is not None:
+        one_of(tuple(families), family=family)
     wanted = families if family is None else {family: families[family]}
     fitting = [(name, c) for name, row in wanted.items() for c in checkpoint.candidates if row.recognises(c)]
     if fitting:
         name = fitting[0][0]
         tables = [candidate for found, candidate in fitting if found == name]
-        # The first table, or the averaged one where the publisher uses that
+        # The first table, or the averaged one if the publisher uses averaged weights
         candidate = min(tables, key=lambda c: families[name].averaged and "ema" not in c.place.split("."))
-        return (name, candidate, "as asked for") if family else _between_rivals(checkpoint.path, name, candidate)
+        return (name, candidate, "as requested") if family else _between_rivals(checkpoint.path, name, candidate)
     known = {(name, i): _known(row, c) for name, row in wanted.items() for i, c in enumerate(checkpoint.candidates)}
     (name, i), best = max(known.items(), key=lambda item: item[1])
     if best == 0 and family is None:
         some = ", ".join(list(checkpoint.candidates[0].tensors)[:10])
         raise ValueError(
-            f"checkpoint: {checkpoint.path} fits no family ({', '.join(families)}); its tensors are called {some}"
+            f"checkpoint: {checkpoint.path} fits no family ({', '.join(families)}); its first tensors are {some}"
         )
-    return name, checkpoint.candidates[i], "as asked for" if family else "the nearest"
+    return name, checkpoint.candidates[i], "as requested" if family else "the nearest family"
 
 
 def _between_rivals(path: Path, name: str, candidate: Candidate) -> tuple[str, Candidate, str]:
-    """The family that was recognised, or the other one that looks alike, with the reason.
+    """The recognised family or its rival, with the reason.
 
     Raises:
-        ValueError: nothing tells them apart.
+        ValueError: nothing tells the two apart.
     """
     for rivals in RIVALS:
         if name in rivals.families:
@@ -165,7 +166,7 @@ def _build(
 
 
 def _used(family: Family[Any], candidate: Candidate, skip: re.Pattern[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors to load by their names, averaged where the family uses that, and what each is called in the file."""
+    """The tensors to load, by name, averaged if the family uses averages; and the name of each in the file."""
     raw = {key: tensor for key, tensor in candidate.tensors.items() if not skip.match(key)}
     averages = {key: candidate.averages.get(key.replace(".", "")) for key in raw}
     if not family.averaged or all(tensor is None for tensor in averages.values()):
@@ -192,12 +193,12 @@ def _fit(
     tensors = reshaped(tensors, expected)
     if difference := compare(expected, tensors, originals):
         fits = len(expected) - len(difference.missing) - len(difference.shapes)
-        raise ValueError(f"{what}, the nearest: only {fits} of {len(expected)} tensors fit; {difference}")
+        raise ValueError(f"{what}, the nearest family: only {fits} of {len(expected)} tensors fit; {difference}")
     load_into(model, tensors)
 
 
 def _check_options(name: str, family: Family[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a family: given values, after a check, or else published values."""
+    """The options of a family, checked; published values where the user gives none."""
     parameters = {p.name: p.default for p in list(inspect.signature(family.build).parameters.values())[3:]}
     for key in options:
         if key not in parameters:
@@ -208,7 +209,7 @@ def _check_options(name: str, family: Family[Any], options: Mapping[str, Any]) -
 def _ignored(
     checkpoint: Checkpoint, candidate: Candidate, skip: re.Pattern[str], family: Family[Any]
 ) -> tuple[str, ...]:
-    """Ignored parts: top-level entries of the file, and groups of tensors with their number."""
+    """Ignored parts: top-level entries of the file, and groups of tensors with their count."""
     top = candidate.place.split(".")[0]
     names = [key for key in candidate.tensors if skip.match(key)] + list(candidate.rest)
     if not family.averaged:

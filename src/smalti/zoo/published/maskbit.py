@@ -1,8 +1,8 @@
 """MaskBit's tokenizers with 10 to 18 bits, and VQGAN+ with a codebook: strides and blocks of MaskGIT, images in [0, 1].
 
 Source: Weber et al. 2024, "MaskBit: Embedding-free Image Generation via Bit Tokens" (arXiv 2409.16211). No bias and no
-attention; where a block changes its width the shortcut looks at the block's result, as in `maskgit.py`, and its input
-is lost. The decoder lists its levels as they run; older files, which the publisher calls legacy, list them backwards.
+attention. If a block changes its width, its shortcut takes the block's result instead of its input, as in
+`maskgit.py`. The decoder's levels are listed from coarse to fine; older files ("legacy") list them in reverse.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from smalti.zoo.published.vqgan_names import LEAVES, OUTER
 
 
 def names(candidate: Candidate) -> NameTable:
-    """Blocks called res_blocks; the decoder's first level enlarges where levels are listed as they run."""
+    """Names with res_blocks. If the decoder's first level enlarges, its levels are listed from coarse to fine."""
     modules = {
         **OUTER,
         "encoder.down.{i}.res_blocks.{j}": "encoder.levels.{i}.blocks.{j}",
@@ -40,7 +40,7 @@ def build(
     image_range: Sequence[float] = (0.0, 1.0),
     norm_groups: int = 32,
 ) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes whose tokens are signs, or rows of a codebook where there is one."""
+    """A VQGAN of the checkpoint's sizes, with a codebook if the file has one, otherwise with signs as tokens."""
     if any_name(shapes, r"quantizer\.embedding\."):
         quantizer: Quantizer = codebook(shapes, metric)
     else:
@@ -51,7 +51,7 @@ def build(
 
 
 def recognises(candidate: Candidate) -> bool:
-    """Blocks called res_blocks."""
+    """Blocks named res_blocks."""
     return has(candidate, r"(encoder|decoder)\.(down|up)\.\d+\.res_blocks\.")
 
 

@@ -1,8 +1,7 @@
-"""MaskGIT-VQGAN as 1d-tokenizer ships it: no bias, no attention, images in [0, 1].
+"""MaskGIT-VQGAN in the format of 1d-tokenizer: no bias, no attention, images in [0, 1].
 
-Source: Chang et al. 2022, "MaskGIT" (arXiv 2202.04200), in the PyTorch port of open-muse. Where a block changes its
-width the port adds a convolution of the block's result, not of its input; the published weights were converted for
-that.
+Source: Chang et al. 2022, "MaskGIT" (arXiv 2202.04200), in the PyTorch port of open-muse. If a block changes its
+width, the shortcut's convolution takes the block's result, not its input; the published weights are made for that.
 """
 
 from smalti.zoo.published.checkpoints import Candidate
@@ -22,7 +21,7 @@ NAMES = NameTable(MODULES, LEAVES)
 
 
 def recognises(candidate: Candidate) -> bool:
-    """Blocks called down and up, a list of them in the middle."""
+    """Levels named down and up, and a list of blocks in the middle."""
     return has(candidate, r"encoder\.down\.\d+\.block\.") and has(candidate, r"encoder\.mid\.\d")
 
 

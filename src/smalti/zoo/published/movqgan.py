@@ -1,8 +1,8 @@
-"""SBER's MoVQGAN in its original files: 67M, 102M and 270M, stride 8.
+"""SBER's MoVQGAN in its original files: 67M, 102M and 270M parameters, stride 8.
 
-Source: Zheng et al. 2022, "MoVQ" (arXiv 2209.09002). taming's encoder, and a decoder whose every norm looks at the
-codes. Kandinsky's copy of it, in diffusers' names, is of the family `diffusers`. Averaged weights that a training
-checkpoint holds are left out, as the publisher does.
+Source: Zheng et al. 2022, "MoVQ" (arXiv 2209.09002). taming's encoder, and a decoder in which every norm depends on the
+codes. Kandinsky's copy, under diffusers' names, belongs to the family `diffusers`. Averaged weights of a training
+checkpoint are ignored, as the publisher does.
 """
 
 from smalti.zoo.published.checkpoints import Candidate
@@ -12,7 +12,7 @@ from smalti.zoo.published.taming import recognises as taming_recognises
 from smalti.zoo.published.vqgan_names import taming_names
 
 NORMS = {"norm_layer": "norm", "conv_y": "scale", "conv_b": "shift"}
-"""Names inside a norm that looks at the codes."""
+"""Names inside a norm that depends on the codes."""
 
 
 def names(candidate: Candidate) -> NameTable:

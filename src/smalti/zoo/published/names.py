@@ -1,10 +1,10 @@
-"""Tables that translate a publisher's tensor names into ours, and back for messages.
+"""Tables that translate a publisher's tensor names to smalti's, and back for messages and exports.
 
 A table is two dictionaries. `modules` maps the path of a module, with {i} and {j} for numbers:
 
     "encoder.down.{i}.block.{j}": "encoder.levels.{i}.blocks.{j}"
 
-and `leaves` the names inside it: "nin_shortcut": "shortcut".
+and `leaves` maps names inside a module: "nin_shortcut": "shortcut".
 """
 
 import re
@@ -19,27 +19,27 @@ class NameTable:
     def __init__(self, modules: Mapping[str, str], leaves: Mapping[str, str], *, fine_to_coarse: bool = True):
         """
         Args:
-            modules: paths of modules, theirs to ours; the first that fits counts.
-            leaves: names inside modules, theirs to ours.
-            fine_to_coarse: whether the publisher numbers the decoder's levels from the image's resolution to the
-                latent's; ours are numbered as they run, coarse to fine.
+            modules: paths of modules, the publisher's to smalti's; the first match counts.
+            leaves: names inside modules, the publisher's to smalti's.
+            fine_to_coarse: whether the publisher numbers the decoder's levels from fine to coarse; smalti numbers them
+                from coarse to fine, as they run.
         """
         self.modules = dict(modules)
         self.leaves = dict(leaves)
         self.fine_to_coarse = fine_to_coarse
 
     def translate(self, names: Iterable[str]) -> dict[str, str]:
-        """Our name for each of theirs that the table knows."""
+        """smalti's name for each publisher's name in the table; other names are left out."""
         ours = {name: found for name in names if (found := self._convert(name, self.modules, self.leaves)) is not None}
         levels = decoder_levels(ours.values())
         return {name: self._ordered(found, levels) for name, found in ours.items()}
 
     def invert(self, names: Iterable[str]) -> dict[str, str]:
-        """Their name for each of ours: the inverse of `translate`. Of several names for one of ours, the first of the
-        table is written.
+        """The publisher's name for each name of smalti: the inverse of `translate`. If several names translate to one
+        of smalti's, the first in the table is taken.
 
         Raises:
-            ValueError: a name that the table does not know.
+            ValueError: a name that is not in the table.
         """
         names = list(names)
         levels = decoder_levels(names)
@@ -50,7 +50,7 @@ class NameTable:
         return theirs
 
     def original(self, name: str, levels: int) -> str:
-        """Their name for one of ours; `levels` of the decoder."""
+        """The publisher's name for one of smalti's; `levels` is the decoder's number of levels."""
         inverse: dict[str, str] = {}
         leaves: dict[str, str] = {}
         for theirs, ours in self.modules.items():
@@ -60,7 +60,7 @@ class NameTable:
         return self._convert(self._ordered(name, levels), inverse, leaves) or name
 
     def _ordered(self, name: str, levels: int) -> str:
-        """The name with the decoder's level counted from the other end."""
+        """The name, with the decoder's level counted from the other end if the publisher does so."""
         if not self.fine_to_coarse:
             return name
         return re.sub(r"^(.*decoder.*\.levels\.)(\d+)", lambda m: f"{m[1]}{levels - 1 - int(m[2])}", name)
@@ -76,7 +76,7 @@ class NameTable:
 
 
 def _replace(leaf: str, leaves: Mapping[str, str]) -> str:
-    """ ".nin_shortcut.weight" to ".shortcut.weight": every part that the table knows, longer ones first."""
+    """ ".nin_shortcut.weight" to ".shortcut.weight": replaces every part in the table, longer ones first."""
     if not leaves:
         return leaf
     known = "|".join(re.escape(source) for source in sorted(leaves, key=len, reverse=True))
@@ -84,6 +84,6 @@ def _replace(leaf: str, leaves: Mapping[str, str]) -> str:
 
 
 def decoder_levels(names: Iterable[str]) -> int:
-    """Number of levels that the decoder has in these names of ours."""
+    """Number of the decoder's levels in these names of smalti."""
     found = [int(match[1]) for name in names if (match := re.match(r".*decoder.*\.levels\.(\d+)\.", name))]
     return max(found, default=0) + 1

@@ -1,8 +1,8 @@
-"""Open-MAGVIT2 (SEED-Voken): 128 and 256 pixels, 2 ** 14 or 2 ** 18 codes that are signs of the latent.
+"""Open-MAGVIT2 (SEED-Voken): 128 and 256 pixels, 2 ** 14 or 2 ** 18 codes; the bits are the signs of the latent.
 
 Source: Luo et al. 2024, "Open-MAGVIT2" (arXiv 2409.04410), after MAGVIT-v2 (Yu et al. 2023, arXiv 2310.05737). Blocks
-without bias and without attention, channels rearranged to pixels when enlarging, and decoder levels that start with a
-norm looking at the whole latent.
+without bias and attention, upsampling by pixel shuffle, and decoder levels that start with a norm that depends on the
+whole latent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def build(
 
 
 def recognises(candidate: Candidate) -> bool:
-    """A list of blocks in the middle, and norms that look at the latent."""
+    """A list of blocks in the middle, and norms that depend on the latent."""
     return has(candidate, r"(encoder\.mid_block\.\d|decoder\.adaptive\.)") and not has(
         candidate, r"encoder\.down_blocks"
     )

@@ -1,9 +1,9 @@
-"""Published priors, loaded by one line, as published tokenizers are.
+"""Loads published priors in one line, like published tokenizers.
 
     tokenizer = load_published("vae_ch160v4096z32.pth")
     prior = load_published_prior("var_d16.pth", tokenizer)
 
-Scales and vocabulary of tokenizer and prior must agree, or nothing is loaded.
+Tokenizer and prior must have the same scales and vocabulary; otherwise nothing is loaded.
 """
 
 from pathlib import Path
@@ -20,17 +20,17 @@ PRIOR_FAMILIES: dict[str, Family[Any]] = {"var": var_prior.FAMILY, "llamagen": l
 
 
 def load_published_prior(path: str | Path, tokenizer: Tokenizer, family: str | None = None, **options: Any) -> Prior:
-    """A published prior from its publisher's checkpoint, in eval mode, weights in fp32.
+    """A prior from its publisher's checkpoint, in eval mode, with weights in fp32.
 
     >>> prior = load_published_prior("var_d16.pth", tokenizer)  # doctest: +SKIP
     >>> tokens = prior.sample(torch.tensor([207]))  # doctest: +SKIP
 
     Args:
         path: a .pth .pt .ckpt .bin or .safetensors file.
-        tokenizer: the tokenizer that it was trained on.
+        tokenizer: the tokenizer that the prior was trained with.
         family: a key of `PRIOR_FAMILIES`; None: recognised by the tensor names.
-        options: what the file does not tell: `grid` (LlamaGen, needed), `num_heads`, `patch_nums` (VAR, where its table
-            of levels is missing).
+        options: settings that the file does not contain: `grid` (LlamaGen, required), `num_heads`, `patch_nums` (VAR,
+            if its table of levels is missing).
 
     Raises:
         FileNotFoundError: no such file.

@@ -1,8 +1,8 @@
 """RQ-VAE: taming's networks and four residual levels of codes per position.
 
 Source: Lee et al. 2022, "Autoregressive Image Generation using Residual Quantization" (arXiv 2203.01941). A published
-table has one row more than codes, which stands for padding and is never searched. Where all levels share a table the
-file repeats it.
+codebook has one additional row for padding, which is never searched. If all levels share a codebook, the file repeats
+it.
 """
 
 import re
@@ -21,29 +21,29 @@ from smalti.zoo.published.names import NameTable
 from smalti.zoo.published.vqgan_names import taming_names
 
 TABLE = r"quantizer\.(codebooks|quantizers)\.\d+\.(embedding\.)?weight"
-"""The table of a level, under their name and ours."""
+"""Pattern for the codebook of a level, under the publisher's name and smalti's."""
 
 
 def names(candidate: Candidate) -> NameTable:
-    """taming's names, and a codebook a level."""
+    """taming's names, and one codebook per level."""
     table = taming_names(candidate)
     codebooks = {"quantizer.codebooks.{i}.weight": "quantizer.quantizers.{i}.embedding.weight"}
     return NameTable({**table.modules, **codebooks}, table.leaves)
 
 
 def shared(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether all levels hold one and the same table."""
+    """Whether all levels have the same codebook."""
     tables = [tensor for name, tensor in tensors.items() if re.fullmatch(TABLE, name)]
     return len(tables) > 1 and all(torch.equal(table, tables[0]) for table in tables)
 
 
 def facts(candidate: Candidate) -> dict[str, Any]:
-    """Whether the levels share one table."""
+    """Whether the levels share one codebook."""
     return {"shared_codebook": shared(candidate.tensors)}
 
 
 def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tables without their last row; a shared one once."""
+    """Codebooks without the last row; a shared codebook only once."""
     once = shared(tensors)
     return {
         name: tensor[:-1] if re.fullmatch(TABLE, name) else tensor
@@ -72,7 +72,7 @@ def build(
 
 
 def recognises(candidate: Candidate) -> bool:
-    """A codebook a level."""
+    """One codebook per level."""
     return has(candidate, r"quantizer\.codebooks\.\d") and has(candidate, r"encoder\.")
 
 

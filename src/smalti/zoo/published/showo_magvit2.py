@@ -1,8 +1,8 @@
 """Show-o's MAGVIT-v2, which MMaDA uses too: 13 bits per token; the first channel is the highest bit.
 
 Source: Xie et al. 2024, "Show-o" (arXiv 2408.12528), after MAGVIT-v2 (Yu et al. 2023, arXiv 2310.05737). taming's
-blocks, but encoder and decoder have widths of their own and a number of blocks at each level, and the convolutions
-around the codes belong to encoder and decoder.
+blocks, but encoder and decoder have different widths, each level has its own number of blocks, and the convolutions
+around the quantizer belong to encoder and decoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from smalti.zoo.published.vqgan_names import taming_names
 
 
 def names(candidate: Candidate) -> NameTable:
-    """taming's names; the convolutions around the codes inside encoder and decoder."""
+    """taming's names, with the convolutions around the quantizer inside encoder and decoder."""
     table = taming_names(candidate)
     around = {"encoder.quant_conv": "encoder.projection", "decoder.post_quant_conv": "decoder.projection"}
     return NameTable({**table.modules, **around}, table.leaves)
@@ -40,7 +40,7 @@ def build(
 
 
 def recognises(candidate: Candidate) -> bool:
-    """A convolution around the codes inside the encoder, and signs or their powers of two instead of a codebook."""
+    """A convolution before the quantizer inside the encoder, and bits or their powers of two instead of a codebook."""
     powers = has(candidate, r"quantize\.power_vals$") or not has(candidate, r"quantize\.")
     return has(candidate, r"encoder\.quant_conv\.") and has(candidate, r"encoder\.mid\.block_1\.") and powers
 

@@ -1,8 +1,8 @@
 """SimVQ: a frozen codebook behind a learned linear layer, 1024 to 262144 codes, 128 pixels.
 
 Source: Zhu et al. 2024, "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (arXiv
-2411.02038). The networks are those of `open_magvit2.py` without the norms that look at the latent. The publisher
-evaluates averaged weights; the frozen codebook has no average and is taken as it is.
+2411.02038). The networks are those of `open_magvit2.py` without the norms that depend on the latent. The publisher
+evaluates averaged weights; the frozen codebook has no average and is loaded unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def build(
     image_range: Sequence[float] = (-1.0, 1.0),
     norm_groups: int = 32,
 ) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes whose codes go through a linear layer."""
+    """A VQGAN of the checkpoint's sizes with a linear layer behind the codebook."""
     quantizer = SimVQ(*codebook_shape(shapes), metric=metric)
     options: dict[str, Any] = {"image_range": image_range, "norm_groups": norm_groups, "exact_norms": True}
     return build_vqgan(shapes, source, quantizer, encoder={"resample": "conv-symmetric"}, **options)

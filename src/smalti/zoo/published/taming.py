@@ -1,8 +1,8 @@
 """taming-transformers: VQGAN f16 with 1024 or 16384 codes, f8, and the Gumbel f8 model.
 
-Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). Its training
-weighs the commitment term where the paper weighs the codebook term; trained on here, the paper's formula holds. Its
-Gumbel model draws noise even when it encodes; here a token is the best score, the same every time.
+Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). taming's code
+exchanges the weights of commitment and codebook loss; fine-tuning in smalti follows the paper. taming's Gumbel model
+draws noise when it encodes; here the token is the highest score, so encoding is deterministic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ from smalti.zoo.published.vqgan_names import taming_names
 
 
 def names(candidate: Candidate) -> NameTable:
-    """The usual names, and those of two other quantizers: the Gumbel model's, and VQ-Diffusion's moving average, whose
-    codebook is a buffer."""
+    """The usual names, and those of two other quantizers: the Gumbel model's, and VQ-Diffusion's EMA quantizer, which
+    has its codebook in a buffer."""
     table = taming_names(candidate)
     table.modules.update({"quantize.proj": "quantizer.proj", "quantize.embed": "quantizer.embedding"})
     if "quantize.embedding" in candidate.tensors:
@@ -48,7 +48,7 @@ def build(
 
 
 def recognises(candidate: Candidate) -> bool:
-    """Blocks called down and up, two blocks in the middle."""
+    """Levels named down and up, two residual blocks in the middle."""
     return has(candidate, r"encoder\.mid\.block_1\.") and has(candidate, r"decoder\.")
 
 

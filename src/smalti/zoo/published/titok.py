@@ -1,8 +1,7 @@
 """TiTok: S-128, B-64 and L-32 (two stages, with a pixel decoder), and the single-stage BL-64, BL-128, SL-256.
 
-Source: Yu et al. 2024, "An Image is Worth 32 Tokens" (arXiv 2406.07550). Images in [0, 1]. The number of heads does
-not show in the tensors: it is one for 64 components, as published, or what a config.json beside the file or
-`num_heads` says.
+Source: Yu et al. 2024, "An Image is Worth 32 Tokens" (arXiv 2406.07550). Images in [0, 1]. The tensors do not show the
+number of heads. It is taken from `num_heads`, else from a config.json beside the file, else one per 64 dimensions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,11 +68,11 @@ TWO_STAGE_NAMES = NameTable(
     },
     {**NAMES.leaves, **LEAVES},
 )
-"""Names of the two-stage models, whose pixel decoder is MaskGIT's."""
+"""Names of the two-stage models, which have MaskGIT's pixel decoder."""
 
 
 def names(candidate: Candidate) -> NameTable:
-    """The table of one or of two stages."""
+    """The table for one or for two stages."""
     two_stages = has(candidate, r"(decoder\.ffn\.2|pixel_decoder|pixel_quantize)\.")
     return TWO_STAGE_NAMES if two_stages else NAMES
 
@@ -90,21 +89,24 @@ def build(
     """A TiTok of the checkpoint's sizes.
 
     Args:
-        shapes: shapes by our names.
-        config: config.json beside the file.
-        source: kept in the model's config.
-        num_heads: of both transformers, or of encoder and decoder; None: config.json, else width / 64.
-        metric: "cosine" for unit codes, "euclidean"; None: config.json, else cosine for two-stage models only.
-        image_range: values of the publisher's images.
+        shapes: shapes by smalti's names.
+        config: content of the config.json beside the file.
+        source: origin of the weights, saved in the model's config.
+        num_heads: for both transformers, or one number each for encoder and decoder; None: from config.json, else
+            width / 64.
+        metric: "cosine" for codes of unit length, or "euclidean"; None: from config.json, else "cosine" for two-stage
+            models only.
+        image_range: value range of the publisher's images.
     """
     published = config.get("model", {})
     published = published.get("vq_model", {}) if isinstance(published, Mapping) else {}
     if not any_name(shapes, r"quantizer\.embedding\.") and published.get("quantize_mode") == "vae":
-        raise ValueError("this TiTok is continuous (quantize_mode: vae): it has no tokens")
+        raise ValueError("quantize_mode: got 'vae', a continuous TiTok without tokens, expected 'vq'")
     two_stages = any_name(shapes, r"decoder\.head\.logits\.2")
     if two_stages and not any_name(shapes, rf"{PIXELS}\."):
         raise ValueError(
-            "a first-stage TiTok predicts codes of MaskGIT-VQGAN and holds no pixel decoder; load the second stage"
+            "this is a first-stage TiTok, which predicts codes of MaskGIT-VQGAN and has no pixel decoder; load the "
+            "second-stage checkpoint"
         )
     encoder = infer_vit(shapes, "encoder", _heads(num_heads, 0, config))
     side = isqrt(max(1, vote(shapes, (r"encoder\.positions", 0), default=2) - 1))

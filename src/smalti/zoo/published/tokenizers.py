@@ -1,4 +1,4 @@
-"""Published tokenizers, loaded by one line: `load_published("vq_ds16_c2i.pt")`."""
+"""Loads published tokenizers in one line: `load_published("vq_ds16_c2i.pt")`."""
 
 from pathlib import Path
 from typing import Any
@@ -55,30 +55,31 @@ FAMILIES: dict[str, Family[Any]] = {
     "taming": taming.FAMILY,
     "emu35-ibq": emu35_ibq.FAMILY,
 }
-"""Families by name; the first that recognises a checkpoint gets it, or a rival of that one (`rivals.py`)."""
+"""Families by name. The first that recognises a checkpoint is taken, or a rival of it (`rivals.py`)."""
 
 
 def load_published(path: str | Path, family: str | None = None, **options: Any) -> Tokenizer:
-    """A published tokenizer from its publisher's checkpoint, in eval mode, weights in fp32.
+    """A tokenizer from its publisher's checkpoint, in eval mode, with weights in fp32.
 
     >>> tokenizer = load_published("vq_ds16_c2i.pt")  # doctest: +SKIP
     >>> tokens = tokenizer.encode(images)  # doctest: +SKIP
 
     Args:
-        path: a .pth .pt .ckpt .bin or .safetensors file, a folder with weights and config.json, or one of a pipeline.
+        path: a file (.safetensors .pth .pt .ckpt .bin .jit .pkl), a folder with weights and config.json, or the folder
+            of a pipeline.
         family: a key of `FAMILIES`; None: recognised by the tensor names.
-        options: what cannot be inferred, published values by default: `patch_nums`, `metric` ("euclidean", "cosine",
-            "dot"), `image_range`, `num_heads` …, as far as the family has them.
+        options: settings that cannot be inferred, by default the published values: `patch_nums`, `metric` ("euclidean",
+            "cosine", "dot"), `image_range`, `num_heads` …, depending on the family.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is damaged or would have to run code, an unknown family or option, tensors that fit two
-            families with other tokens, or that do not fit; the message lists missing, surplus and differently shaped
-            ones, the ten nearest first.
+        ValueError: a damaged file, a file that needs code to be read, an unknown family or option, a checkpoint that
+            fits two families, or tensors that do not fit. The message lists missing, surplus and differently shaped
+            tensors, up to ten of each, the most similar names first.
     """
     return read_published(path, family, **options).model
 
 
 def read_published(path: str | Path, family: str | None = None, **options: Any) -> Published[Tokenizer]:
-    """As `load_published`, with what was found on the way."""
+    """Like `load_published`, with facts about the model's origin."""
     return read_model(path, FAMILIES, family, options)

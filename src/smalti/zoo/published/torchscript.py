@@ -1,8 +1,8 @@
-"""The tensors of a TorchScript archive (.jit), read without running or even loading any of the code in it.
+"""Reads the tensors of a TorchScript archive (.jit) without loading or running the code in it.
 
-Such a file is a zip: `data.pkl` describes the module and its attributes, `data/` holds the numbers, `code/` programs.
-Here an unpickler that knows nothing but tensors, dictionaries and empty objects reads the first two. Everything else
-is refused; `torch.jit.load` would run what stands in `code/`.
+The file is a zip archive: `data.pkl` describes the module and its attributes, `data/` holds the numbers, `code/` the
+programs. The unpickler here reads only the first two and knows only tensors, containers and empty objects; everything
+else is refused. `torch.jit.load` would run the programs in `code/`.
 """
 
 import io
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 DEPTH = 30
-"""How deep modules may be nested."""
+"""Largest nesting depth of modules."""
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -31,18 +31,18 @@ STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-"""Names under which numbers are stored, and their formats."""
+"""Names of storage types, and their dtypes."""
 
 
 DAMAGE = (
     zipfile.BadZipFile, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, OSError,
     OverflowError, StopIteration,
 )  # fmt: skip
-"""What reading a damaged archive may raise."""
+"""Exceptions that a damaged archive may cause."""
 
 
 class Attributes:
-    """Stands for a module of the archive: what it holds, and nothing that it could do."""
+    """Stands for a module of the archive: its attributes, without its code."""
 
 
 def is_torchscript(file: Path) -> bool:
@@ -57,7 +57,7 @@ def read_torchscript(file: Path) -> dict[str, Tensor]:
     """Parameters and buffers by name.
 
     Raises:
-        ValueError: a damaged archive, or one whose data would need more than tensors.
+        ValueError: a damaged archive, or one that contains more than tensors and plain data.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -69,7 +69,7 @@ def read_torchscript(file: Path) -> dict[str, Tensor]:
 
 
 class _Reader(pickle.Unpickler):
-    """Reads data.pkl; of all names in it only those of tensors mean something."""
+    """Unpickler for data.pkl that knows only tensors and containers."""
 
     def __init__(self, archive: zipfile.ZipFile):
         self.archive = archive
@@ -77,25 +77,25 @@ class _Reader(pickle.Unpickler):
         super().__init__(io.BytesIO(self.stored("data.pkl")))
 
     def stored(self, name: str) -> bytes:
-        """A member of the archive. PyTorch compresses none, and a compressed one could be a thousand times larger."""
+        """A file in the archive. Refuses compressed ones: PyTorch writes none, and they can expand a thousandfold."""
         member = self.archive.getinfo(self.root + name)
         if member.compress_type != zipfile.ZIP_STORED:
-            raise pickle.UnpicklingError(f"{member.filename} is compressed")
+            raise pickle.UnpicklingError(f"{member.filename} is compressed, expected an uncompressed file")
         return self.archive.read(member)
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name in the pickle stands for."""
+        """The object for a name in the pickle."""
         if module.split(".")[0] == "__torch__":
             return type("Attributes", (Attributes,), {})
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
-        if module == "torch.jit._pickle":  # lists and dictionaries with the type of what is in them
+        if module == "torch.jit._pickle":  # lists and dictionaries with the types of their elements
             return _untyped
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
-        raise pickle.UnpicklingError(f"it wants {module}.{name}, expected tensors alone")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, expected only tensors and plain data")
 
     def persistent_load(self, identity: Any) -> Tensor:
         """The numbers of a storage."""
@@ -105,12 +105,12 @@ class _Reader(pickle.Unpickler):
 
 
 def _untyped(value: Any, *_: Any) -> Any:
-    """What a typed list or dictionary holds."""
+    """The list or dictionary without its type."""
     return value
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    """A view of a storage; torch refuses one that reaches beyond."""
+    """A view of a storage; torch refuses a view beyond its end."""
     return storage.as_strided(size, stride, offset)
 
 

@@ -1,7 +1,7 @@
 """VAR's multi-scale VQVAE (`vae_ch160v4096z32.pth`).
 
-Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905). taming's networks with queries, keys and
-values in one convolution, 3x3 convolutions around the quantizer, and the multi-scale quantizer.
+Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905). taming's networks with one convolution
+for queries, keys and values, 3x3 convolutions around the quantizer, and the multi-scale quantizer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,16 @@ PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 
 USAGE = "quantizer.scale_usage"
-"""The usage counts of the codes, a row a scale: a state of training, but it tells how many scales there were."""
+"""Usage counts of the codes, one row per scale: training state, but it shows the number of scales."""
 
 
 def names(candidate: Candidate) -> NameTable:
-    """The usual names, and those of the multi-scale quantizer: φ of one per scale, one for all, or a few to share."""
+    """The usual names, and those of the multi-scale quantizer: one φ per scale, one for all, or a few shared ones."""
     return with_scales(taming_names(candidate))
 
 
 def names_to_write(num_phi: int) -> NameTable:
-    """The names that VAR's code gives to one φ for all scales, or to several that scales share."""
+    """The names in VAR's code for one φ for all scales, or for several shared ones."""
     table = with_scales(taming_table())
     for other in ("qresi_ls.{i}", "{i}") if num_phi == 1 else ("qresi", "{i}"):
         table.modules.pop(f"quantize.quant_resi.{other}")
@@ -38,7 +38,7 @@ def names_to_write(num_phi: int) -> NameTable:
 
 
 def with_scales(table: NameTable) -> NameTable:
-    """A table of taming's names with the multi-scale quantizer for the codebook."""
+    """A table of taming's names with the multi-scale quantizer instead of the codebook."""
     table.modules.pop("quantize.embedding")
     table.modules.update(
         {
@@ -88,7 +88,7 @@ def build(
 
 
 def facts(candidate: Candidate) -> dict[str, Any]:
-    """The options in a config.json of VAR's own arguments, as `smalti export` writes it."""
+    """The options in a config.json with VAR's arguments, as `smalti export` writes it."""
     config, told = candidate.config, {}
     if "v_patch_nums" in config:
         told = {"patch_nums": config["v_patch_nums"], "phi_ratio": config.get("quant_resi", 0.5)}

@@ -1,7 +1,7 @@
 """VAR's next-scale transformers, d16 to d36.
 
-Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905). Their tokenizer is that of `var.py`; its
-scales and the prior's must agree.
+Source: Tian et al. 2024, "Visual Autoregressive Modeling" (arXiv 2404.02905). Their tokenizer is that of `var.py` and
+must have the same scales.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ NAMES = NameTable(
 
 
 def facts(candidate: Candidate) -> dict[str, Any]:
-    """Sides of the scales, from the table of levels that VAR saves, where it is there."""
+    """Side lengths of the scales, from VAR's table of levels if the file has it."""
     levels = candidate.tensors.get("lvl_1L")
     if levels is None:
         return {}
@@ -61,7 +61,7 @@ def build(
     patch_nums: Sequence[int] | None = None,
     num_heads: int | None = None,
 ) -> NextScaleTransformer:
-    """A next-scale transformer of the checkpoint's sizes, on a copy of the tokenizer's quantizer."""
+    """A next-scale transformer of the checkpoint's sizes, with a copy of the tokenizer's quantizer."""
     quantizer = tokenizer.quantizer
     if not isinstance(quantizer, MultiScaleQuantizer):
         raise ValueError(f"tokenizer: got a {type(quantizer).__name__}, expected a multi-scale quantizer for VAR")

@@ -1,4 +1,4 @@
-"""Tensor names of taming-transformers, which most later projects kept."""
+"""Tensor names of taming-transformers, which most later projects also use."""
 
 from smalti.zoo.published.checkpoints import Candidate
 from smalti.zoo.published.names import NameTable
@@ -31,12 +31,12 @@ LEAVES = {"nin_shortcut": "shortcut", "conv_shortcut": "shortcut", "proj_out": "
 
 
 def mid_names(first: str, attention: str | None, last: str) -> dict[str, str]:
-    """Modules between levels and latent, of encoder and decoder.
+    """Names of the modules between levels and latent, in encoder and decoder.
 
     Args:
-        first: their name of the first residual block, such as "mid.block_1".
-        attention: their name of the attention block; None: there is none.
-        last: their name of the second residual block.
+        first: the publisher's name of the first residual block, such as "mid.block_1".
+        attention: the publisher's name of the attention block; None: no such block.
+        last: the publisher's name of the second residual block.
     """
     kinds = [name for name in (first, attention, last) if name is not None]
     return {f"{half}.{name}": f"{half}.mid.{i}" for half in ("encoder", "decoder") for i, name in enumerate(kinds)}
@@ -48,6 +48,6 @@ def taming_names(candidate: Candidate) -> NameTable:
 
 
 def taming_table(attention: bool = True) -> NameTable:
-    """The same, with or without attention in the middle."""
+    """Names of taming-transformers, with or without attention in the middle."""
     mid = mid_names("mid.block_1", "mid.attn_1" if attention else None, "mid.block_2")
     return NameTable({**OUTER, **LEVELS, **mid}, LEAVES)

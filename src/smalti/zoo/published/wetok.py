@@ -1,9 +1,9 @@
-"""WeTok: groups of signs, 8 bits per token, 4 or 8 tokens per position; its decoder takes noise besides the codes.
+"""WeTok: groups of signs, 8 bits per token, 4 or 8 tokens per position; its decoder may take noise besides the codes.
 
 Source: Zhuang et al. 2025, "WeTok: Powerful Discrete Tokenization for High-Fidelity Visual Reconstruction" (arXiv
-2508.05599). Names and networks are those of `open_magvit2.py`, which makes one token of all signs; `rivals.py` tells
-them apart. Nothing in the file says how many bits a group has. The noise is drawn anew whenever tokens are decoded, so
-two images of the same tokens differ; after `torch.manual_seed` they are equal.
+2508.05599). Names and networks are those of `open_magvit2.py`, which combines all signs in one token; `rivals.py` tells
+them apart. The file does not contain the number of bits per group. Each decoding draws new noise, so two images of the
+same tokens differ; set `torch.manual_seed` for equal images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def build(
     image_range: Sequence[float] = (-1.0, 1.0),
     norm_groups: int = 32,
 ) -> VQGAN:
-    """A VQGAN of the checkpoint's sizes whose tokens are groups of signs."""
+    """A VQGAN of the checkpoint's sizes with groups of signs as tokens."""
     adaptive = r"decoder\.levels\.\d+\.entry\.(scale|shift)\.weight"
     bits = vote(shapes, (r"encoder\.conv_out\.(weight|bias)", 0), (adaptive, 1), default=1)
     if bits_per_group < 1 or bits % bits_per_group:
