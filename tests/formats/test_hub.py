@@ -16,7 +16,7 @@ def test_a_path_with_a_local_parent_is_not_on_the_hub(tmp_path: Path, monkeypatc
     assert may_be_on_hub("user/name")
     assert not any(map(may_be_on_hub, ("runs/photos", "./name", "/name", "name", "a/b/c", tmp_path / "name")))
     for load in (smalti.load, smalti.load_prior):
-        with pytest.raises(FileNotFoundError, match="runs/photos is not a folder"):
+        with pytest.raises(FileNotFoundError, match="runs/photos: is not a folder"):
             load("runs/photos")
 
 

@@ -68,7 +68,7 @@ def test_it_says_how_it_was_trained_and_nothing_of_the_machine(box: Path) -> Non
 
 def test_an_empty_box_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box, "BOX", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"^model: this installation has no weights of photo-f8 .*$"):
+    with pytest.raises(FileNotFoundError, match=r"^photo-f8: this installation has no weights of it .*$"):
         load("photo-f8")
 
 

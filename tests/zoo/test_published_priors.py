@@ -221,5 +221,5 @@ def test_the_door_opens_saved_and_published_priors(
         open_prior(tmp_path / "prior", tokenizer(8, scales=False))
     with pytest.raises(ValueError, match="grid: got options for"):
         open_prior(tmp_path / "prior", tok, grid=(16, 16))
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere: is not a folder"):
         open_prior("nowhere")

@@ -213,22 +213,22 @@ def load_saved(model: str | Path) -> Tokenizer:
     """
     folder = saved_folder(model)
     if is_boxed(model) and not filled(str(model)):
-        raise FileNotFoundError(f"model: this installation has no weights of {model} (expected in {folder})")
+        raise FileNotFoundError(f"{model}: this installation has no weights of it (expected in {folder})")
     if folder.is_dir():
         config_path = folder / "config.json"
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"model: {folder} holds no {name}")
+                raise FileNotFoundError(f"{folder}: holds no {name}")
     elif not may_be_on_hub(model):
         built_in = ", ".join(BOXED)
         raise FileNotFoundError(
-            f"model: {model} is not a folder with a saved model, a published checkpoint or a built-in name ({built_in})"
+            f"{model}: is not a folder with a saved model, a published checkpoint or a built-in name ({built_in})"
         )
     else:
         config_path = fetch(str(model), "config.json")
     config = read_config(config_path)
     kind = config.get("type")
     if kind not in TOKENIZERS:
-        raise ValueError(f"model: {config_path} has type {kind!r}, expected one of {', '.join(TOKENIZERS)}")
+        raise ValueError(f"{config_path}: has type {kind!r}, expected one of {', '.join(TOKENIZERS)}")
     _known(TOKENIZERS[kind], {key: value for key, value in config.items() if key != "type"})
     return TOKENIZERS[kind].from_pretrained(folder if folder.is_dir() else model).eval()

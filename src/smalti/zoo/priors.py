@@ -126,13 +126,13 @@ def load_saved_prior(prior: str | Path) -> Prior:
     if folder.is_dir():
         path = folder / "config.json"
         if not path.is_file():
-            raise FileNotFoundError(f"prior: {folder} holds no config.json")
+            raise FileNotFoundError(f"{folder}: holds no config.json")
     elif not may_be_on_hub(prior):
-        raise FileNotFoundError(f"prior: {prior} is not a folder with a saved prior")
+        raise FileNotFoundError(f"{prior}: is not a folder with a saved prior")
     else:
         path = fetch(str(prior), "config.json")
     config = read_config(path)
     kind = config.get("type")
     if kind not in PRIOR_TYPES:
-        raise ValueError(f"prior: {path} has type {kind!r}, expected one of {', '.join(PRIOR_TYPES)}")
+        raise ValueError(f"{path}: has type {kind!r}, expected one of {', '.join(PRIOR_TYPES)}")
     return PRIOR_TYPES[kind].from_pretrained(prior).eval()

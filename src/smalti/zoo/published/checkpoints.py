@@ -12,6 +12,7 @@ Pickles can contain programs. They are read with `weights_only=True`, which refu
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,8 @@ def _read(file: Path) -> dict[Any, Any]:
     if is_torchscript(file):
         return dict(read_torchscript(file))
     try:
-        with file.open("rb") as opened:  # given a path, torch would rely on its extension
+        # torch would trust the ending of a name; its warnings advise to report what is refused below
+        with file.open("rb") as opened, warnings.catch_warnings(action="ignore"):
             tree = torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search("GLOBAL|Unsupported class", str(error)):
@@ -278,4 +280,5 @@ def _unwrapped(name: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """First sentence of an error message."""
+    return " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
