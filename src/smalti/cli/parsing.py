@@ -260,7 +260,11 @@ def _build(config_class: type[Config], values: Any, prefix: str) -> Config:
         nested = dataclasses.is_dataclass(hint)
         _check_numbers(f"{prefix}{field.name}", value)
         arguments[field.name] = _build(hint, value, f"{prefix}{field.name}.") if nested else value
-    return config_class(**arguments)
+    try:
+        return config_class(**arguments)
+    except ValueError as error:
+        grouped = bool(prefix) and str(error).partition(":")[0] in hints
+        raise ValueError(f"--{prefix}{error}" if grouped else str(error)) from error
 
 
 def _check_text(recipe: str) -> None:
