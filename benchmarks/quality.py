@@ -3,14 +3,14 @@
     python benchmarks/quality.py --tune --data embedded [--folder PHOTOS] [--processes 2]
     python benchmarks/quality.py [--folder PHOTOS] [--seeds 0 1 2] [--processes 2] [--out benchmarks/quality]
 
-The network: convolution 4x4/2, ReLU, convolution 4x4/2 to 64 channels; the decoder mirrored; 128 channels between. K =
-512 codes, one a position, so 9 bits for 4x4 pixels. AdamW 1e-3, batches of 64 images of 32x32 pixels, mean squared
+The network: convolution 4x4/2, ReLU, convolution 4x4/2 to 64 channels; the decoder mirrored; 64 channels between. K =
+512 codes, one a position, so 9 bits for 4x4 pixels. AdamW 1e-3, batches of 32 images of 32x32 pixels, mean squared
 error plus the quantizer's own loss. Convolutions run under bf16 autocast where the CPU multiplies bf16 fast, quantizers
 in fp32. All rows of a seed see the same images in the same order. Pyramids alone are trained by the learning rate of
-`smalti train`, a cosine from 1e-3 to 2 % of it: a code for whole images is chosen once in 8 batches, and under a
+`smalti train`, a cosine from 1e-3 to 2 % of it: a code for whole images is chosen once in 16 batches, and under a
 constant rate the encoder moves away from it.
 
-Data: 600 steps of Fashion-MNIST padded to 32x32 (judged on the first 2000 images of its test split); 300 steps of crops
+Data: 300 steps of Fashion-MNIST padded to 32x32 (judged on the first 2000 images of its test split); 300 steps of crops
 of the embedded photographs (judged on the two that are held out); 300 steps of crops of a folder of photographs (judged
 on every tenth file by name). A third split of each set serves tuning alone: it is neither trained nor judged on.
 
@@ -60,10 +60,10 @@ from smalti.quantizers import (
 from smalti.tokenizers.chosen_quantizer import default_quantizer
 from smalti.training import OptimizationConfig, learning_rate
 
-HIDDEN, SIZE, BATCH = 128, 32, 64
+HIDDEN, SIZE, BATCH = 64, 32, 32
 PATCH_NUMS = (1, 2, 3, 4, 6, 8)
 TRAINING_CROPS, TEST_CROPS, TEST_IMAGES = 8192, 1024, 2000
-STEPS = {"fashion-mnist": 600, "embedded": 300, "folder": 300}
+STEPS = {"fashion-mnist": 300, "embedded": 300, "folder": 300}
 HELD_OUT_EVERY, EMBEDDED_EVERY = 10, 5
 
 

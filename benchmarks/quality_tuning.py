@@ -2,7 +2,7 @@
 
 The search is greedy and small: first all pairs of decay and commitment, then the gradient through the quantizer, then
 the threshold below which a code counts as dead; one seed, the full number of steps. Thresholds are fractions of uniform
-usage, as smalti has them; vector-quantize-pytorch counts vectors a batch, so its number is the fraction times 8 (4096
+usage, as smalti has them; vector-quantize-pytorch counts vectors a batch, so its number is the fraction times 4 (2048
 vectors over 512 codes).
 """
 
@@ -17,8 +17,8 @@ from torch import nn
 from smalti.quantizers import DeadCodeRevival, EMAVectorQuantizer, KMeansInit, ProjectedQuantizer, VectorQuantizer
 
 K, D = 512, 64
-UNIFORM = 8
-"""Vectors a code and batch, if all codes are used alike: 64 images of 8 x 8 vectors over 512 codes."""
+UNIFORM = 4
+"""Vectors a code and batch, if all codes are used alike: 32 images of 8 x 8 vectors over 512 codes."""
 ALIVE: dict[str, Any] = {"init": KMeansInit(), "revival": DeadCodeRevival()}
 DECAYS, BETAS = (0.8, 0.9, 0.99), (0.25, 1.0)
 GRADIENTS, THRESHOLDS = ("straight_through", "rotation"), (0.1, 0.25)

@@ -72,7 +72,7 @@ def test_worse_than_one_mean_colour_is_said_in_one_line(run, photos, tmp_path, c
     (line,) = printed.err.splitlines()
     assert line == (
         f"smalti eval: warning: {run}: PSNR {found['psnr']:.2f} dB is below the {found['psnr_mean_color']:.2f} dB of "
-        "one mean colour per image: train it longer"
+        "one mean colour per image: it has learnt too little, or other images"
     )
     assert warnings_about_quality("x", {"psnr": 20.0, "psnr_mean_color": 19.9}) == ()
     assert warnings_about_quality("x", {"psnr": None, "psnr_mean_color": 19.9}) == ()  # every image is exact

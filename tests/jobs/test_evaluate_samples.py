@@ -31,8 +31,8 @@ def crops(folder, photo, count, side=40):
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    """Ten samples, and beside them what `smalti sample` also leaves."""
-    folder = crops(tmp_path_factory.mktemp("samples") / "drawn", 0, 10)
+    """Twelve samples, and beside them what `smalti sample` also leaves."""
+    folder = crops(tmp_path_factory.mktemp("samples") / "drawn", 0, 12)
     Image.new("RGB", (200, 200), "red").save(folder / "grid.png")
     Image.new("RGB", (200, 200), "red").save(folder / "growth.gif")
     return folder
@@ -40,7 +40,7 @@ def samples(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return crops(tmp_path_factory.mktemp("photos") / "real", 1, 10)
+    return crops(tmp_path_factory.mktemp("photos") / "real", 1, 12)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +62,11 @@ def test_gfid_kid_and_inception_score_are_torch_fidelitys(samples, photos, tmp_p
     how = {"feature_extractor_weights_path": str(path), "cuda": False, "batch_size": 4, "save_cpu_ram": True}
     with mock.patch("numpy.linalg.eigvals", eigenvalues_of_low_rank):
         theirs = fidelity.calculate_metrics(
-            input1=str(photos), input2=str(alone), fid=True, kid=True, kid_subset_size=10, verbose=False, **how
+            input1=str(photos), input2=str(alone), fid=True, kid=True, kid_subset_size=12, verbose=False, **how
         ) | fidelity.calculate_metrics(input1=str(alone), isc=True, verbose=False, **how)
     config = EvaluateSamplesConfig(str(samples), str(photos), judges=("fid_inception",), weights=tmp_path, batch_size=5)
     result = evaluate_samples(config)
-    assert (result.samples_count, result.images, result.protocol.size) == (10, 10, (40, 40))
+    assert (result.samples_count, result.images, result.protocol.size) == (12, 12, (40, 40))
     assert result.gfid == pytest.approx(theirs[fidelity.KEY_METRIC_FID], rel=1e-3)
     (judgment,) = result.judgments
     assert set(judgment.numbers()) == {"gFID", "KID", "Inception Score"}
@@ -97,7 +97,7 @@ def random_inception(path):
 def test_the_order_of_samples_and_the_batch_size_change_no_distance(samples, photos, network, tmp_path):
     renamed = tmp_path / "renamed"
     renamed.mkdir()
-    for i in range(10):
+    for i in range(12):
         shutil.copy(samples / f"{i:02}.png", renamed / f"{11 - i:02}.png")
     one, other = (
         evaluate_samples(EvaluateSamplesConfig(str(folder), str(photos), judges=(network,), batch_size=size))
@@ -155,7 +155,7 @@ def test_the_command_repeats_the_numbers(samples, photos, network, capsys, tmp_p
     words = shlex.split(told["command"])
     assert main([*words[1:], "--json", "--out", str(tmp_path / "numbers.json")]) == 0
     assert json.loads(capsys.readouterr().out) == told == json.loads((tmp_path / "numbers.json").read_text())
-    assert "10 images: below 10000 the Fréchet distance on convolutional features" in told["warnings"][0]
+    assert "12 images: below 10000 the Fréchet distance on convolutional features" in told["warnings"][0]
 
 
 def test_without_fids_weights_nothing_is_called_gfid(samples, photos, monkeypatch, capsys):

@@ -145,9 +145,13 @@ def test_damage_during_a_run_does_not_end_it(run):
 def test_where_nothing_is_whole_every_entry_is_named(run):
     for harm, step in (("a weight", 1), ("a file", 2), ("the manifest", 3)):
         HARM[harm](run.checkpoints / f"{step:06d}")
-    with pytest.raises(ValueError, match=r"all checkpoints are damaged.*--force.*000001/.*000002/.*000003/") as caught:
+    named = r"all checkpoints are damaged; {}.*000001/.*000002/.*000003/"
+    with pytest.raises(ValueError, match=named.format("its weights are there.* init_from .*run ")) as caught:
         run.check_resumable(SETTINGS)
     assert "\n" not in str(caught.value)
+    (run.path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=named.format("start again with force")):
+        run.check_resumable(SETTINGS)
 
 
 def test_a_damaged_train_yaml_is_named(run):

@@ -270,7 +270,10 @@ def warnings_about_quality(run: str, quality: Mapping[str, Any]) -> tuple[str, .
     found, baseline = quality["psnr"], quality["psnr_mean_color"]
     if found is None or baseline is None or found >= baseline:
         return ()
-    return (f"{run}: PSNR {found:.2f} dB is below the {baseline:.2f} dB of one mean colour per image: train it longer",)
+    return (
+        f"{run}: PSNR {found:.2f} dB is below the {baseline:.2f} dB of one mean colour per image: it has learnt too "
+        "little, or other images",
+    )
 
 
 def usage_to_dict(usage: CodeUsageResult) -> dict[str, Any]:
