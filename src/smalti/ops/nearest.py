@@ -23,7 +23,7 @@ from smalti.ops import native, portable
 
 Metric = Literal["euclidean", "cosine", "dot"]
 Backend = Literal["auto", "native", "triton", "portable"]
-Precision = Literal["exact", "fast"]
+SearchPrecision = Literal["exact", "fast"]
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def nearest_code(
     metric: Metric = "euclidean",
     *,
     backend: Backend = "auto",
-    precision: Precision = "exact",
+    precision: SearchPrecision = "exact",
     check_finite: bool = False,
 ) -> Int64[Tensor, " n"]:
     """Index of the nearest code for every vector; ties go to the lowest index.
@@ -60,7 +60,7 @@ def nearest_code(
     for name, value, allowed in (
         ("metric", metric, get_args(Metric)),
         ("backend", backend, get_args(Backend)),
-        ("precision", precision, get_args(Precision)),
+        ("precision", precision, get_args(SearchPrecision)),
     ):
         if value not in allowed:
             raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}")
@@ -79,7 +79,7 @@ def nearest_code(
 
 
 def _search(
-    z_ND: Tensor, codebook_KD: Tensor, metric: Metric, backend: Backend, precision: Precision, check_finite: bool
+    z_ND: Tensor, codebook_KD: Tensor, metric: Metric, backend: Backend, precision: SearchPrecision, check_finite: bool
 ) -> Tensor:
     if check_finite:
         for name, tensor in (("z_ND", z_ND), ("codebook_KD", codebook_KD)):
