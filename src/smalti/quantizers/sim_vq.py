@@ -15,7 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from smalti.formats.arguments import checked
-from smalti.quantizers.vector import CodebookQuantizer, vq_terms
+from smalti.ops.nearest import Metric
+from smalti.quantizers.vector import CodebookQuantizer, Gradient, vq_terms
 
 
 @final
@@ -38,8 +39,8 @@ class SimVQ(CodebookQuantizer):
         embedding_dim: int,
         beta: float = 0.25,
         *,
-        metric: str = "euclidean",
-        gradient: str = "straight_through",
+        metric: Metric = "euclidean",
+        gradient: Gradient = "straight_through",
         decay: float = 0.99,
         swap_beta: bool = False,
     ):

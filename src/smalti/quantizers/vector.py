@@ -23,14 +23,14 @@ Legend: N vectors, K codes, D dimensions.
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast, final, get_args
+from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from smalti.checks import at_least, below_one, one_of
+from smalti.checks import at_least, below_one
 from smalti.distributed import joined_size, sum_over_processes
 from smalti.formats.arguments import checked
 from smalti.ops import count_codes, nearest_code, recomputing, rotation_trick, straight_through, unit_sphere
@@ -38,7 +38,7 @@ from smalti.ops.nearest import Metric
 from smalti.quantizers.base import PointwiseQuantizer, QuantizedVectors, mean_square, whole_counts
 from smalti.quantizers.strategies import REVIVAL_ENDS, DeadCodeRevival, KMeansInit
 
-GRADIENTS = ("straight_through", "rotation")
+Gradient = Literal["straight_through", "rotation"]
 MEMORY = 4
 """Number of vectors per code that the moving averages remember at least."""
 
@@ -78,8 +78,8 @@ class CodebookQuantizer(PointwiseQuantizer):
         embedding_dim: int,
         beta: float = 0.25,
         *,
-        metric: str = "euclidean",
-        gradient: str = "straight_through",
+        metric: Metric = "euclidean",
+        gradient: Gradient = "straight_through",
         init: KMeansInit | None = None,
         revival: DeadCodeRevival | None = None,
         decay: float = 0.99,
@@ -103,12 +103,10 @@ class CodebookQuantizer(PointwiseQuantizer):
         super().__init__()
         at_least(1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         at_least(0, beta=beta)
-        one_of(get_args(Metric), metric=metric)
-        one_of(GRADIENTS, gradient=gradient)
         below_one(decay=decay)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.beta, self.swap_beta, self.decay = beta, swap_beta, decay
-        self.metric, self.gradient, self.init, self.revival = cast(Metric, metric), gradient, init, revival
+        self.metric, self.gradient, self.init, self.revival = metric, gradient, init, revival
         self.embedding = Codebook(num_embeddings, embedding_dim, dtype=torch.float32)
         nn.init.uniform_(self.embedding.weight, -1 / num_embeddings, 1 / num_embeddings)
         if metric == "cosine":  # to unit length: the gradient of a code of length 1 / K would be K times as long

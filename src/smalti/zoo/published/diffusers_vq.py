@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from smalti.ops.nearest import Metric
 from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
 from smalti.zoo.published.family import Family, build_vqgan, codebook, has
@@ -78,7 +79,7 @@ def build(
     config: Mapping[str, Any],
     source: Mapping[str, Any],
     *,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     image_range: Sequence[float] | None = None,
     norm_groups: int | None = None,
 ) -> VQGAN:

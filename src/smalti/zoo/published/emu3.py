@@ -7,6 +7,7 @@ between them and the codebook. Videos are not supported.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smalti.ops.nearest import Metric
 from smalti.tokenizers import Emu3VQ
 from smalti.zoo.published.checkpoints import Candidate
 from smalti.zoo.published.family import Family, codebook, has
@@ -62,7 +63,7 @@ def build(
     source: Mapping[str, Any],
     *,
     num_heads: int | None = None,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     image_range: Sequence[float] = (-1.0, 1.0),
 ) -> Emu3VQ:
     """An Emu3 tokenizer of the checkpoint's sizes."""

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from smalti.ops.nearest import Metric
 from smalti.quantizers import Quantizer, VectorQuantizer
 from smalti.quantizers.index_backpropagation import IndexBackpropagationQuantizer
 from smalti.tokenizers import VQGAN
@@ -53,7 +54,9 @@ def has(candidate: Candidate, pattern: str) -> bool:
     return any(re.match(pattern, name) for name in candidate.tensors)
 
 
-def vqgan(metric: str = "euclidean", image_range: Sequence[float] = (-1.0, 1.0), **fixed: Any) -> Callable[..., VQGAN]:
+def vqgan(
+    metric: Metric = "euclidean", image_range: Sequence[float] = (-1.0, 1.0), **fixed: Any
+) -> Callable[..., VQGAN]:
     """The `build` function of a family with one codebook.
 
     Args:
@@ -68,7 +71,7 @@ def vqgan(metric: str = "euclidean", image_range: Sequence[float] = (-1.0, 1.0),
         config: Mapping[str, Any],
         source: Mapping[str, Any],
         *,
-        metric: str = published_metric,
+        metric: Metric = published_metric,
         image_range: Sequence[float] = published_range,
         norm_groups: int = 32,
     ) -> VQGAN:
@@ -115,7 +118,7 @@ def build_vqgan(
     )
 
 
-def codebook(shapes: Shapes, metric: str) -> Quantizer:
+def codebook(shapes: Shapes, metric: Metric) -> Quantizer:
     """A codebook of the checkpoint's size with the given metric."""
     size, dim = codebook_shape(shapes)
     if metric == "dot":

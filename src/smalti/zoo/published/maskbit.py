@@ -8,6 +8,7 @@ attention. If a block changes its width, its shortcut takes the block's result i
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smalti.ops.nearest import Metric
 from smalti.quantizers import LookupFreeQuantizer, Quantizer
 from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
@@ -36,7 +37,7 @@ def build(
     config: Mapping[str, Any],
     source: Mapping[str, Any],
     *,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     image_range: Sequence[float] = (0.0, 1.0),
     norm_groups: int = 32,
 ) -> VQGAN:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smalti.ops.nearest import Metric
 from smalti.quantizers import ResidualQuantizer, VectorQuantizer
 from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
@@ -58,7 +59,7 @@ def build(
     source: Mapping[str, Any],
     *,
     shared_codebook: bool = True,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     image_range: Sequence[float] = (-1.0, 1.0),
     norm_groups: int = 32,
 ) -> VQGAN:

@@ -8,6 +8,7 @@ evaluates averaged weights; the frozen codebook has no average and is loaded unc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smalti.ops.nearest import Metric
 from smalti.quantizers import SimVQ
 from smalti.tokenizers import VQGAN
 from smalti.zoo.published.checkpoints import Candidate
@@ -27,7 +28,7 @@ def build(
     config: Mapping[str, Any],
     source: Mapping[str, Any],
     *,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     image_range: Sequence[float] = (-1.0, 1.0),
     norm_groups: int = 32,
 ) -> VQGAN:

@@ -8,6 +8,7 @@ draws noise when it encodes; here the token is the highest score, so encoding is
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smalti.ops.nearest import Metric
 from smalti.quantizers import Quantizer
 from smalti.quantizers.gumbel import GumbelQuantizer
 from smalti.tokenizers import VQGAN
@@ -33,7 +34,7 @@ def build(
     config: Mapping[str, Any],
     source: Mapping[str, Any],
     *,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     image_range: Sequence[float] = (-1.0, 1.0),
     norm_groups: int = 32,
 ) -> VQGAN:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import isqrt
 from typing import Any
 
+from smalti.ops.nearest import Metric
 from smalti.quantizers import VectorQuantizer
 from smalti.tokenizers import TiTok
 from smalti.zoo.published.checkpoints import Candidate
@@ -83,7 +84,7 @@ def build(
     source: Mapping[str, Any],
     *,
     num_heads: int | Sequence[int] | None = None,
-    metric: str | None = None,
+    metric: Metric | None = None,
     image_range: Sequence[float] = (0.0, 1.0),
 ) -> TiTok:
     """A TiTok of the checkpoint's sizes.

@@ -7,6 +7,7 @@ for queries, keys and values, 3x3 convolutions around the quantizer, and the mul
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smalti.ops.nearest import Metric
 from smalti.quantizers import MultiScaleQuantizer, VectorQuantizer
 from smalti.quantizers.vector import ZNormVectorQuantizer
 from smalti.tokenizers import VQGAN
@@ -58,7 +59,7 @@ def build(
     source: Mapping[str, Any],
     *,
     patch_nums: Sequence[int] | None = None,
-    metric: str = "euclidean",
+    metric: Metric = "euclidean",
     phi_ratio: float = 0.5,
     beta: float = 0.25,
     image_range: Sequence[float] = (-1.0, 1.0),
