@@ -13,7 +13,7 @@ from smalti.jobs.tokens import ShowTokensConfig, TokensConfig, check_tokens, des
 WRONG = 1
 """Exit code of `verify` if there are problems."""
 QUESTIONS = {
-    "verify": "read every byte and report missing, altered or miscounted shards",
+    "verify": "read every byte and report missing, altered or miscounted shards, and damaged arrays",
     "info": "print number of images, tokens per row, vocabulary size, classes, tokenizer",
     "show": "decode one row to an image: smalti tokens show DIR KEY OUT.png",
 }
@@ -29,7 +29,7 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class VerifyCommand(TokensConfig):
-    """Read every byte of a token data set, and report missing, altered or miscounted shards."""
+    """Read every byte of a token data set, and report missing, altered or miscounted shards, and damaged arrays."""
 
 
 @dataclass(frozen=True)
