@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import torch
@@ -29,7 +30,7 @@ from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.ops.pixels import to_float
 from smalti.priors import Prior, SamplingConfig, TokenLayout
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.zoo import open_prior, open_tokenizer
+from smalti.zoo import PriorOptions, open_prior, open_tokenizer
 
 TOKENIZER = "tokenizer"
 """Subfolder of a prior's folder: the tokenizer whose tokens it models."""
@@ -42,7 +43,7 @@ LAST_FRAME_MS = 2000
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(PriorOptions):
     """Sample images from a trained prior."""
 
     prior: str
@@ -114,7 +115,7 @@ def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = 
         ValueError: no such class; a box or scales that do not fit the prior's tokens.
     """
     device = find_device(config.device)
-    prior, tokenizer, names = prior_and_tokenizer(config.prior, config.tokenizer)
+    prior, tokenizer, names = prior_and_tokenizer(config.prior, config.tokenizer, **config.prior_options())
     prior, tokenizer = prior.to(device), tokenizer.to(device)
     prior.cast(choose_dtype(config.precision, device))
     labels_N = _labels(config, prior, names)
@@ -137,15 +138,17 @@ def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = 
     return SampleResult(config.out, config.count, prior.layout.image_size, classes, asked)
 
 
-def prior_and_tokenizer(name: str | Path, tokenizer: str = "") -> tuple[Prior, Tokenizer, tuple[str, ...]]:
-    """A trained prior, the tokenizer whose tokens it models, and the names of its classes.
+def prior_and_tokenizer(
+    name: str | Path, tokenizer: str = "", **options: Any
+) -> tuple[Prior, Tokenizer, tuple[str, ...]]:
+    """A trained prior, the tokenizer whose tokens it models, and the names of its classes; options as for `open_prior`.
 
     Raises:
         FileNotFoundError: one of them is missing.
         ValueError: the tokenizer is not the one that the prior was trained on.
     """
     given = open_tokenizer(tokenizer) if tokenizer else None
-    prior = open_prior(name, given)
+    prior = open_prior(name, given, **options)
     used, layout = given or open_tokenizer(Path(name) / TOKENIZER), prior.layout
     own = TokenLayout(used.vocab_size, layout.grids, layout.image_size, used.fingerprint)
     layout.require(own, tokenizer or f"{name}/{TOKENIZER}")
