@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smalti.cli import nearest
+from smalti.cli.counted import counted
 from smalti.cli.parsing import parse_config
 from smalti.jobs.tokens import ShowTokensConfig, TokensConfig, check_tokens, describe_tokens, show_tokens
 
@@ -85,5 +86,5 @@ def _show(arguments: list[str]) -> int:
     )
     row = show_tokens(config)
     label = "" if row.label is None else f", class {row.label}"
-    print(f"{config.out}: {row.key}, view {row.view}, {len(row.indices)} tokens{label}")
+    print(f"{config.out}: {row.key}, view {row.view}, {counted(len(row.indices), 'token')}{label}")
     return 0

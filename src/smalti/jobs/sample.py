@@ -168,7 +168,7 @@ def _labels(config: SampleConfig, prior: Prior, names: tuple[str, ...]) -> Int64
     number = label if isinstance(label, int) else _number_of(label, names)
     if number is None or not 0 <= number < count:
         known = f"#0 to #{count - 1}" + (f" or one of {', '.join(names[:20])}" if names else "")
-        raise ValueError(f"class: got {label!r}, " + (f"expected {known}" if count else "this prior has no classes"))
+        raise ValueError(f"label: got {label!r}, " + (f"expected {known}" if count else "this prior has no classes"))
     return torch.full((config.count,), number)
 
 
@@ -258,4 +258,6 @@ def _write_report(
         section("Images", "图像", f'<div class="row">{figures}</div>'),
         section("Overview", "总览", figure(grid, "", min(1000, 2 * grid.shape[2]))),
     ]
-    write_page(path, "smalti: samples", f"{len(images)} images sampled from {config.prior}.", sections)
+    write_page(
+        path, "smalti: samples", f"{len(images)} image{'s' * (len(images) != 1)} sampled from {config.prior}.", sections
+    )
