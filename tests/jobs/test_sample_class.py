@@ -60,6 +60,11 @@ def test_what_is_no_class_is_refused(
     assert f"label: got {told}, expected #0 to #8 or one of 0, 1, 10" in capsys.readouterr().err
 
 
+def test_a_taken_folder_is_refused_before_the_prior_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="already exists"):
+        sample(SampleConfig(str(tmp_path / "no prior"), tmp_path))
+
+
 def test_in_python_an_integer_is_a_number(prior: Path, tmp_path: Path) -> None:
     result = sample(SampleConfig(str(prior), tmp_path / "x", label=2, count=1, device="cpu"))
     assert (result.label, result.classes) == (2, ("10",))

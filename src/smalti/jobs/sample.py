@@ -25,7 +25,7 @@ from torch import Tensor
 from smalti.checks import at_least
 from smalti.data import TransformConfig, load_image, picture_grid, save_image
 from smalti.evaluation.page import figure, section, table, write_page
-from smalti.formats.atomic import replace_file, replace_folder
+from smalti.formats.atomic import check_replaceable, replace_file, replace_folder
 from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.ops.pixels import to_float
 from smalti.priors import Prior, SamplingConfig, TokenLayout
@@ -114,6 +114,7 @@ def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = 
         FileExistsError: the folder exists and `force` is off.
         ValueError: no such class; a box or scales that do not fit the prior's tokens.
     """
+    check_replaceable(config.out, config.force, folder=True)
     device = find_device(config.device)
     prior, tokenizer, names = prior_and_tokenizer(config.prior, config.tokenizer, **config.prior_options())
     prior, tokenizer = prior.to(device), tokenizer.to(device)
