@@ -131,7 +131,8 @@ class _Files:
 
 def _folders(storage: Storage) -> list[Path]:
     """Where the arrays of a set may be, in the order of preference."""
-    cache = Path(os.environ.get(CACHE, Path.home() / ".cache" / "smalti"))
+    home = os.path.expanduser("~/.cache/smalti")  # noqa: PTH111 (a process without a home is no error yet)
+    cache = Path(os.environ.get(CACHE, home))
     return [cache] if storage.local is None else [storage.local / ARRAYS, cache]
 
 
