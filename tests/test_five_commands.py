@@ -86,8 +86,8 @@ def _refuse(prior: Path, tok: Path, tokens: Path, folder: Path, capsys: pytest.C
     """What does not fit ends in one line: a class that is not there, scales beyond, tokens of another tokenizer."""
     capsys.readouterr()
     for words, message in (
-        (["sample", prior, "--class", "7", "--out", folder / "x"], "class: got '7', expected #0 to #2 or one of cats"),
-        (["sample", prior, "--class", "cows", "--out", folder / "x"], "class: got 'cows'"),
+        (["sample", prior, "--class", "7", "--out", folder / "x"], "label: got '7', expected #0 to #2 or one of cats"),
+        (["sample", prior, "--class", "cows", "--out", folder / "x"], "label: got 'cows'"),
         (["sample", prior, "--scales", "2", "--out", folder / "x"], "image, scales, box: got only part of them"),
         (["sample", tok, "--out", folder / "x"], "has type 'SimpleVQVAE'"),
         (["train-prior", tokens, "--out", folder / "p", "--prior", "var-d17"], "prior: got 'var-d17'"),

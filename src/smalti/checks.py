@@ -1,9 +1,14 @@
-"""Checks of plain values. Every error reads "name: got X, expected Y".
+"""Checks that need neither torch nor numpy: of plain values, and of the directory of a new run.
 
-A constructor passes its arguments by name: `at_least(1, num_embeddings=num_embeddings)`. NaN fails every check.
+Every error about a value reads "name: got X, expected Y". A constructor passes its arguments by name:
+`at_least(1, num_embeddings=num_embeddings)`. NaN fails every check.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+
+RUN_SETTINGS = "train.yaml"
+"""The file by which a run directory is recognised: the settings of the run."""
 
 
 def expect(right: bool, name: str, value: object, expected: str) -> None:
@@ -47,3 +52,19 @@ def one_of(allowed: Sequence[str], **values: str) -> None:
     """Refuse values that are not among the allowed ones."""
     for name, value in values.items():
         expect(value in allowed, name, value, f"one of {', '.join(allowed)}")
+
+
+def check_new_run(path: Path, *, force: bool) -> None:
+    """Refuse a path for a new run that exists, unless it is empty, or is a run directory and `force` is set.
+
+    Raises:
+        FileExistsError: the path exists and `force` is off, or the path is not a run directory.
+    """
+    if not path.exists():
+        return
+    if path.is_dir() and all(inner.name.startswith(".") for inner in path.iterdir()):
+        return
+    if not (path / RUN_SETTINGS).is_file():
+        raise FileExistsError(f"out: {path} exists and is not a run directory; choose another name")
+    if not force:
+        raise FileExistsError(f"out: {path} holds a run; use --resume to continue it or --force to replace it")

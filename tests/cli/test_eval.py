@@ -94,7 +94,7 @@ def test_the_table_says_what_the_json_says(run, photos, capsys, monkeypatch):
         assert str(scale.used_codes) in cells
         assert f"{scale.perplexity:.1f}" in cells
         assert f"{scale.entropy_bits:.3f}" in cells
-    assert "1 files could not be read" in table
+    assert "1 file could not be read" in table
     assert "[bold]broken.png" in table  # a file name is not markup
 
 

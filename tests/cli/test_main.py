@@ -182,8 +182,8 @@ def test_arguments_and_exit_code_pass_through(verb):
         return 7
 
     verb(run)
-    assert main(["train", "a", "--b=c"]) == 7
-    assert seen == ["a", "--b=c"]
+    assert main(["train", "--a", "--b=c"]) == 7
+    assert seen == ["--a", "--b=c"]
 
 
 def test_a_reader_that_leaves_is_no_error():

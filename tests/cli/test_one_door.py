@@ -9,6 +9,9 @@ from small_box import some_photos
 from smalti.cli import main
 from smalti.data import load_image
 from smalti.formats import read_token_file
+from smalti.playground.config import PlayConfig
+from smalti.playground.serve import open_models
+from smalti.tokenizers import SimpleVQVAE
 from smalti.zoo import open_tokenizer
 
 
@@ -47,3 +50,19 @@ def test_sample_takes_a_published_prior_and_its_tokenizer(
     capsys.readouterr()
     assert main(["sample", prior, "-o", "again"]) == 2
     assert "tokenizer: got none, expected the tokenizer of the published prior" in capsys.readouterr().err
+
+
+def test_sample_takes_what_the_file_of_a_published_prior_does_not_tell(
+    folder: Path, golden: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prior, tokenizer = (str(checkpoint(golden, name)) for name in ("llamagen_vq16_gpt", "llamagen_vq16"))
+    call = ["sample", prior, "--tokenizer", tokenizer, "-n", "1", "-o", "drawn", "--num_heads", "3"]
+    assert main(call) == 2
+    assert "grid: got none, expected [16, 16] for a model of 256 pixels" in capsys.readouterr().err
+    assert main([*call, "--grid", "[3, 2]"]) == 0
+    assert load_image("drawn/000.png").shape == (48, 32, 3)  # stride 16
+    opened = open_models(PlayConfig((tokenizer,), prior, grid=(3, 2), num_heads=3, device="cpu"))
+    assert opened[tokenizer].prior.layout.image_size == (48, 32)
+    SimpleVQVAE(8, 4, 4).save_pretrained("ours")
+    assert main(["sample", "ours", "--grid", "[3, 2]", "-o", "again"]) == 2
+    assert "grid: got options for ours, expected none with a saved prior" in capsys.readouterr().err

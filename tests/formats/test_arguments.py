@@ -63,11 +63,11 @@ def test_values_of_the_stated_types_pass(arguments):
         ("ratio", [1.0], "a number"),
         ("name", 3, "text"),
         ("flag", 1, "true or false"),
-        ("sides", 16, "[a whole number, ...] or null"),
-        ("sides", "16", "[a whole number, ...] or null"),
-        ("sides", [1, 2.0], "[a whole number, ...] or null"),
+        ("sides", 16, "null or a list of: a whole number"),
+        ("sides", "16", "null or a list of: a whole number"),
+        ("sides", [1, 2.0], "null or a list of: a whole number"),
         ("pair", [1.0], "[a number, a number]"),
-        ("many", [None], "[a whole number, ...]"),
+        ("many", [None], "a list of: a whole number"),
         ("kind", "three", "one of one, two"),
         ("part", 3, "the table of a Part or null"),
         ("source", [], "a table or null"),
@@ -88,4 +88,7 @@ def test_what_a_constructor_refuses_is_one_line(arguments):
 
 def test_type_names_do_not_repeat_themselves():
     assert type_name(Literal["auto"] | bool) == "auto or true or false"
-    assert type_name(Sequence[int] | tuple[int, ...]) == "[a whole number, ...]"
+    assert type_name(Sequence[int] | tuple[int, ...]) == "a list of: a whole number"
+    assert type_name(tuple[Literal["jpeg", "webp"], ...]) == "a list of: one of jpeg, webp"
+    assert type_name(list[int | None] | int | None) == "a whole number or null or a list of: a whole number or null"
+    assert type_name(tuple[int, str]) == "[a whole number, text]"

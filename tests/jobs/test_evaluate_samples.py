@@ -174,6 +174,8 @@ def test_what_cannot_be_compared_is_refused(samples, photos, network, tmp_path):
     for drawn, data, complaint in ((one, photos, "samples: got 1"), (samples, one, "data: got 1")):
         with pytest.raises(ValueError, match=complaint):
             evaluate_samples(EvaluateSamplesConfig(str(drawn), str(data), judges=(network,)))
+    with pytest.raises(ValueError, match=r"^judges: got \[\], expected one with weights on this machine$"):
+        evaluate_samples(EvaluateSamplesConfig(str(samples), str(photos), judges=()))
     with pytest.raises(ValueError, match="judges: lpips compares"):
         evaluate_samples(EvaluateSamplesConfig(str(samples), str(photos), judges=("lpips",)))
     (one / "00.png").write_bytes(b"no picture")

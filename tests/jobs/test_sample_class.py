@@ -49,7 +49,7 @@ def test_names_win_and_the_class_is_told(
 ) -> None:
     words = [word.format(typed) for word in spelling.split(" ")]
     assert main(["sample", str(prior), *words, "-n", "1", "--out", str(tmp_path / "x"), "--device", "cpu"]) == 0
-    assert f"1 images of class {NAMES[number]!r} (#{number}), 8 x 8" in capsys.readouterr().out
+    assert f"1 image of class {NAMES[number]!r} (#{number}), 8 x 8" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("typed", "told"), [("#9", "'#9'"), ("cafe", "'cafe'"), ("-1", "'-1'"), ("12", "'12'")])
@@ -57,7 +57,12 @@ def test_what_is_no_class_is_refused(
     prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], typed: str, told: str
 ) -> None:
     assert main(["sample", str(prior), f"--class={typed}", "--out", str(tmp_path / "x"), "--device", "cpu"]) == 2
-    assert f"class: got {told}, expected #0 to #8 or one of 0, 1, 10" in capsys.readouterr().err
+    assert f"label: got {told}, expected #0 to #8 or one of 0, 1, 10" in capsys.readouterr().err
+
+
+def test_a_taken_folder_is_refused_before_the_prior_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="already exists"):
+        sample(SampleConfig(str(tmp_path / "no prior"), tmp_path))
 
 
 def test_in_python_an_integer_is_a_number(prior: Path, tmp_path: Path) -> None:

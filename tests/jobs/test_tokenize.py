@@ -331,7 +331,93 @@ def test_folders_that_cannot_be_written_use_the_cache(
     monkeypatch.setenv("SMALTI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert len(TokenDataset(tmp_path / "tokens")) == GOOD
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert sorted(path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir()) == [
+        "labels",
+        "record",
+        "tokens",
+    ]
+
+
+def flip(path: Path, position: int = -1) -> None:
+    """Change one bit; the times of the file change, too."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.fixture
+def unpacked(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set that was opened once."""
+    monkeypatch.setenv("SMALTI_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(whole, tmp_path / "tokens", ignore=shutil.ignore_patterns(".arrays"))
+    TokenDataset(tmp_path / "tokens")
+    return tmp_path / "tokens"
+
+
+@pytest.mark.parametrize("pattern", ["tokens-*", "labels-*", "record-*"])
+@pytest.mark.parametrize("position", [-1, 20])
+def test_altered_arrays_are_made_again(whole: Path, unpacked: Path, pattern: str, position: int) -> None:
+    (path,) = (unpacked / ".arrays").glob(pattern)
+    good = path.read_bytes()
+    flip(path, position)
+    assert main(["tokens", "verify", str(unpacked)]) == 1
+    dataset = TokenDataset(unpacked)
+    assert [dataset[i][0].tolist() for i in range(GOOD)] == [row.indices.tolist() for row in rows_of(whole)]
+    assert [dataset[i][1] for i in range(GOOD)] == [row.label for row in rows_of(whole)]
+    assert main(["tokens", "verify", str(unpacked)]) == 0
+    assert pattern == "record-*" or path.read_bytes() == good
+
+
+def test_arrays_that_fit_are_not_made_again(unpacked: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (unpacked / ".arrays").iterdir()}
+    assert len(before) == 3
+    TokenDataset(unpacked)
+    assert {path: path.stat().st_mtime_ns for path in (unpacked / ".arrays").iterdir()} == before
+    shutil.copytree(unpacked, tmp_path / "copy")  # keeps the times
+    TokenDataset(tmp_path / "copy")
+    assert {path.stat().st_mtime_ns for path in (tmp_path / "copy/.arrays").iterdir()} == set(before.values())
+    os.utime(tmp_path / "copy/tokens-00001.parquet")
+    TokenDataset(tmp_path / "copy")
+    assert {path.stat().st_mtime_ns for path in (tmp_path / "copy/.arrays").iterdir()}.isdisjoint(before.values())
+
+
+def test_verify_names_arrays_whose_damage_kept_size_and_time(
+    unpacked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = (unpacked / ".arrays").glob("tokens-*")
+    status = path.stat()
+    flip(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert main(["tokens", "verify", str(unpacked)]) == 1
+    assert f"{path}: altered (SHA-256 differs); delete it" in capsys.readouterr().err
+    path.unlink()
+    TokenDataset(unpacked)
+    assert main(["tokens", "verify", str(unpacked)]) == 0
+
+
+def test_a_shard_altered_after_the_unpacking_is_refused(unpacked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(unpacked / "tokens-00001.parquet", 300)
+    with pytest.raises(ValueError, match=r"tokens-00001.parquet: altered"):
+        TokenDataset(unpacked)
+    assert main(["tokens", "show", str(unpacked), "nobody.png", str(unpacked / "x.png")]) == 2
+    assert f"{unpacked}/tokens-00001.parquet: altered (SHA-256 differs)" in capsys.readouterr().err
+    (unpacked / "tokens-00001.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tokens-00001.parquet"):
+        TokenDataset(unpacked)
+
+
+def test_a_set_in_a_store_is_unpacked_once(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMALTI_CACHE", str(tmp_path / "cache"))
+    storage = Storage("memory://unpacked/tokens")
+    for name, data in files(whole).items():
+        storage.write(name, data)
+    dataset = TokenDataset(storage.root)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert dataset[3][0].tolist() == TokenDataset(storage.root)[3][0].tolist() == rows_of(whole)[3].indices.tolist()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == before
+    storage.write("tokens-00001.parquet", b"PAR1")
+    with pytest.raises(ValueError, match=r"memory://unpacked/tokens/tokens-00001.parquet: altered"):
+        TokenDataset(storage.root)
 
 
 # ---- the command line ---------------------------------------------------------------------------------------------

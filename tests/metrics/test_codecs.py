@@ -40,6 +40,8 @@ def test_the_file_is_as_near_in_bytes_as_any_quality_allows(photo, codec, monkey
     for wanted in (0, 900, 1500, 2500, 10**6):
         coded = code_near(photo, codec, wanted)
         assert coded.num_bytes == sizes[coded.quality]
+        assert coded.too_large == (coded.quality == QUALITIES[codec][0] and coded.num_bytes > wanted)
+        assert coded.too_large == (wanted < min(sizes.values()))
         best = min(abs(size - wanted) for size in sizes.values())
         assert abs(coded.num_bytes - wanted) <= best + 0.02 * coded.num_bytes  # sizes are not quite monotonous
         assert coded.image.shape == photo.shape

@@ -46,11 +46,11 @@ def test_wrong_arguments_of_models(model, name, value):
     ("model", "arguments", "message"),
     [
         ("simple", {"vocab_size": 1e3}, "vocab_size: got 1000.0, expected a whole number"),
-        ("simple", {"patch_nums": 16}, "patch_nums: got 16, expected [a whole number, ...] or null"),
+        ("simple", {"patch_nums": 16}, "patch_nums: got 16, expected null or a list of: a whole number"),
         ("simple", {"hidden_dim": "abc"}, "hidden_dim: got 'abc', expected a whole number"),
         ("simple", {"hidden_dim": None}, "hidden_dim: got None, expected a whole number"),
         ("simple", {"num_stages": 10**9}, "num_stages: got 1000000000, expected 1 to 16"),
-        ("vqgan-f8", {"encoder": {"widths": 3}}, "widths: got 3, expected [a whole number, ...]"),
+        ("vqgan-f8", {"encoder": {"widths": 3}}, "widths: got 3, expected a list of: a whole number"),
         ("vqgan-f8", {"encoder": {"style": {"norm_groups": 0}}}, "norm_groups: got 0, expected at least 1"),
         ("vqgan-f8", {"quantizer": {"beta": "x"}}, "beta: got 'x', expected a number"),
         ("vqgan-f8", {"quantizer": {"init": 3}}, "KMeansInit: got 3, expected a table of its arguments"),

@@ -192,7 +192,7 @@ def gpt(tmp_path: Path) -> tuple[Path, SimpleVQVAE, NextTokenTransformer]:
 
 def test_a_grid_that_nothing_tells_is_asked_for(gpt: tuple[Path, SimpleVQVAE, NextTokenTransformer]) -> None:
     path, tok, prior = gpt
-    with pytest.raises(ValueError, match=r"grid: got none.*expected \(16, 16\).*\(24, 24\)"):
+    with pytest.raises(ValueError, match=r"grid: got none.*expected \[16, 16\].*\[24, 24\]"):
         load_published_prior(path, tok)
     assert load_published_prior(path, tok, grid=(24, 24)).layout == prior.layout
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from smalti.cli.counted import counted
 from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
 from smalti.cli.reproduce import reproduce_command
@@ -88,7 +89,7 @@ def print_table(comparison: Comparison) -> None:
     )
     size = comparison.protocol.size
     at = "their own size" if size is None else f"{size[0]} x {size[1]}"
-    console.print(f"{comparison.images} images of {comparison.data} at {at}\n")
+    console.print(f"{counted(comparison.images, 'image')} of {comparison.data} at {at}\n")
     console.print(table)
     for what, why in comparison.left_out.items():
         console.print(f"no {what}: {why}", style="dim", soft_wrap=True)

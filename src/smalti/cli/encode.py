@@ -2,6 +2,7 @@
 
 import math
 
+from smalti.cli.counted import counted
 from smalti.cli.parsing import parse_config
 from smalti.jobs.encode import EncodeConfig, EncodedImage, encode
 from smalti.zoo import DEFAULT
@@ -26,11 +27,10 @@ def run(arguments: list[str]) -> int:
         examples=EXAMPLES,
         common=COMMON,
     )
-    result = encode(config, lambda image: print(f"{size_of(image)}, {image.num_tokens} tokens", flush=True))
-    count = len(result.images)
+    result = encode(config, lambda image: print(f"{size_of(image)}, {counted(image.num_tokens, 'token')}", flush=True))
     pixels = sum(math.prod(image.image_size) for image in result.images)
     print(
-        f"{config.out}: {count} image{'s' if count > 1 else ''}, {result.file_bytes} bytes, "
+        f"{config.out}: {counted(len(result.images), 'image')}, {result.file_bytes} bytes, "
         f"{8 * result.file_bytes / pixels:.4f} bits per pixel"
     )
     return 0

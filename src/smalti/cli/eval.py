@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from smalti.cli.counted import counted
 from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
 from smalti.cli.reproduce import reproduce_command
@@ -83,7 +84,7 @@ def _json(result: EvaluationResult) -> str:
 def print_tables(result: EvaluationResult, console: Console) -> None:
     """Print the result: image quality and bits, then the codebook usage per scale, then problems."""
     size = "their own size" if result.size is None else f"{result.size[0]} x {result.size[1]}"
-    console.print(f"{result.run}: {result.quality['images']} images of {result.data} at {size}\n")
+    console.print(f"{result.run}: {_count(result.quality['images'], 'image')} of {result.data} at {size}\n")
     console.print(_summary(result), "")
     console.print(_scales(result))
     for reason in result.collapse:
@@ -91,16 +92,18 @@ def print_tables(result: EvaluationResult, console: Console) -> None:
     for what, why in result.left_out.items():
         console.print(f"no {what}: {why}", style="dim", soft_wrap=True)
     if result.unreadable:
-        console.print(f"{len(result.unreadable)} files could not be read:", style="yellow")
+        console.print(f"{counted(len(result.unreadable), 'file')} could not be read:", style="yellow")
         for key, why in result.unreadable.items():
             console.print(f"  {key}: {why}", soft_wrap=True)
 
 
 def _summary(result: EvaluationResult) -> Table:
     quality, bits = result.quality, bits_per_index(result.usage.vocab_size)
-    exact = f"; {quality['exact_images']} exact images left out" if quality["exact_images"] else ""
+    exact = f"; {_count(quality['exact_images'], 'exact image')} left out" if quality["exact_images"] else ""
     baseline = _number(quality["psnr_mean_color"], ".2f", " dB")
-    judged = f"{quality['ssim_images']} images" if quality["ssim_images"] else "every image is smaller than 11 x 11"
+    judged = (
+        _count(quality["ssim_images"], "image") if quality["ssim_images"] else "every image is smaller than 11 x 11"
+    )
     table = Table(box=None, show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -114,6 +117,10 @@ def _summary(result: EvaluationResult) -> Table:
     table.add_row("bits per pixel", _number(result.bits_per_pixel, ".4f"), "as stored: tokens x bits")
     table.add_row("entropy per pixel", _number(result.entropy_bits_per_pixel, ".4f"), "bits; estimate for ideal coder")
     return table
+
+
+def _count(number: float | None, noun: str) -> str:
+    return counted(int(number or 0), noun)
 
 
 def _scales(result: EvaluationResult) -> Table:

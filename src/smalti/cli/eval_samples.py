@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from smalti.cli.counted import counted
 from smalti.cli.measured import to_json, with_progress
 from smalti.cli.parsing import parse_config
 from smalti.cli.reproduce import reproduce_command
@@ -69,7 +70,8 @@ def print_table(result: SamplesResult, console: Console) -> None:
     """Print the result: what was compared, the networks' numbers, what is missing."""
     size = "their own size" if result.protocol.size is None else "{} x {}".format(*result.protocol.size)
     console.print(
-        f"{result.samples}: {result.samples_count} samples against {result.images} images of {result.data} at {size}\n"
+        f"{result.samples}: {counted(result.samples_count, 'sample')} against {counted(result.images, 'image')} of "
+        f"{result.data} at {size}\n"
     )
     table = Table(box=None, show_header=False)
     table.add_column()

@@ -1,5 +1,6 @@
 """`smalti reconstruct [RUN] IMAGE OUT`: encode and decode one image; prints tokens, bits per pixel and PSNR."""
 
+from smalti.cli.counted import counted
 from smalti.cli.encode import size_of
 from smalti.cli.parsing import parse_config
 from smalti.jobs.reconstruct import ReconstructConfig, reconstruct
@@ -27,6 +28,7 @@ def run(arguments: list[str]) -> int:
     )
     result = reconstruct(config)
     image = result.encoded
-    cost = f"{image.num_tokens} tokens, {image.num_bytes} bytes packed, {image.bits_per_pixel:.4f} bits per pixel"
+    tokens, size = counted(image.num_tokens, "token"), counted(image.num_bytes, "byte")
+    cost = f"{tokens}, {size} packed, {image.bits_per_pixel:.4f} bits per pixel"
     print(f"{size_of(image)}, {cost}, PSNR {result.psnr:.2f} dB -> {config.out}")
     return 0

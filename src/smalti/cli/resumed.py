@@ -3,7 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 
-from smalti.training.run_folder import SETTINGS
+from smalti.checks import RUN_SETTINGS
 
 
 def with_settings_of_run(arguments: list[str]) -> list[str]:
@@ -15,7 +15,7 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
     for word, following in pairwise([*arguments, ""]):
         if word.partition("=")[0] in ("-o", "--out"):
             out = word.partition("=")[2] if "=" in word else following
-    recipe = Path(out, SETTINGS)
+    recipe = Path(out, RUN_SETTINGS)
     if "--resume" not in names or "--config" in names or not out or not recipe.is_file():
         return arguments
     return ["--config", str(recipe), *arguments]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 from rich.progress import Progress
 
+from smalti.cli.counted import counted
 from smalti.cli.parsing import parse_config
 from smalti.jobs.sample import SampleConfig, sample
 
@@ -49,7 +50,7 @@ def run(arguments: list[str]) -> int:
         result = sample(config, lambda done, total: progress.update(task, completed=done, total=total))
     height, width = result.image_size
     of = "" if result.label is None else f" of class {result.classes[0]!r} (#{result.label})"
-    print(f"{result.out}: {result.images} images{of}, {width} x {height}, and grid.png")
+    print(f"{result.out}: {counted(result.images, 'image')}{of}, {width} x {height}, and grid.png")
     return 0
 
 

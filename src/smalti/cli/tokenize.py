@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from smalti.cli.counted import counted
 from smalti.cli.measured import json_text
 from smalti.cli.parsing import parse_config
 from smalti.jobs.tokenize import TokenizeConfig, TokenizeResult, tokenize
@@ -61,14 +62,14 @@ def run(arguments: list[str]) -> int:
 
 def summary(result: TokenizeResult) -> str:
     """The result in a few lines of text."""
-    each = "" if result.tokens is None else f" of {result.tokens} tokens"
+    each = "" if result.tokens is None else f" of {counted(result.tokens, 'token')}"
     lines = [
-        f"{result.out}: {result.images} images, {result.rows} rows{each}; "
-        f"{result.made} of {result.shards} shards written by this run"
+        f"{result.out}: {counted(result.images, 'image')}, {counted(result.rows, 'row')}{each}; "
+        f"{result.made} of {counted(result.shards, 'shard')} written by this run"
     ]
     for what, record in (("could not be read", result.unreadable), ("lost their label or caption", result.notes)):
         if record:
-            lines += [f"{len(record)} images {what}:"]
+            lines += [f"{counted(len(record), 'image')} {what}:"]
             lines += [f"  {key}: {reason}" for key, reason in list(record.items())[:LISTED]]
             lines += [f"  and {len(record) - LISTED} more"] * (len(record) > LISTED)
     if result.batch_mismatch:

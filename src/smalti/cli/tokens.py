@@ -7,13 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from smalti.cli import nearest
+from smalti.cli.counted import counted
 from smalti.cli.parsing import parse_config
 from smalti.jobs.tokens import ShowTokensConfig, TokensConfig, check_tokens, describe_tokens, show_tokens
 
 WRONG = 1
 """Exit code of `verify` if there are problems."""
 QUESTIONS = {
-    "verify": "read every byte and report missing, altered or miscounted shards",
+    "verify": "read every byte and report missing, altered or miscounted shards, and damaged arrays",
     "info": "print number of images, tokens per row, vocabulary size, classes, tokenizer",
     "show": "decode one row to an image: smalti tokens show DIR KEY OUT.png",
 }
@@ -29,7 +30,7 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class VerifyCommand(TokensConfig):
-    """Read every byte of a token data set, and report missing, altered or miscounted shards."""
+    """Read every byte of a token data set, and report missing, altered or miscounted shards, and damaged arrays."""
 
 
 @dataclass(frozen=True)
@@ -85,5 +86,5 @@ def _show(arguments: list[str]) -> int:
     )
     row = show_tokens(config)
     label = "" if row.label is None else f", class {row.label}"
-    print(f"{config.out}: {row.key}, view {row.view}, {len(row.indices)} tokens{label}")
+    print(f"{config.out}: {row.key}, view {row.view}, {counted(len(row.indices), 'token')}{label}")
     return 0

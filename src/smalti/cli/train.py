@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from smalti.cli import INTERRUPTED
+from smalti.cli.counted import counted
 from smalti.cli.launched import in_launch
 from smalti.cli.parsing import parse_config
 from smalti.cli.resumed import with_settings_of_run
@@ -66,7 +67,7 @@ def summary(result: TrainResult, data: str) -> str:
     drawn = f"samples:         {shlex.quote(str(samples))}\n" if samples.is_dir() else ""
     best = f"best checkpoint: {shlex.quote(result.best)}\n" if result.best else ""
     return (
-        f"trained {result.step} steps{skipped}: {run}\n{drawn}"
+        f"trained {counted(result.step, 'step')}{skipped}: {run}\n{drawn}"
         f"curves:          tensorboard --logdir {run}\n{best}"
         f"evaluate:        smalti eval {run} {shlex.quote(data)}"
     )

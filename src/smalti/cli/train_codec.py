@@ -2,6 +2,7 @@
 
 import sys
 
+from smalti.cli.counted import counted
 from smalti.cli.parsing import parse_config
 from smalti.jobs.train_codec import TrainCodecConfig, train_codec
 
@@ -29,7 +30,7 @@ def run(arguments: list[str]) -> int:
         config, lambda step, bits: print(f"step {step}/{steps}  {bits:.3f} bits per token", file=sys.stderr, flush=True)
     )
     print(
-        f"{result.out}: codec {result.fingerprint[:12]}…, trained on {result.num_tokens} tokens of {result.images} "
-        f"images; {result.bits_per_token:.3f} bits per token"
+        f"{result.out}: codec {result.fingerprint[:12]}…, trained on {counted(result.num_tokens, 'token')} of "
+        f"{counted(result.images, 'image')}; {result.bits_per_token:.3f} bits per token"
     )
     return 0

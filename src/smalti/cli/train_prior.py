@@ -4,6 +4,7 @@ import shlex
 import sys
 
 from smalti.cli import INTERRUPTED
+from smalti.cli.counted import counted
 from smalti.cli.launched import in_launch
 from smalti.cli.parsing import parse_config
 from smalti.cli.resumed import with_settings_of_run
@@ -59,7 +60,7 @@ def summary(result: TrainPriorResult) -> str:
     measured = result.bits_per_token == result.bits_per_token  # NaN where nothing was held out
     per_token, per_pixel = f"{result.bits_per_token:.3f} bits per token", f"{result.bits_per_pixel:.4f} bits per pixel"
     lines = [
-        f"trained {result.step} steps: {out}",
+        f"trained {counted(result.step, 'step')}: {out}",
         *([f"held-out images: {per_token}, {per_pixel}"] if measured else []),
         f"sample from it:  smalti sample {out} --out samples",
     ]

@@ -104,8 +104,12 @@ def load_picture(
     shorter than `enough` pixels.
     """
     check_decoding(channels, max_pixels)
-    with BufferedReader(Path(path).open("rb", buffering=0), READ_AT_ONCE) as file:
-        return _read(file, str(path), channels, max_pixels, enough)
+    try:
+        with BufferedReader(Path(path).open("rb", buffering=0), READ_AT_ONCE) as file:
+            return _read(file, str(path), channels, max_pixels, enough)
+    except IsADirectoryError as error:
+        what = "is a folder, expected an image file; smalti tokenize takes folders"
+        raise IsADirectoryError(error.errno, what, str(path)) from error
 
 
 def decode_picture(

@@ -1,8 +1,7 @@
 """Tokens for training a prior: a token data set as memory-mapped arrays on disk.
 
 Parquet must be unpacked for reading. Therefore the first opening writes two plain arrays beside the shards
-(`.arrays/`), named by the manifest's checksum. Any number of processes then share the same memory pages. For an object
-store or a read-only folder, the arrays are in the user's cache instead.
+(`smalti.formats.token_arrays`). Any number of processes then share the same memory pages.
 
 The content of a batch depends only on the seed and on its number, as in `loader.py`: processes share batches without
 communication, and training resumes in the middle of an epoch from the number of its next batch.
@@ -10,8 +9,6 @@ communication, and training resumes in the middle of an epoch from the number of
 Legend: N rows, L tokens per row, B rows per batch.
 """
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +20,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from smalti.data.order import endless_batches
-from smalti.formats.atomic import replace_file
 from smalti.formats.storage import Storage
-from smalti.formats.token_set import MANIFEST, TokenManifest, read_manifest
-from smalti.formats.token_shards import index_dtype, read_shard
-
-NO_LABEL = -1
-ARRAYS = ".arrays"
-CACHE = "SMALTI_CACHE"
-"""Environment variable: folder for arrays that cannot be written beside their shards; default: ~/.cache/smalti."""
+from smalti.formats.token_arrays import open_arrays
+from smalti.formats.token_set import TokenManifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
             raise ValueError(f"{folder}: images differ in size; tokenize them at one size to train a prior on them")
         if self.manifest.rows == 0:
             raise ValueError(f"{folder}: the token data set is empty")
-        self._tokens, self._labels = self._arrays()
+        self._tokens, self._labels = open_arrays(self.storage, self.manifest)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -136,49 +127,3 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
             raise ValueError(f"{name}: got vocab_size {own.vocab_size}, expected {vocab_size}")
         if [list(grid) for grid in grids] != own.grids:
             raise ValueError(f"{name}: got scales {own.grids}, expected {[list(grid) for grid in grids]}")
-
-    # ---- arrays on the disk -------------------------------------------------------------------------------------
-
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (N, L) and labels (N,), memory-mapped. Missing arrays are written first."""
-        key = hashlib.sha256(self.storage.read(MANIFEST)).hexdigest()[:16]
-        folder = self._writable_folder()
-        paths = folder / f"tokens-{key}.npy", folder / f"labels-{key}.npy"
-        if not all(path.exists() for path in paths):
-            self._unpack(*paths)
-        tokens, labels = (np.load(path, mmap_mode="r") for path in paths)
-        return tokens, labels
-
-    def _writable_folder(self) -> Path:
-        beside = None if self.storage.local is None else self.storage.local / ARRAYS
-        if beside is not None and (beside.is_dir() or os.access(beside.parent, os.W_OK)):
-            beside.mkdir(exist_ok=True)
-            return beside
-        cache = Path(os.environ.get(CACHE, Path.home() / ".cache" / "smalti"))
-        cache.mkdir(parents=True, exist_ok=True)
-        return cache
-
-    def _unpack(self, tokens_path: Path, labels_path: Path) -> None:
-        """Unpack shard by shard, so that only one is in memory at a time."""
-        rows, grids = self.manifest.rows, self.manifest.grids
-        assert grids is not None
-        length = sum(int(np.prod(grid)) for grid in grids)
-        dtype = index_dtype(self.manifest.vocab_size)
-        with replace_file(tokens_path, force=True) as temporary_t, replace_file(labels_path, force=True) as temporary_l:
-            tokens = np.lib.format.open_memmap(temporary_t, "w+", dtype, (rows, length))
-            labels = np.lib.format.open_memmap(temporary_l, "w+", np.int32, (rows,))
-            done = 0
-            for shard in self.manifest.shards:
-                data = self.storage.read(shard.file)
-                if hashlib.sha256(data).hexdigest() != shard.sha256:
-                    raise ValueError(f"{self.storage}/{shard.file}: altered (SHA-256 differs)")
-                for row in read_shard(data):
-                    if len(row.indices) != length:
-                        raise ValueError(f"{self.storage}/{shard.file}: {row.key} has {len(row.indices)} tokens")
-                    tokens[done] = row.indices
-                    labels[done] = NO_LABEL if row.label is None else row.label
-                    done += 1
-            if done != rows:
-                raise ValueError(f"{self.storage}: got {done} rows, expected {rows} by the manifest")
-            tokens.flush()
-            labels.flush()

@@ -73,7 +73,8 @@ class Row:
     """One line of the comparison."""
 
     name: str
-    """The tokenizer as named in the config, or the codec and the tokenizer with the same file sizes."""
+    """The tokenizer as named in the config; or the codec with the tokenizer whose file sizes it has, or with its lowest
+    quality and the bytes per image where that is larger."""
     quality: dict[str, float | int | None]
     """PSNR, SSIM and their numbers of images."""
     judgments: tuple[Judgment, ...]
@@ -148,9 +149,9 @@ class Coded:
     """A codec on all images: at the file sizes of a tokenizer, or at one quality."""
 
     def __init__(self, codec: Codec, at: str, judges: Judges) -> None:
-        self.codec = codec
-        self.name = f"{TITLES[codec]} at {at}"
+        self.codec, self.at = codec, at
         self.num_bytes: list[int] = []
+        self.too_large = 0
         self.shown: list[Tensor] = []
         self._pictures = Pictures(judges)
 
@@ -159,7 +160,18 @@ class Coded:
         decoded = torch.stack([each.image for each in coded]).to(image.device)
         self._pictures.update(to_float(decoded), image)
         self.num_bytes += [each.num_bytes for each in coded]
+        self.too_large += sum(each.too_large for each in coded)
         self.shown += decoded[:show]
+
+    @property
+    def name(self) -> str:
+        """What the row shows: a codec that cannot make so small a file is not at the bytes of the tokenizer."""
+        images, size = len(self.num_bytes), f"{sum(self.num_bytes) / len(self.num_bytes):.0f} bytes per image"
+        if not self.too_large:
+            return f"{TITLES[self.codec]} at {self.at}"
+        if self.too_large == images:
+            return f"{TITLES[self.codec]} at its lowest quality, {size}"
+        return f"{TITLES[self.codec]} at {self.at}, {self.too_large} of {images} images at its lowest quality, {size}"
 
     def row(self, originals: Originals, statistics: dict[str, FeatureStatistics]) -> Row:
         """The line of the table."""
@@ -251,11 +263,11 @@ class ComparedTokenizer:
 
 
 def merged(compared: list[ComparedTokenizer]) -> list[Coded]:
-    """Merge rows of a codec with equal files: its smallest file may be larger than several token files."""
-    merged: dict[tuple[Codec, tuple[int, ...]], Coded] = {}
+    """Merge rows of a codec with equal files: several small token files may all lead to the codec's lowest quality."""
+    merged: dict[tuple[Codec, int, tuple[int, ...]], Coded] = {}
     for each in compared:
         for coded in each.coded:
-            first = merged.setdefault((coded.codec, tuple(coded.num_bytes)), coded)
+            first = merged.setdefault((coded.codec, coded.too_large, tuple(coded.num_bytes)), coded)
             if first is not coded:
-                first.name += f", {each.name}"
+                first.at += f", {each.name}"
     return list(merged.values())

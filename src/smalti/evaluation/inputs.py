@@ -80,7 +80,7 @@ def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
     """The size to which images are resized; None: native sizes.
 
     Raises:
-        ValueError: a run's recipe has no size, or the sizes of the runs differ.
+        ValueError: a run's recipe is damaged or has no size, or the sizes of the runs differ.
     """
     if not isinstance(size, str):
         return height_and_width(size)
@@ -94,9 +94,9 @@ def target_size(size: Size, runs: Sequence[str]) -> tuple[int, int] | None:
 
 
 def _trained_size(run: str) -> tuple[int, int] | None:
+    recipe = read_settings(saved_folder(run))
+    assert recipe is not None
     try:
-        recipe = read_settings(saved_folder(run))
-        assert recipe is not None
         size = recipe["input"]["size"]
         return None if size is None else height_and_width(size)
     except (KeyError, TypeError, ValueError) as error:

@@ -80,10 +80,14 @@ def type_name(hint: Any, tables: bool = True) -> str:
     if origin is typing.Literal:
         return ("one of " if len(inner) > 1 else "") + ", ".join(str(value) for value in inner)
     if origin in (UnionType, typing.Union):
-        return " or ".join(dict.fromkeys(type_name(member, tables) for member in inner))
+        names = dict.fromkeys(type_name(member, tables) for member in inner)
+        return " or ".join(
+            sorted(names, key=lambda name: name.startswith("a list of: "))
+        )  # what follows is of the list
     if origin in (tuple, list, Sequence):
-        members = [*inner, ...] if origin in (list, Sequence) else inner
-        return f"[{', '.join('...' if member is Ellipsis else type_name(member, tables) for member in members)}]"
+        if origin is tuple and Ellipsis not in inner:
+            return f"[{', '.join(type_name(member, tables) for member in inner)}]"
+        return f"a list of: {type_name(inner[0], tables)}"
     if origin in (dict, Mapping):
         return "a table" if inner[1] is Any else f"a table with {type_name(inner[1])} for each name"
     return TYPE_NAMES.get(hint) or f"{'the table of ' * tables}a {hint.__name__}"

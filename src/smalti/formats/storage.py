@@ -55,6 +55,21 @@ class Storage:
         """Whether a file or folder of this name exists; without a name, whether the root exists."""
         return bool(self._fs.exists(self._at(name)))
 
+    def stamp(self, name: str) -> list[int | str]:
+        """Size and time of modification of a file, which tell that it was written again without reading it.
+
+        Raises:
+            FileNotFoundError: no file of this name exists.
+        """
+        if self.local is not None:
+            status = (self.local / name).stat()
+            return [status.st_size, status.st_mtime_ns]
+        try:
+            modified = str(self._fs.modified(self._at(name)))
+        except NotImplementedError:  # a store without times
+            modified = ""
+        return [self._fs.size(self._at(name)), modified]
+
     def names(self, folder: str = "") -> list[str]:
         """Names of all files below a folder, relative to the root, sorted. Hidden files are left out."""
         if not self.exists(folder):

@@ -39,9 +39,10 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from errno import EISDIR
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -244,7 +245,7 @@ def read_token_file(
         TokenFileError: not a token file, unsupported version, truncated, altered, or made with another model.
         OSError: the file cannot be opened (FileNotFoundError if it does not exist).
     """
-    with Path(path).open("rb") as file:
+    with _opened(path) as file:
         try:
             head = file.read(LENGTH_END)
             _check_kind(head)  # before reading the rest: a foreign file may be huge
@@ -259,11 +260,17 @@ def needs_codec(path: str | Path) -> bool:
     Raises:
         OSError: the file cannot be opened.
     """
-    with Path(path).open("rb") as file:
+    with _opened(path) as file:
         return file.read(VERSION_END) == MAGIC + fixed(COMPACT, 2)
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def _opened(path: str | Path) -> BinaryIO:
+    if Path(path).is_dir():
+        raise IsADirectoryError(EISDIR, "is a folder, expected a token file", str(path))
+    return Path(path).open("rb")
 
 
 def _check_kind(data: bytes) -> None:

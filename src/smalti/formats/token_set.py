@@ -3,6 +3,7 @@
 DIR/manifest.json                list of the contents; written last, so that a set with a manifest is complete
 DIR/tokens-00000.parquet …       the shards, see `token_shards.py`
 DIR/tokenizer/                   the tokenizer that made the tokens and can decode them
+DIR/.arrays/                     the rows unpacked for training, see `token_arrays.py`; written by the first training
 DIR/progress/                    only while the set is being made: the plan, and one note per finished shard
 """
 
@@ -112,7 +113,7 @@ def verify(storage: Storage) -> list[str]:
     problems = [problem for shard in manifest.shards if (problem := _problem(storage, manifest, shard))]
     known = {shard.file for shard in manifest.shards}
     strangers = [name for name in storage.names() if name.endswith(".parquet") and name not in known]
-    return problems + [f"{name}: not in the manifest" for name in strangers]
+    return problems + [f"{storage}/{name}: not in the manifest" for name in strangers]
 
 
 def read_rows(storage: Storage, manifest: TokenManifest, shard: Shard) -> list[TokenRow]:
@@ -122,21 +123,22 @@ def read_rows(storage: Storage, manifest: TokenManifest, shard: Shard) -> list[T
         FileNotFoundError: the shard is missing.
         ValueError: the shard was altered or contradicts the manifest.
     """
+    path = f"{storage}/{shard.file}"
     try:
         data = storage.read(shard.file)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{shard.file}: missing") from error
+        raise FileNotFoundError(f"{path}: missing") from error
     if hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise ValueError(f"{shard.file}: altered (SHA-256 differs)")
+        raise ValueError(f"{path}: altered (SHA-256 differs)")
     try:
         rows = read_shard(data)
     except ValueError as error:
-        raise ValueError(f"{shard.file}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
     if len(rows) != shard.rows or len({row.key for row in rows}) != shard.images:
-        raise ValueError(f"{shard.file}: got {len(rows)} rows, expected {shard.rows} by the manifest")
+        raise ValueError(f"{path}: got {len(rows)} rows, expected {shard.rows} by the manifest")
     for row in rows:
         if not _fits(row, manifest):
-            raise ValueError(f"{shard.file}: tokens of {row.key} contradict the manifest")
+            raise ValueError(f"{path}: tokens of {row.key} contradict the manifest")
     return rows
 
 

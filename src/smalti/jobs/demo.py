@@ -208,7 +208,7 @@ def _use(config: DemoConfig, run: Path, tokenizer: Tokenizer, index: int) -> Pic
         caption=(
             f"{width}×{height} pixels. The token file has {size:,} bytes, {8 * size / (height * width):.2f} bits per "
             f"pixel; its {coded.images[0].num_tokens:,} tokens at log2 K bits each would take {coded.log2_bytes:,.0f} "
-            f"bytes. JPEG and WebP are at the quality that gives the nearest file size. "
+            f"bytes. JPEG and WebP are at the quality that gives the nearest file size, or at their lowest. "
             f"Below: scale by scale, at {small.shape[3]}×{small.shape[2]}."
         ),
     )

@@ -138,8 +138,9 @@ def evaluate_samples(
     device = find_device(config.device)
     judges = open_judges(config.judges, [], device, config.weights, config.download)
     if not judges.sets:
-        why = "; ".join(f"no {what}: {reason}" for what, reason in judges.left_out.items())
-        raise ValueError(f"judges: got {list(config.judges)}, expected one with weights on this machine; {why}")
+        reasons = [f"no {what}: {reason}" for what, reason in judges.left_out.items()]
+        complaint = f"judges: got {list(config.judges)}, expected one with weights on this machine"
+        raise ValueError("; ".join([complaint, *reasons]))
     source = open_images(config.samples, channels=CHANNELS)
     protocol = _protocol(config, source)
     accumulators = [FeatureAccumulator(network) for network in judges.sets]

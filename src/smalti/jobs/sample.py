@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import torch
@@ -24,12 +25,12 @@ from torch import Tensor
 from smalti.checks import at_least
 from smalti.data import TransformConfig, load_image, picture_grid, save_image
 from smalti.evaluation.page import figure, section, table, write_page
-from smalti.formats.atomic import replace_file, replace_folder
+from smalti.formats.atomic import check_replaceable, replace_file, replace_folder
 from smalti.ops.device import Precision, choose_dtype, find_device
 from smalti.ops.pixels import to_float
 from smalti.priors import Prior, SamplingConfig, TokenLayout
 from smalti.tokenizers import Tokenizer, Tokens
-from smalti.zoo import open_prior, open_tokenizer
+from smalti.zoo import PriorOptions, open_prior, open_tokenizer
 
 TOKENIZER = "tokenizer"
 """Subfolder of a prior's folder: the tokenizer whose tokens it models."""
@@ -42,7 +43,7 @@ LAST_FRAME_MS = 2000
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(PriorOptions):
     """Sample images from a trained prior."""
 
     prior: str
@@ -113,8 +114,9 @@ def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = 
         FileExistsError: the folder exists and `force` is off.
         ValueError: no such class; a box or scales that do not fit the prior's tokens.
     """
+    check_replaceable(config.out, config.force, folder=True)
     device = find_device(config.device)
-    prior, tokenizer, names = prior_and_tokenizer(config.prior, config.tokenizer)
+    prior, tokenizer, names = prior_and_tokenizer(config.prior, config.tokenizer, **config.prior_options())
     prior, tokenizer = prior.to(device), tokenizer.to(device)
     prior.cast(choose_dtype(config.precision, device))
     labels_N = _labels(config, prior, names)
@@ -137,15 +139,17 @@ def sample(config: SampleConfig, on_images: Callable[[int, int], None] | None = 
     return SampleResult(config.out, config.count, prior.layout.image_size, classes, asked)
 
 
-def prior_and_tokenizer(name: str | Path, tokenizer: str = "") -> tuple[Prior, Tokenizer, tuple[str, ...]]:
-    """A trained prior, the tokenizer whose tokens it models, and the names of its classes.
+def prior_and_tokenizer(
+    name: str | Path, tokenizer: str = "", **options: Any
+) -> tuple[Prior, Tokenizer, tuple[str, ...]]:
+    """A trained prior, the tokenizer whose tokens it models, and the names of its classes; options as for `open_prior`.
 
     Raises:
         FileNotFoundError: one of them is missing.
         ValueError: the tokenizer is not the one that the prior was trained on.
     """
     given = open_tokenizer(tokenizer) if tokenizer else None
-    prior = open_prior(name, given)
+    prior = open_prior(name, given, **options)
     used, layout = given or open_tokenizer(Path(name) / TOKENIZER), prior.layout
     own = TokenLayout(used.vocab_size, layout.grids, layout.image_size, used.fingerprint)
     layout.require(own, tokenizer or f"{name}/{TOKENIZER}")
@@ -165,7 +169,7 @@ def _labels(config: SampleConfig, prior: Prior, names: tuple[str, ...]) -> Int64
     number = label if isinstance(label, int) else _number_of(label, names)
     if number is None or not 0 <= number < count:
         known = f"#0 to #{count - 1}" + (f" or one of {', '.join(names[:20])}" if names else "")
-        raise ValueError(f"class: got {label!r}, " + (f"expected {known}" if count else "this prior has no classes"))
+        raise ValueError(f"label: got {label!r}, " + (f"expected {known}" if count else "this prior has no classes"))
     return torch.full((config.count,), number)
 
 
@@ -255,4 +259,6 @@ def _write_report(
         section("Images", "图像", f'<div class="row">{figures}</div>'),
         section("Overview", "总览", figure(grid, "", min(1000, 2 * grid.shape[2]))),
     ]
-    write_page(path, "smalti: samples", f"{len(images)} images sampled from {config.prior}.", sections)
+    write_page(
+        path, "smalti: samples", f"{len(images)} image{'s' * (len(images) != 1)} sampled from {config.prior}.", sections
+    )

@@ -22,7 +22,7 @@ from smalti.formats.storage import Storage
 from smalti.formats.token_set import TokenManifest
 from smalti.ops.device import find_device
 from smalti.tokenizers import Tokenizer
-from smalti.tokensets.assembly import finish, finished, prepare, shard_notes
+from smalti.tokensets.assembly import check_free, finish, finished, prepare, shard_notes
 from smalti.tokensets.ray_engine import WorkerPool, make_on_ray
 from smalti.tokensets.shards import CPU_BATCH, Plan, make_shards
 from smalti.zoo import open_tokenizer
@@ -108,7 +108,9 @@ def tokenize(config: TokenizeConfig, on_images: Callable[[int, int], None] | Non
         FileExistsError: the folder holds another token data set or other files, and `force` is off.
         ValueError: a bad setting, or no image could be read.
     """
-    tokenizer, storage = open_tokenizer(config.run), Storage(config.out)
+    storage = Storage(config.out)
+    check_free(storage, config.force)
+    tokenizer = open_tokenizer(config.run)
     source = open_images(config.data, channels=tokenizer.image_channels)
     device = _device(config)
     plan = _plan(config, tokenizer, source, device)

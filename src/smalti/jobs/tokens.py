@@ -8,8 +8,9 @@ import torch
 
 from smalti.data import save_image
 from smalti.formats.storage import Storage
-from smalti.formats.token_set import TokenManifest, read_manifest, verify
-from smalti.formats.token_shards import TokenRow, read_shard
+from smalti.formats.token_arrays import damaged_arrays
+from smalti.formats.token_set import TokenManifest, read_manifest, read_rows, verify
+from smalti.formats.token_shards import TokenRow
 from smalti.tokenizers import Tokens
 from smalti.zoo import open_tokenizer
 
@@ -39,8 +40,9 @@ class ShowTokensConfig:
 
 
 def check_tokens(config: TokensConfig) -> tuple[str, ...]:
-    """The problems of a token data set, one line each; empty if there are none."""
-    return tuple(verify(Storage(config.tokens)))
+    """The problems of a token data set and of the arrays unpacked from it, one line each; empty if there are none."""
+    storage = Storage(config.tokens)
+    return (*verify(storage), *damaged_arrays(storage))
 
 
 def describe_tokens(config: TokensConfig) -> dict[str, str]:
@@ -63,9 +65,9 @@ def show_tokens(config: ShowTokensConfig) -> TokenRow:
     """Decode one row with the tokenizer of the set, and write the image.
 
     Raises:
-        FileNotFoundError: no such set, or a set without its tokenizer.
+        FileNotFoundError: no such set, a missing shard, or a set without its tokenizer.
         FileExistsError: the image exists and `force` is off.
-        ValueError: no such row.
+        ValueError: no such row, or a damaged shard.
     """
     storage = Storage(config.tokens)
     manifest = read_manifest(storage)
@@ -82,7 +84,7 @@ def show_tokens(config: ShowTokensConfig) -> TokenRow:
 
 def _find(storage: Storage, manifest: TokenManifest, config: ShowTokensConfig) -> TokenRow:
     for shard in manifest.shards:
-        for row in read_shard(storage.read(shard.file)):
+        for row in read_rows(storage, manifest, shard):
             if (row.key, row.view) == (config.key, config.view):
                 return row
     raise ValueError(f"key: no view {config.view} of {config.key!r} in {config.tokens}")

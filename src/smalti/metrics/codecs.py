@@ -1,8 +1,8 @@
 """JPEG, WebP, AVIF and JPEG XL as baselines for tokenizers: at a given quality, or at the size of a token file.
 
 For a given size, bisection finds the quality whose file size is nearest. Each codec has a minimum file size (JPEG's
-tables alone take about 600 bytes). If the tokens take fewer bytes, the codec's file is larger than requested, and its
-actual size is reported.
+tables alone take about 600 bytes). If the tokens take fewer bytes, the codec's file is that of its lowest quality,
+larger than requested, and the result says so.
 """
 
 import io
@@ -50,6 +50,8 @@ class CodedImage:
     """Quality on the codec's own scale."""
     image: UInt8[Tensor, "c h w"]
     """The decoded image."""
+    too_large: bool = False
+    """Whether even the lowest quality, which this is, gives a larger file than requested."""
 
 
 def require_codec(codec: Codec) -> None:
@@ -79,11 +81,12 @@ def code_near(image: UInt8[Tensor, "c h w"], codec: Codec, num_bytes: int) -> Co
     """Encode and decode an image (C, H, W), C = 1 or 3, at the quality whose file size is nearest to `num_bytes`.
 
     Of two equally near sizes the smaller is taken. The search assumes that file size grows with quality, which holds up
-    to a few bytes.
+    to a few bytes. If no quality gives so small a file, the lowest is taken.
     """
     picture = _picture(image)
     files: dict[int, bytes] = {}
     low, high = QUALITIES[codec]
+    lowest = low
     while low <= high:
         quality = (low + high) // 2
         files[quality] = _encode(picture, codec, quality)
@@ -91,8 +94,9 @@ def code_near(image: UInt8[Tensor, "c h w"], codec: Codec, num_bytes: int) -> Co
             low = quality + 1
         else:
             high = quality - 1
-    quality = min(files, key=lambda q: (abs(len(files[q]) - num_bytes), len(files[q])))
-    return CodedImage(len(files[quality]), quality, _decode(files[quality], len(image)))
+    too_large = min(map(len, files.values())) > num_bytes
+    quality = lowest if too_large else min(files, key=lambda q: (abs(len(files[q]) - num_bytes), len(files[q])))
+    return CodedImage(len(files[quality]), quality, _decode(files[quality], len(image)), too_large)
 
 
 def _picture(image: UInt8[Tensor, "c h w"]) -> Image.Image:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from smalti.checks import between
+from smalti.zoo import PriorOptions
 
 FIRST_PORT = 7860
 """The port that is tried first if none is given."""
 
 
 @dataclass(frozen=True)
-class PlayConfig:
+class PlayConfig(PriorOptions):
     """Look at the tokens of a picture and change them, on a web page of this machine."""
 
     models: tuple[str, ...] = ()

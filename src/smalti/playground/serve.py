@@ -62,7 +62,7 @@ def open_models(config: PlayConfig) -> dict[str, Opened]:
     models = {name: Opened(name, open_tokenizer(name).to(device)) for name in names}
     if config.prior:
         first = models[names[0]]
-        first.prior = open_prior(config.prior, first.tokenizer).to(device)
+        first.prior = open_prior(config.prior, first.tokenizer, **config.prior_options()).to(device)
     return models
 
 

@@ -23,6 +23,18 @@ def finished(storage: Storage, plan: Plan) -> TokenManifest | None:
     return manifest if manifest.transform == plan.identity else None
 
 
+def check_free(storage: Storage, force: bool) -> None:
+    """Refuse a folder with files of other kinds than a token data set, before the work starts.
+
+    Which token data set it holds, if any, is for `finished` and `prepare` to say: they know the plan.
+
+    Raises:
+        FileExistsError: there are files and `force` is off, or files that `force` does not delete.
+    """
+    if not (storage.exists(PLAN) or storage.exists(MANIFEST)):
+        _replaceable(storage, force)
+
+
 def prepare(storage: Storage, plan: Plan, tokenizer: Tokenizer, force: bool) -> None:
     """Prepare the folder: empty, or with the shards of an interrupted run of the same plan.
 
@@ -32,20 +44,25 @@ def prepare(storage: Storage, plan: Plan, tokenizer: Tokenizer, force: bool) -> 
     begun = json.loads(storage.read(PLAN)) if storage.exists(PLAN) else None
     if begun == plan.identity:
         return
-    names = [name for name in storage.names() if not name.startswith(TOKENIZER + "/")]
-    if names and not force:
-        what = "another token data set" if begun or MANIFEST in names else "files"
-        raise FileExistsError(f"{storage}: contains {what}; choose another folder, or replace the content with --force")
-    strangers = [name for name in names if not name.startswith(("progress/", "tokens-")) and name != MANIFEST]
-    if strangers:
-        raise FileExistsError(f"{storage}: contains {strangers[0]}, which is not part of a token data set")
-    for name in names:
+    for name in _replaceable(storage, force):
         storage.remove(name)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for file in ("config.json", "model.safetensors"):
             storage.write(f"{TOKENIZER}/{file}", (Path(folder) / file).read_bytes())
     storage.write(PLAN, json.dumps(plan.identity).encode())
+
+
+def _replaceable(storage: Storage, force: bool) -> list[str]:
+    """The files that a new set replaces; refused without `force`, and where one of them is no part of a set."""
+    names = [name for name in storage.names() if not name.startswith(TOKENIZER + "/")]
+    if names and not force:
+        what = "another token data set" if PLAN in names or MANIFEST in names else "files"
+        raise FileExistsError(f"{storage}: contains {what}; choose another folder, or replace the content with --force")
+    strangers = [name for name in names if not name.startswith(("progress/", "tokens-")) and name != MANIFEST]
+    if strangers:
+        raise FileExistsError(f"{storage}: contains {strangers[0]}, which is not part of a token data set")
+    return names
 
 
 def shard_notes(storage: Storage) -> dict[int, ShardNote]:

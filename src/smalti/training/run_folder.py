@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smalti.checks import RUN_SETTINGS, check_new_run
 from smalti.formats.atomic import remove, replace_file
 from smalti.formats.recipe import read_recipe, write_recipe
 from smalti.models import WEIGHTS
@@ -34,9 +35,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-SETTINGS = "train.yaml"
 CONTENTS = (
-    SETTINGS,
+    RUN_SETTINGS,
     "config.json",
     "model.safetensors",
     "log.jsonl",
@@ -127,19 +127,8 @@ class RunFolder:
         return self.path / "samples"
 
     def check_new(self, force: bool) -> None:
-        """Refuse a path that exists, unless it is a run directory and `force` is set.
-
-        Raises:
-            FileExistsError: the path exists and `force` is off, or the path is not a run directory.
-        """
-        if not self.path.exists():
-            return
-        if self.path.is_dir() and all(path.name.startswith(".") for path in self.path.iterdir()):
-            return
-        if not (self.path / SETTINGS).is_file():
-            raise FileExistsError(f"out: {self.path} exists and is not a run directory; choose another name")
-        if not force:
-            raise FileExistsError(f"out: {self.path} holds a run; use --resume to continue it or --force to replace it")
+        """See `check_new_run`."""
+        check_new_run(self.path, force=force)
 
     def take_new(self, force: bool) -> None:
         """Create the directory and lock it until `close`.
@@ -219,7 +208,7 @@ class RunFolder:
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Write train.yaml, which is a complete recipe."""
-        with replace_file(self.path / SETTINGS, force=True) as temporary:
+        with replace_file(self.path / RUN_SETTINGS, force=True) as temporary:
             temporary.write_text(write_recipe(settings), encoding="utf-8")
 
     def save(
@@ -247,8 +236,11 @@ def read_settings(run: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: it is not a YAML mapping.
     """
-    path = Path(run) / SETTINGS
-    return read_recipe(path) if path.is_file() else None
+    path = Path(run) / RUN_SETTINGS
+    try:
+        return read_recipe(path) if path.is_file() else None
+    except ValueError as error:
+        raise ValueError(f"{error}; the file is damaged") from error
 
 
 def _get(settings: Any, dotted: str) -> Any:

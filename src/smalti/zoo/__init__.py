@@ -12,7 +12,7 @@ from smalti.zoo.image_processor import SmaltiImageProcessor
 from smalti.zoo.models import MODELS, TOKENIZERS, build
 from smalti.zoo.open import kind_of, open_prior, open_tokenizer
 from smalti.zoo.priors import PRIORS, build_prior
-from smalti.zoo.published.priors import PRIOR_FAMILIES, load_published_prior
+from smalti.zoo.published.priors import PRIOR_FAMILIES, PriorOptions, load_published_prior
 from smalti.zoo.published.tokenizers import FAMILIES, load_published, read_published
 from smalti.zoo.training_defaults import TRAINING
 
@@ -27,6 +27,7 @@ __all__ = [
     "PRIOR_FAMILIES",
     "TOKENIZERS",
     "TRAINING",
+    "PriorOptions",
     "SmaltiImageProcessor",
     "build",
     "build_prior",

@@ -57,7 +57,7 @@ def build(
     """A next-token transformer of the checkpoint's sizes."""
     if grid is None:
         raise ValueError(
-            "grid: got none, expected (16, 16) for a model of 256 pixels, (24, 24) for 384, (32, 32) for 512; the file "
+            "grid: got none, expected [16, 16] for a model of 256 pixels, [24, 24] for 384, [32, 32] for 512; the file "
             "does not contain it"
         )
     vocab_size = vote(shapes, (r"(word_embedding|head)\.weight", 0), default=tokenizer.vocab_size)

@@ -15,6 +15,7 @@ from typing import Any, Generic
 from torch import Tensor, nn
 
 from smalti.checks import one_of
+from smalti.models import WEIGHTS
 from smalti.tokenizers import Tokenizer
 from smalti.zoo.published.checkpoints import AVERAGES, Candidate, Checkpoint, read_checkpoint
 from smalti.zoo.published.family import Family, Model
@@ -78,6 +79,11 @@ def read_model(
         FileNotFoundError, ValueError: see `load_published`.
     """
     checkpoint = read_checkpoint(path)
+    if checkpoint.path.name == WEIGHTS and "type" in checkpoint.candidates[0].config:  # its class, in our config.json
+        raise ValueError(
+            f"checkpoint: got {path}, expected a published checkpoint; it already is a model of smalti, which every "
+            "command takes as it is"
+        )
     name, candidate, why = _choose(checkpoint, families, family)
     published = _build(checkpoint, name, families[name], candidate, options, why)
     logger.info("%s: %s", checkpoint.path, published)
