@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from smalti.checks import between
+from smalti.checks import between, expect
 from smalti.zoo import PriorOptions
 
 FIRST_PORT = 7860
@@ -31,3 +31,5 @@ class PlayConfig(PriorOptions):
 
     def __post_init__(self) -> None:
         between(0, 65535, port=self.port)
+        for name, value in self.prior_options().items():
+            expect(bool(self.prior), name, value, "null without a prior")

@@ -18,7 +18,6 @@ from typing import Any
 from smalti.checks import RUN_SETTINGS, check_new_run
 from smalti.formats.atomic import remove, replace_file
 from smalti.formats.recipe import read_recipe, write_recipe
-from smalti.models import WEIGHTS
 from smalti.training.checkpoint import (
     AVERAGED,
     CONFIG,
@@ -181,7 +180,7 @@ class RunFolder:
 
     def _instead(self) -> str:
         """Advice where nothing can be resumed; `force` would delete weights that may be all that is left."""
-        if (self.path / WEIGHTS).is_file():
+        if (self.path / "model.safetensors").is_file():
             return f"its weights are there: train from them with init_from {self.path} and another out"
         return "start again with force"
 
