@@ -33,7 +33,7 @@ from smalti.cli.parsing import parse_config
 from smalti.data import open_images, save_image
 from smalti.jobs.demo import TRAINING
 from smalti.jobs.train import TrainConfig, build_model, train
-from smalti.quantizers.rebuild import QUANTIZERS
+from smalti.quantizers import QUANTIZERS
 from smalti.training import OptimizationConfig
 
 ROOT = Path(__file__).resolve().parent.parent

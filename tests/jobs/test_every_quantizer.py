@@ -25,8 +25,7 @@ from smalti.jobs.tokenize import TokenizeConfig, tokenize
 from smalti.jobs.train import TrainConfig, train
 from smalti.jobs.train_prior import TrainPriorConfig, train_prior
 from smalti.ops.pixels import to_float
-from smalti.quantizers import MultiScaleQuantizer, quantizer_from_config
-from smalti.quantizers.rebuild import QUANTIZERS
+from smalti.quantizers import QUANTIZERS, MultiScaleQuantizer, quantizer_from_config
 from smalti.tokenizers import Tokenizer
 from smalti.training import OptimizationConfig
 from smalti.zoo import load, load_prior

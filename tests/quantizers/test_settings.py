@@ -11,6 +11,7 @@ import torch
 from every_quantizer import CASES
 
 from smalti.quantizers import (
+    QUANTIZERS,
     BinarySphericalQuantizer,
     DeadCodeRevival,
     EMAVectorQuantizer,
@@ -21,9 +22,9 @@ from smalti.quantizers import (
     ProjectedQuantizer,
     ResidualQuantizer,
     VectorQuantizer,
+    _part,
     quantizer_from_config,
 )
-from smalti.quantizers.rebuild import QUANTIZERS, _part
 
 TABLE = ["num_embeddings", "embedding_dim", "beta", "metric", "gradient", "init", "revival", "decay", "swap_beta"]
 
