@@ -67,4 +67,4 @@ def check_new_run(path: Path, *, force: bool) -> None:
     if not (path / RUN_SETTINGS).is_file():
         raise FileExistsError(f"out: {path} exists and is not a run directory; choose another name")
     if not force:
-        raise FileExistsError(f"out: {path} holds a run; use --resume to continue it or --force to replace it")
+        raise FileExistsError(f"out: {path} holds a run; continue it with resume=True or replace it with force=True")

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from smalti import __version__
-from smalti.cli import COMMANDS, main, module_of
+from smalti.cli import COMMANDS, describe, main, module_of
 
 HEAVY = {"torch", "numpy", "jsonargparse", "rich", "yaml", "PIL", "tensorboard", "huggingface_hub"}
 
@@ -201,3 +201,9 @@ def test_every_command_has_its_module():
 
     for verb in COMMANDS:
         assert find_spec(module_of(verb)), verb
+
+
+def test_arguments_of_python_are_spelled_as_options() -> None:
+    message = "t exists; replace it with force=True or name codec=FILE, but a=1 and A=B and 'family=x' stay"
+    spelled = "t exists; replace it with --force or name --codec FILE, but a=1 and A=B and 'family=x' stay"
+    assert describe(ValueError(message)) == spelled

@@ -78,11 +78,14 @@ TAKEN = [
     ("train-prior absent --out new --force", "absent: no such file or folder"),
     ("tokenize absent -o new --size 8", "absent: no such file or folder"),
     ("tokenize run absent --mirrored --out=new", "absent: no such file or folder"),
-    ("train photos --out old", "out: old holds a run; use --resume to continue it or --force to replace it"),
+    ("train photos --out old", "out: old holds a run; continue it with --resume or replace it with --force"),
     ("train embedded --out photos", "out: photos exists and is not a run directory; choose another name"),
     ("train photos --out photos --force", "out: photos exists and is not a run directory; choose another name"),
     ("train-prior photos -o red.png", "out: red.png exists and is not a run directory; choose another name"),
-    ("train-prior photos --sharded --out=old", "out: old holds a run; use --resume to continue it or --force"),
+    (
+        "train-prior photos --sharded --out=old",
+        "out: old holds a run; continue it with --resume or replace it with --force",
+    ),
 ]
 
 

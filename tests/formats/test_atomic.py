@@ -41,7 +41,7 @@ def test_a_file_appears_when_the_block_ends(tmp_path):
 def test_an_existing_file_is_replaced_only_by_force(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(FileExistsError, match=r"file already exists.*--force"), replace_file(path):
+    with pytest.raises(FileExistsError, match=r"file already exists.*force=True"), replace_file(path):
         pytest.fail("the block must not run")
     with replace_file(path, force=True) as temporary:
         temporary.write_text("new")

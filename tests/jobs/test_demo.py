@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import smalti.zoo.box
+from smalti.cli.demo import next_steps
 from smalti.evaluation.report import token_colours
-from smalti.jobs.demo import DemoConfig, DemoResult, classic_demonstrations, demo, next_steps
+from smalti.jobs.demo import DemoConfig, DemoResult, classic_demonstrations, demo
 from smalti.training import OptimizationConfig
 from smalti.zoo import load
 
@@ -53,7 +54,7 @@ def test_the_page_opens_offline_and_shows_every_scale(result: DemoResult) -> Non
 
 
 def test_a_former_demonstration_is_replaced_only_by_force(result: DemoResult, tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError, match="--force"):
+    with pytest.raises(FileExistsError, match="force=True"):
         demo(DemoConfig(result.report.parent))
     (tmp_path / "notes.txt").write_text("mine")
     for force in (False, True):
@@ -89,7 +90,7 @@ def test_the_box_comes_first_where_it_has_weights(result: DemoResult, said: list
     ):
         assert any(line.startswith(start) for line in said)
     assert next_steps(folder)[0].startswith("smalti reconstruct PHOTO.jpg photo.png")
-    with pytest.raises(FileExistsError, match=r"/box exists; --force"):
+    with pytest.raises(FileExistsError, match=r"/box exists; force=True"):
         demo(DemoConfig(folder))
 
 

@@ -240,7 +240,7 @@ def test_the_recorded_settings_are_the_config(whole):
 def test_a_run_is_not_replaced_unless_forced(whole, photos, tmp_path):
     config = config_for(photos, tmp_path / "run", steps=2)
     train(config)
-    with pytest.raises(FileExistsError, match=r"use --resume to continue it or --force to replace it"):
+    with pytest.raises(FileExistsError, match=r"continue it with resume=True or replace it with force=True"):
         train(config)
     train(replace(config, force=True, optimization=replace(config.optimization, steps=1)))
     assert [path.name for path in os.scandir(f"{config.out}/checkpoints")] == ["000001"]

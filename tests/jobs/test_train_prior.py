@@ -114,7 +114,7 @@ def test_other_tokens_are_refused_before_the_first_step(tokens: Path, tmp_path: 
     with pytest.raises(ValueError, match=r"got fingerprint abababab"):
         run(other, tmp_path / "prior", resume=True)
     assert layout_of(TokenDataset(other)).fingerprint == "ab" * 32
-    with pytest.raises(FileExistsError, match="use --resume to continue"):
+    with pytest.raises(FileExistsError, match="continue it with resume=True"):
         run(tokens, tmp_path / "prior")
     with pytest.raises(ValueError, match="prior_args"):
         run(tokens, tmp_path / "prior", resume=True, prior_args={"depth": 2})

@@ -67,7 +67,7 @@ def test_every_file_of_a_run_has_the_permissions_of_umask(tmp_path):
 
 
 def test_a_run_is_replaced_only_by_force(run):
-    with pytest.raises(FileExistsError, match=r"--resume .*--force"):
+    with pytest.raises(FileExistsError, match=r"resume=True .*force=True"):
         run.check_new(force=False)
     run.check_new(force=True)
 
@@ -85,7 +85,7 @@ def test_a_folder_is_taken_by_one_at_a_time(run):
 
 
 def test_a_run_that_was_made_meanwhile_is_not_taken_for_a_free_place(run):
-    with pytest.raises(FileExistsError, match=r"--resume .*--force"):
+    with pytest.raises(FileExistsError, match=r"resume=True .*force=True"):
         RunFolder(run.path).take_new(force=False)
 
 

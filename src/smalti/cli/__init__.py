@@ -32,7 +32,7 @@ COMMANDS = {
     "import": "convert a published tokenizer checkpoint to a folder that every other command takes",
     "export": "write a tokenizer in the format of VAR, taming, LlamaGen or diffusers, as ONNX or for torch.export",
     "doctor": "check that a device computes what the CPU computes, and list what is installed",
-    "demo": "use photo-f8, then train, evaluate and use a small tokenizer, and write a report (two minutes)",
+    "demo": "use photo-f8, then train, evaluate and use a small tokenizer, and write a report (a minute)",
 }
 """Verb -> one line of help. The verb's module (see `module_of`) has `run(arguments: list[str]) -> int`."""
 
@@ -160,10 +160,15 @@ def complain(prog: str, message: str, code: int = USER_ERROR) -> int:
 
 
 def describe(error: Exception) -> str:
-    """The message of an exception in one line, with the file name if the system gives one."""
+    """The message of an exception in one line, with the file name if the system gives one.
+
+    The rooms below name arguments as Python users write them. Here "force=True" becomes "--force", and "codec=FILE"
+    becomes "--codec FILE".
+    """
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
+    return re.sub(r"\b([a-z_]+)=([A-Z]+)\b", r"--\1 \2", re.sub(r"\b([a-z_]+)=True\b", r"--\1", message))
 
 
 def nearest(name: str, allowed: list[str]) -> str:

@@ -65,8 +65,9 @@ def write_report(path: Path, report: Report, force: bool = False) -> None:
         section("Learning curves", "学习曲线", "".join(chart(*item) for item in report.charts.items())),
         *(section(title, "", table(rows)) for title, rows in report.tables.items()),
         section("Two classic demonstrations", "两个经典演示", f"<pre>{html.escape(report.transcript)}</pre>"),
-        section("Next steps", "下一步", f"<pre>{html.escape(chr(10).join(report.next_steps))}</pre>"),
     ]
+    if report.next_steps:
+        sections.append(section("Next steps", "下一步", f"<pre>{html.escape(chr(10).join(report.next_steps))}</pre>"))
     write_page(path, report.title, report.introduction, sections, force)
 
 

@@ -131,7 +131,7 @@ def check_replaceable(path: str | Path, force: bool, *, folder: bool = False) ->
         if not (target.is_dir() if folder else target.is_file()):
             raise FileExistsError(f"{path} exists and is not a {'folder' if folder else 'regular file'}")
         if not force:
-            raise FileExistsError(f"{path} already exists; choose another name, or use --force to replace it")
+            raise FileExistsError(f"{path} already exists; choose another name, or replace it with force=True")
     elif not target.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {target.parent}")
     return target

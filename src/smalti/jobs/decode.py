@@ -103,13 +103,11 @@ def _read(config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
             return _read_with(name, config)
     if needs_codec(config.tokens):
         raise TokenFileError(
-            f"{config.tokens}: coded by context with a codec that no built-in tokenizer has; name its tokenizer "
-            f"(smalti decode RUN {config.tokens}) or its codec (--codec FILE)"
+            f"{config.tokens}: coded by context with a codec that no built-in tokenizer has; name the "
+            "tokenizer that made it, or its codec with codec=FILE"
         )
     known = f"the built-in tokenizers ({', '.join(names) or 'this installation has none'})"
-    raise TokenFileError(
-        f"{config.tokens}: made by none of {known}; name its tokenizer: smalti decode RUN {config.tokens}"
-    )
+    raise TokenFileError(f"{config.tokens}: made by none of {known}; name the tokenizer that made it")
 
 
 def _read_with(run: str, config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
@@ -123,7 +121,7 @@ def _read_with(run: str, config: DecodeConfig) -> tuple[Tokenizer, TokenFile]:
                 raise
             raise TokenFileError(
                 f"{config.tokens}: coded by context, and {run} has no codec; name the tokenizer that made it, "
-                "or its codec: --codec FILE"
+                "or its codec with codec=FILE"
             ) from error
     return tokenizer, read_token_file(config.tokens, tokenizer.fingerprint, coding_tables(tokenizer), codec)
 

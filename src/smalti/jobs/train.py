@@ -211,7 +211,7 @@ class _TokenizerTask(Task):
         if self.state.step < steps or found >= baseline:
             return Quality(value)
         note = f"after {steps} steps PSNR is {found:.2f} dB, below the {baseline:.2f} dB of one mean colour per image: "
-        return Quality(value, note=note + "train longer, with more --optimization.steps")
+        return Quality(value, note=note + "train for more steps")
 
     def _feature_quality(self, images: list[Tensor], reconstructions: list[Tensor]) -> float | None:
         """Minus the mean distance by the pretrained networks of the loss, once the adversarial loss has all its weight.

@@ -58,7 +58,7 @@ def _replaceable(storage: Storage, force: bool) -> list[str]:
     names = [name for name in storage.names() if not name.startswith(TOKENIZER + "/")]
     if names and not force:
         what = "another token data set" if PLAN in names or MANIFEST in names else "files"
-        raise FileExistsError(f"{storage}: contains {what}; choose another folder, or replace the content with --force")
+        raise FileExistsError(f"{storage}: contains {what}; choose another folder, or replace it with force=True")
     strangers = [name for name in names if not name.startswith(("progress/", "tokens-")) and name != MANIFEST]
     if strangers:
         raise FileExistsError(f"{storage}: contains {strangers[0]}, which is not part of a token data set")

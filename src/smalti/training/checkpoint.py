@@ -134,7 +134,7 @@ def load_checkpoint(path: str | Path, state: TrainingState) -> list[dict[str, An
         state.scaler.load_state_dict(rest["scaler"])
         for name, module in state.modules.items():
             if name not in rest["modules"]:
-                raise ValueError(f"it was written without {name}; use --init-from to start a new run from its weights")
+                raise ValueError(f"it was written without {name}; start a new run from its weights with init_from=RUN")
             module.load_state_dict(rest["modules"][name])
         for name, optimizer in state.optimizers.items():
             load_moments(optimizer, rest["optimizers"][name])

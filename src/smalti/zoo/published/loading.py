@@ -130,8 +130,8 @@ def _between_rivals(path: Path, name: str, candidate: Candidate) -> tuple[str, C
                 either = " or ".join(f"family={found!r}" for found in rivals.families)
                 raise ValueError(
                     f"family: {path} fits {' and '.join(rivals.families)}, whose tokens differ ({rivals.difference}), "
-                    f"and nothing in or beside the file tells them apart; give {either}, or convert it first: "
-                    f"smalti import {path} OUT --family {rivals.families[0]}"
+                    f"and nothing in or beside the file tells them apart; give {either}, "
+                    "or convert it first with smalti import"
                 )
             return verdict[0], candidate, verdict[1]
     return name, candidate, "by the names of its tensors"
