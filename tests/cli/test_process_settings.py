@@ -1,11 +1,13 @@
 """Settings of the process: made by the command line alone, and given up where the system or the user says so."""
 
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
 
+from smalti import cli
 from smalti.cli import process_settings
 
 
@@ -50,6 +52,26 @@ def test_waiting_threads_sleep_unless_the_user_chose(chosen, expected, monkeypat
     process_settings.sleep_when_waiting()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
     os.environ.pop("GOMP_SPINCOUNT", None)
+
+
+def test_garbage_collection_is_paused_for_imports_alone() -> None:
+    process_settings.resume_garbage_collection()  # was not paused: nothing is frozen
+    frozen = gc.get_freeze_count()
+    assert gc.isenabled()
+    process_settings.pause_garbage_collection()
+    assert not gc.isenabled()
+    process_settings.resume_garbage_collection()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > frozen
+
+
+def test_a_command_collects_garbage_once_its_modules_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["smalti", "decode"])
+    monkeypatch.setattr(process_settings, "keep_freed_memory", lambda: None)
+    for name in ("PYTHONSAFEPATH", "GOMP_SPINCOUNT"):  # `main` sets both
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr("smalti.cli.decode.run", lambda arguments: gc.isenabled() and not gc.unfreeze())
+    assert cli.main() == 1  # True
 
 
 def test_an_import_changes_nothing() -> None:

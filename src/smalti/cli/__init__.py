@@ -59,10 +59,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments is None:
             os.environ["PYTHONSAFEPATH"] = "1"  # for the processes that a verb starts
-            from smalti.cli.process_settings import keep_freed_memory, sleep_when_waiting
+            from smalti.cli.process_settings import (
+                keep_freed_memory,
+                pause_garbage_collection,
+                sleep_when_waiting,
+            )
 
             keep_freed_memory()
             sleep_when_waiting()
+            pause_garbage_collection()  # resumed in `run_verb`
         code = choose(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
@@ -92,10 +97,13 @@ def choose(arguments: list[str]) -> int:
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Import the module of a verb, run it, and turn an error into a message and an exit code."""
     from smalti.cli.missing_file import refuse_missing_file
+    from smalti.cli.process_settings import resume_garbage_collection
 
     try:
         refuse_missing_file(verb, arguments)
-        return importlib.import_module(module_of(verb)).run(arguments)
+        module = importlib.import_module(module_of(verb))
+        resume_garbage_collection()
+        return module.run(arguments)
     except KeyboardInterrupt:
         print(f"smalti {verb}: interrupted", file=sys.stderr)
         return INTERRUPTED

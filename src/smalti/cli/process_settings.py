@@ -1,10 +1,11 @@
 """Settings of the process that the command line changes and an import never does.
 
-They concern the C library and the thread library under torch, which have no Python interface: mallopt is called through
-ctypes, and an environment variable is set before torch is imported.
+They concern garbage collection during imports, and the C library and the thread library under torch. The libraries
+have no Python interface: mallopt is called through ctypes, and an environment variable is set before torch is imported.
 """
 
 import ctypes
+import gc
 import os
 import sys
 
@@ -22,6 +23,21 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold, never = -1, -3, 2**30  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
         mallopt(trim_threshold, never)
         mallopt(mmap_threshold, never)
+
+
+def pause_garbage_collection() -> None:
+    """Collect no garbage until `resume_garbage_collection`: importing torch and this package makes hardly any.
+
+    Searching the many objects of the modules again and again takes up to half a second.
+    """
+    gc.disable()
+
+
+def resume_garbage_collection() -> None:
+    """Collect garbage again if it was paused, but never search the objects that exist now: modules stay."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def sleep_when_waiting() -> None:
