@@ -5,7 +5,7 @@
 Each part is a process of its own with a limit in seconds; all limits together stay under eight minutes. A part that
 reaches its limit ends there, and the rows that it has measured stay.
 
-- tests: those of exact search, of the Triton kernels and of steps that never wait for the GPU.
+- tests: those of exact search, of the Triton kernels, of steps that never wait for the GPU and of copies to it.
 - doctor: what `smalti doctor` finds: tokens and pixels beside those of the CPU, in each number format.
 - search: the nearest of K codes for N vectors, ours and torch's `addmm` with `argmin`.
 - train: a training step as `smalti train` makes it, and an encoding.
@@ -44,7 +44,10 @@ from smalti.zoo import build
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
 
-TESTS = ("tests/ops/test_exact.py", "tests/ops/test_triton.py", "tests/training/test_no_waiting.py")
+TESTS = (
+    "tests/ops/test_exact.py", "tests/ops/test_triton.py", "tests/training/test_no_waiting.py",
+    "tests/training/test_runtime.py",
+)  # fmt: skip
 SEARCHES = ((65536, 16384, 8), (65536, 16384, 32), (65536, 8192, 256))
 """N, K, D of each row."""
 STEPS = (("photo-f8", 256, 32), ("photo-pyramid", 256, 32), ("vqgan-f8", 256, 4))

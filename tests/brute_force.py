@@ -27,3 +27,20 @@ def assert_nearest(indices, z, codebook, metric, tolerance=1e-13):
     assert (chosen <= smallest + tolerance * scale + 1e-300).all()
     first_equal = (codebook[:, None] == codebook[indices]).all(2).double().argmax(0)
     assert torch.equal(indices, first_equal)
+
+
+def few_vectors(K, D=40):
+    """Twelve vectors, K codes, and which of these are finite; three tenths are NaN.
+
+    Six vectors are close to three codes each, of which two are equal and one differs in its last bits. The others are
+    the last six codes.
+    """
+    tenth = K // 10
+    codebook = randn(K, D)
+    first = codebook[tenth : 2 * tenth]
+    codebook[4 * tenth : 5 * tenth] = first * (1 + 2**-23)
+    codebook[8 * tenth : 9 * tenth] = first
+    codebook[:tenth], codebook[6 * tenth : 8 * tenth] = torch.nan, torch.nan
+    last_bit = torch.tensor([[0], [0], [1], [1], [0], [0]])
+    close = first[torch.arange(6) % tenth] * (1 + 2**-23 * last_bit)
+    return torch.cat([close, codebook[-6:]]), codebook, codebook.isfinite().all(1).nonzero()[:, 0]

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from brute_force import METRICS, assert_nearest, costs_in_float64, randn
+from brute_force import METRICS, assert_nearest, costs_in_float64, few_vectors, randn
 
 from smalti.ops import native, nearest_code, portable, waiting
 
@@ -108,6 +108,16 @@ def test_crowded_codes(search, width, metric):
     codebook = centres.repeat(100, 1) + width * randn(1600, 8, seed=1)
     z = centres.repeat(6, 1) + width * randn(96, 8, seed=2)
     assert_nearest(search(z, codebook, metric), z, codebook, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("K", [40, 400])
+def test_few_vectors_among_many_codes(search, K, metric):
+    """Triton splits the codes; equal codes, almost equal ones and NaN lie in different splits."""
+    z, codebook, usable = few_vectors(K)
+    indices = search(z, codebook, metric)
+    assert torch.isin(indices, usable).all()
+    assert_nearest(torch.searchsorted(usable, indices), z, codebook[usable], metric)
 
 
 @pytest.mark.parametrize("distance", [0.0, 1e-6, 1e-3])

@@ -4,6 +4,7 @@ Triton's interpreter must be chosen before triton is imported. So one test start
 tests marked `interpreted` and the triton cases of `test_exact.py` run. Where there is a GPU, the latter run on it too.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from brute_force import assert_nearest, randn
+from brute_force import assert_nearest, few_vectors, randn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smalti.ops import nearest_code
@@ -89,6 +90,43 @@ def test_what_tf32_cuts_off_does_not_reach_the_exact_answer(monkeypatch: pytest.
     assert not torch.equal(nearest_code(z, codebook, backend="triton", precision="fast"), exact)
 
 
+@interpreted
+def test_the_number_of_splits_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smalti.ops import triton_search
+
+    z, codebook, _ = few_vectors(400)
+    float64, undecided, splits = triton_search._search_float64, [], []
+
+    def counted(z, codebook, metric, rows):  # type: ignore[no-untyped-def]
+        undecided.append(int(rows.number))
+        return float64(z, codebook, metric, rows)
+
+    monkeypatch.setattr(triton_search, "_search_float64", counted)
+    answers = []
+    for programs in (1, 3, 256):
+        monkeypatch.setattr(triton_search, "PROGRAMS", programs)
+        splits.append(triton_search._grid(len(z), 400, triton_search.LAUNCH)[1])
+        answers.append(nearest_code(z, codebook, "cosine", backend="triton"))
+    assert splits == [1, 2, 4]
+    assert undecided == [6] * 3  # scores in fp32 cannot tell equal and almost equal codes apart
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
+
+
+@interpreted
+def test_shapes_alone_choose_the_number_of_splits() -> None:
+    from smalti.ops import triton_search as ts
+
+    for N, K in itertools.product((1, 64, 65, 1000, 8192, 8193, 10**6), (1, 64, 65, 1000, 16384, 10**6)):
+        blocks, splits = ts._grid(N, K, ts.LAUNCH)
+        assert blocks * ts.LAUNCH["BLOCK_N"] >= N
+        assert splits.bit_count() == 1
+        assert splits == 1 or blocks * splits <= ts.PROGRAMS
+        assert splits <= triton.cdiv(K, ts.LAUNCH["BLOCK_K"])
+    assert ts._grid(64, 16384, ts.LAUNCH) == (1, ts.PROGRAMS)
+    assert ts._grid(8193, 16384, ts.LAUNCH) == (129, 1)
+
+
 COMPILE = """
 import subprocess, sys
 from pathlib import Path
@@ -98,6 +136,7 @@ from triton.compiler import ASTSource
 from smalti.ops import triton_search as ts
 
 types = dict.fromkeys(["z", "codes", "origin", "bias", "scale", "length", "largest"], "*fp32")
+types |= dict.fromkeys(["best_of_split", "second_of_split", "margin"], "*fp32") | {"code_of_split": "*i32"}
 types |= {"rows": "*i64", "count": "*i64", "indices": "*i64", "is_open": "*i1", "relative_error": "fp32"}
 types |= dict.fromkeys(["K", "D", "stride_zn", "stride_ck", "stride_k"], "i32")
 ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
@@ -118,6 +157,9 @@ def spills(kernel, capability, num_warps, **constants):
 for capability, products, D in ((80, "ieee", 8), (90, "tf32", 64), (90, "tf32", 256)):
     constants = dict(PRODUCTS=products, D=D, BLOCK_D=ts._block_d(products, D)) | ts.LAUNCH
     print(capability, products, D, *spills(ts.search, capability, **constants))
+for S in (1, ts.PROGRAMS):
+    print("decide", S, *spills(ts.decide, 80, SPLITS=S, **ts.LAUNCH_DECIDE))
+types |= {"best_of_split": "*fp64", "code_of_split": "*i64"}
 print("float64", *spills(ts.search_float64, 80, METRIC="cosine", **ts.LAUNCH_FLOAT64))
 print("describe", *spills(ts.describe, 80, METRIC="cosine", BLOCK_K=64, num_warps=4))
 """
@@ -130,7 +172,8 @@ def test_kernels_compile_for_gpus_and_keep_all_in_registers(tmp_path: Path) -> N
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", COMPILE]
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert result.stdout.splitlines() == ["80 ieee 8", "90 tf32 64", "90 tf32 256", "float64", "describe"], result
+    kernels = ["80 ieee 8", "90 tf32 64", "90 tf32 256", "decide 1", "decide 256", "float64", "describe"]
+    assert result.stdout.splitlines() == kernels, result
 
 
 @compiled

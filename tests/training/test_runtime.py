@@ -1,7 +1,7 @@
 """What is chosen on which hardware, and what the choice does to a forward pass."""
 
 import copy
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -41,6 +41,67 @@ def test_stored_pixels_become_the_floats_that_they_would_have_become_before(chan
     placed = runtime.place(pixels)
     assert torch.equal(placed, runtime.place(to_float(pixels)))
     assert placed.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+class Stream:
+    """A stream that notes what is done with it; torch has streams only where there is a GPU."""
+
+    def __init__(self, name, calls):
+        self.name, self.calls = name, calls
+
+    def wait_stream(self, other):
+        self.calls.append((self.name, "waits for", other.name))
+
+
+def test_kernels_wait_for_a_copy_and_a_copy_for_no_kernel(monkeypatch):
+    calls = []
+    kernels, copies = Stream("kernels", calls), Stream("copies", calls)
+    current = [kernels]
+
+    @contextmanager
+    def entered(stream):
+        current.append(stream)
+        yield
+        current.pop()
+
+    def noted(what):
+        return lambda tensor, *_, **options: calls.append((current[-1].name, what, *options)) or tensor.clone()
+
+    monkeypatch.setattr(Runtime, "_copies", copies)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: current[-1])
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: False)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", noted("pins"))
+    monkeypatch.setattr(torch.Tensor, "to", noted("copies"))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: calls.append((stream.name, "reads")))
+    tensor = torch.rand(3)
+    sent = Runtime(torch.device("cuda"), torch.float32, True, False).send(tensor)
+    assert torch.equal(sent, tensor)
+    assert calls == [
+        ("kernels", "pins"),
+        ("copies", "copies", "non_blocking"),
+        ("kernels", "waits for", "copies"),
+        ("kernels", "reads"),
+    ]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_copies_overtake_kernels_and_no_copy_overwrites_what_kernels_still_read():
+    runtime = choose_runtime("cuda")
+    tensors = [torch.full((1 << 20,), number, dtype=torch.int32).pin_memory() for number in range(40)]
+    read = [torch.empty_like(tensor, device="cuda") for tensor in tensors]
+    warm = [runtime.send(tensor) for tensor in tensors]  # later calls reuse this memory: allocating could wait
+    torch.cuda.synchronize()
+    del warm
+
+    for tensor, there in zip(tensors, read, strict=True):
+        torch.cuda._sleep(10_000_000)  # a kernel of some milliseconds
+        there.copy_(runtime.send(tensor))  # read after the kernel, when later copies have ended
+    last_kernel = torch.cuda.current_stream().record_event()
+    runtime._copies.synchronize()
+    assert not last_kernel.query()
+    for tensor, there in zip(tensors, read, strict=True):
+        assert torch.equal(there.cpu(), tensor)
 
 
 def switches() -> tuple[object, ...]:

@@ -10,11 +10,18 @@ the GPU: a pass is launched for all rows, undecided rows first, and the programs
     3. distances in float64, from the original numbers.
 
 A row is decided when its best score leads the second best by more than the errors of both. The fast result is that of
-pass 1, whatever the lead. Besides inputs and result, O(N) numbers for rows and O(K) for codes are stored.
+pass 1, whatever the lead.
+
+A program takes BLOCK_N rows and walks over the codes BLOCK_K at a time. Few rows are few programs, and most of the GPU
+would be idle. So the codes are split among up to `PROGRAMS` programs: each finds the nearest of its codes, and one more
+step finds the nearest of these. The number of splits depends on N and K alone, not on values; for many rows it is 1.
+
+Besides inputs and result, O(N) numbers for rows and O(K) for codes are stored, and for few rows a number of entries
+that is limited by `PROGRAMS`.
 
 Status: tested under Triton's interpreter, and compiled for GPUs, but not yet run on one.
 
-Legend: N vectors, K codes, D components. A program takes BLOCK_N rows and walks over the codes BLOCK_K at a time.
+Legend: N vectors, K codes, D components, S splits of the codes.
 """
 
 from typing import Literal, NamedTuple
@@ -31,6 +38,9 @@ MIN_TF32_DIM = 32  # with fewer, too many codes are too close for TF32
 # The largest tiles that fit in registers, as the compiler reports for compute capability 8.0 and 9.0
 LAUNCH = {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 8}
 LAUNCH_FLOAT64 = {"BLOCK_N": 16, "BLOCK_K": 128, "num_warps": 8}
+LAUNCH_DECIDE = {"BLOCK_N": 16, "num_warps": 8}
+# Programs that keep a GPU busy: about two for each of its 108 to 132 multiprocessors (A100, H100, H200)
+PROGRAMS = 256
 
 
 def nearest(
@@ -63,9 +73,9 @@ def nearest(
         codes = _describe(codebook_KD, metric)
         for products in passes:
             is_open = _search(z_ND, codebook_KD, codes, _Rows.first(is_open), indices_N, products)
-        if precision == "exact":
-            _search_float64(z_ND, codebook_KD, metric, _Rows.first(is_open), indices_N)
-    return indices_N
+        if precision == "fast":
+            return indices_N
+        return torch.where(is_open, _search_float64(z_ND, codebook_KD, metric, _Rows.first(is_open)), indices_N)
 
 
 def _check_device(z_ND: Tensor, codebook_KD: Tensor) -> None:
@@ -122,20 +132,42 @@ def _search(
     z_ND: Tensor, codebook_KD: Tensor, codes: _Codes, rows: _Rows, indices_N: Tensor, products: Products
 ) -> Tensor:
     """Write the indices of some rows; return a mask of all rows that are still undecided."""
-    K, D = codebook_KD.shape
-    is_open_N = torch.zeros(len(z_ND), dtype=torch.bool, device=z_ND.device)
-    search[(triton.cdiv(len(z_ND), LAUNCH["BLOCK_N"]),)](
-        z_ND, codebook_KD, *codes, *rows, indices_N, is_open_N, K, *z_ND.stride(), *codebook_KD.stride(),
-        _relative_error(products, D), PRODUCTS=products, D=D, BLOCK_D=_block_d(products, D), **LAUNCH,
+    (N, D), K, device = z_ND.shape, len(codebook_KD), z_ND.device
+    blocks, S = _grid(N, K, LAUNCH)
+    best_NS, second_NS = torch.empty(2, N, S, device=device)
+    code_NS = torch.empty(N, S, dtype=torch.int32, device=device)
+    margin_N = torch.empty(N, device=device)
+    search[blocks, S](
+        z_ND, codebook_KD, *codes, *rows, best_NS, second_NS, code_NS, margin_N, K,
+        *z_ND.stride(), *codebook_KD.stride(), _relative_error(products, D),
+        PRODUCTS=products, D=D, BLOCK_D=_block_d(products, D), **LAUNCH,
     )  # fmt: skip
+    is_open_N = torch.zeros(N, dtype=torch.bool, device=device)
+    decide[(triton.cdiv(N, LAUNCH_DECIDE["BLOCK_N"]),)](
+        best_NS, second_NS, code_NS, margin_N, *rows, indices_N, is_open_N, SPLITS=S, **LAUNCH_DECIDE
+    )
     return is_open_N
 
 
-def _search_float64(z_ND: Tensor, codebook_KD: Tensor, metric: str, rows: _Rows, indices_N: Tensor) -> None:
-    search_float64[(triton.cdiv(len(z_ND), LAUNCH_FLOAT64["BLOCK_N"]),)](
-        z_ND, codebook_KD, *rows, indices_N, *codebook_KD.shape, *z_ND.stride(), *codebook_KD.stride(),
+def _search_float64(z_ND: Tensor, codebook_KD: Tensor, metric: str, rows: _Rows) -> Tensor:
+    """The indices of some rows; arbitrary ones for the other rows."""
+    N, (K, D) = len(z_ND), codebook_KD.shape
+    blocks, S = _grid(N, K, LAUNCH_FLOAT64)
+    best_NS = torch.empty(N, S, dtype=torch.float64, device=z_ND.device)
+    code_NS = torch.empty(N, S, dtype=torch.int64, device=z_ND.device)
+    search_float64[blocks, S](
+        z_ND, codebook_KD, *rows, best_NS, code_NS, K, D, *z_ND.stride(), *codebook_KD.stride(),
         METRIC=metric, **LAUNCH_FLOAT64,
     )  # fmt: skip
+    split_N1 = best_NS.argmin(dim=1, keepdim=True)  # ties: the first split, whose codes have the lowest indices
+    return code_NS.gather(1, split_N1)[:, 0]
+
+
+def _grid(N: int, K: int, launch: dict[str, int]) -> tuple[int, int]:
+    """Number of blocks of rows, and of splits of the codes: a power of two, as `decide` needs; 1 for many rows."""
+    blocks_of_rows, blocks_of_codes = triton.cdiv(N, launch["BLOCK_N"]), triton.cdiv(K, launch["BLOCK_K"])
+    at_most = max(1, min(PROGRAMS // blocks_of_rows, blocks_of_codes))
+    return blocks_of_rows, 2 ** (at_most.bit_length() - 1)
 
 
 def _block_d(products: Products, dim: int) -> int:
@@ -182,12 +214,36 @@ def load_tile(base, d, D, stride_d, origin, mask):
 
 
 @triton.jit
+def range_of_split(K, BLOCK_K: tl.constexpr):
+    """The first code of this program's split and the first one after it. Splits are whole blocks; some may be empty."""
+    split_k = tl.cdiv(tl.cdiv(K, BLOCK_K), tl.num_programs(1)) * BLOCK_K
+    first = tl.program_id(1) * split_k
+    return first, tl.minimum(first + split_k, K)
+
+
+@triton.jit
+def smallest(cost, code):
+    """The smallest cost of each row [rows, candidates], and the lowest code that has it."""
+    cost_of_row = tl.min(cost, axis=1)
+    return cost_of_row, tl.min(tl.where(cost == cost_of_row[:, None], code, 2**31 - 1), axis=1)
+
+
+@triton.jit
+def smallest_two(best, second, code):
+    """As `smallest`, and the second smallest score; a candidate has the best and second best score of its codes."""
+    best_of_row, index = smallest(best, code)
+    is_winner = (best == best_of_row[:, None]) & (code == index[:, None])
+    second_of_row = tl.min(tl.minimum(second, tl.where(is_winner, float("inf"), best)), axis=1)
+    return best_of_row, second_of_row, index
+
+
+@triton.jit
 def search(
-    z, codes, origin, bias, scale, largest, rows, count, indices, is_open, K,
+    z, codes, origin, bias, scale, largest, rows, count, best_of_split, second_of_split, code_of_split, margin, K,
     stride_zn, stride_zd, stride_ck, stride_cd, relative_error,
     PRODUCTS: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The code with the smallest score for BLOCK_N rows, and whether rounding leaves it undecided."""
+    """The smallest and second smallest score of a split for BLOCK_N rows, and the lead that rounding cannot undo."""
     N = tl.load(count)
     if tl.program_id(0) * BLOCK_N >= N:
         return
@@ -208,7 +264,8 @@ def search(
     best = tl.full([BLOCK_N, BLOCK_K], float("inf"), tl.float32)
     second = tl.full([BLOCK_N, BLOCK_K], float("inf"), tl.float32)
     code_of_best = tl.zeros([BLOCK_N, BLOCK_K], tl.int32)
-    for start_k in range(0, K, BLOCK_K):
+    first_k, end_k = range_of_split(K, BLOCK_K)
+    for start_k in range(first_k, end_k, BLOCK_K):
         k = start_k + lane
         code = codes + k.to(tl.int64)[:, None] * stride_ck
         e_tile = load_tile(code, d, D, stride_cd, origin, (k < K)[:, None])
@@ -219,35 +276,55 @@ def search(
             product = tl.dot(z_tile, tl.trans(e_tile), product, input_precision=PRODUCTS)
         b = tl.load(bias + k, k < K, other=float("inf"))
         score = b[None, :] - tl.load(scale + k, k < K, other=0.0)[None, :] * product
-        second = tl.minimum(second, tl.maximum(best, score))
-        closer = score < best  # strict: ties keep the lower index
+        closer = score < best  # strict: ties keep the lower index; NaN is never closer
+        second = tl.where(closer, best, tl.where(score < second, score, second))
         code_of_best = tl.where(closer, k[None, :], code_of_best)
         best = tl.where(closer, score, best)
 
-    # Combine the lanes
-    best_of_row = tl.min(best, axis=1)
-    is_best = best == best_of_row[:, None]
-    index = tl.min(tl.where(is_best, code_of_best, K), axis=1)
-    is_winner = is_best & (code_of_best == index[:, None])
-    second_of_row = tl.min(tl.minimum(second, tl.where(is_winner, float("inf"), best)), axis=1)
-    tl.store(indices + row, tl.where(index < K, index, 0).to(tl.int64), n < N)
+    best_of_row, second_of_row, index = smallest_two(best, second, code_of_best)
+    entry = row * tl.num_programs(1) + tl.program_id(1)
+    tl.store(best_of_split + entry, best_of_row, n < N)
+    tl.store(second_of_split + entry, second_of_row, n < N)
+    tl.store(code_of_split + entry, index, n < N)
 
-    # Error bound of the scores
+    # Twice the error bound of the scores; every split stores the same number
     norm = tl.sqrt(square)
     longest, longest_scaled, largest_bias = tl.load(largest), tl.load(largest + 1), tl.load(largest + 2)
     underflow = (D + 8) * 1e-24  # of products, times a scale of up to 1e12
     error = 1.01 * relative_error * (norm * longest_scaled + largest_bias) + underflow
     in_range = (1 + norm) * (1 + longest) < 1e37  # nothing overflowed
-    settled = (second_of_row - best_of_row > 2 * error) & in_range
+    tl.store(margin + row, tl.where(in_range, 2 * error, float("inf")), n < N)
+
+
+@triton.jit
+def decide(
+    best_of_split, second_of_split, code_of_split, margin, rows, count, indices, is_open,
+    SPLITS: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """The code with the smallest score of all splits for BLOCK_N rows, and whether rounding leaves it undecided."""
+    N = tl.load(count)
+    if tl.program_id(0) * BLOCK_N >= N:
+        return
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.load(rows + n, n < N, other=0)
+    entry = row[:, None] * SPLITS + tl.arange(0, SPLITS)[None, :]
+    row_exists = (n < N)[:, None]
+    best, second, index = smallest_two(
+        tl.load(best_of_split + entry, row_exists, other=float("inf")),
+        tl.load(second_of_split + entry, row_exists, other=float("inf")),
+        tl.load(code_of_split + entry, row_exists, other=0),
+    )
+    settled = second - best > tl.load(margin + row, n < N, other=0.0)
+    tl.store(indices + row, index.to(tl.int64), n < N)
     tl.store(is_open + row, ~settled, n < N)
 
 
 @triton.jit
 def search_float64(
-    z, codes, rows, count, indices, K, D, stride_zn, stride_zd, stride_ck, stride_cd,
+    z, codes, rows, count, best_of_split, code_of_split, K, D, stride_zn, stride_zd, stride_ck, stride_cd,
     METRIC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The code with the smallest cost for BLOCK_N rows, in float64."""
+    """The code of a split with the smallest cost for BLOCK_N rows, and this cost, in float64."""
     N = tl.load(count)
     if tl.program_id(0) * BLOCK_N >= N:
         return
@@ -256,7 +333,8 @@ def search_float64(
     row = tl.load(rows + n, n < N, other=0)
     best = tl.full([BLOCK_N, BLOCK_K], float("inf"), tl.float64)
     code_of_best = tl.zeros([BLOCK_N, BLOCK_K], tl.int32)
-    for start_k in range(0, K, BLOCK_K):
+    first_k, end_k = range_of_split(K, BLOCK_K)
+    for start_k in range(first_k, end_k, BLOCK_K):
         k = start_k + lane
         code = codes + k.to(tl.int64) * stride_ck
         length = tl.full([BLOCK_K], 1.0, tl.float64)
@@ -280,5 +358,7 @@ def search_float64(
         closer = cost < best
         code_of_best = tl.where(closer, k[None, :], code_of_best)
         best = tl.where(closer, cost, best)
-    is_best = best == tl.min(best, axis=1)[:, None]
-    tl.store(indices + row, tl.min(tl.where(is_best, code_of_best, K), axis=1).to(tl.int64), n < N)
+    cost_of_row, index = smallest(best, code_of_best)
+    entry = row * tl.num_programs(1) + tl.program_id(1)
+    tl.store(best_of_split + entry, cost_of_row, n < N)
+    tl.store(code_of_split + entry, index.to(tl.int64), n < N)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, final
 
 import torch
@@ -82,12 +83,33 @@ class Runtime:
         return to_float(there) if there.dtype == torch.uint8 else there
 
     def send(self, tensor: Tensor) -> Tensor:
-        """Copy a CPU tensor to the device; to a GPU from pinned memory, so that the program does not wait.
+        """Copy a CPU tensor to the device; to a GPU while it computes.
+
+        A stream is a queue of work for the GPU: what is in one stream runs in order, and streams run side by side. The
+        program only fills the queues. As no step waits, it sends the batch of the next step while the GPU still
+        computes the current one. In the stream of the kernels the copy would wait behind them. It has its own stream,
+        and only the kernels queued after it wait for it. It starts from pinned memory, else the program would wait.
 
         The loader has already pinned training images; samples, validation images and tokens are pinned here.
+        流是 GPU 的任务队列：同一流内按序执行，不同流并行。程序只负责排队，因此 GPU 还在算当前步时，下一步的批次
+        已经送出；拷贝用单独的流，就不必排在这些核函数之后，只有其后排队的核函数才等待它。
         """
-        pinned = tensor.pin_memory() if self.device.type == "cuda" and not tensor.is_pinned() else tensor
-        return pinned.to(self.device, non_blocking=True)
+        if self.device.type != "cuda":
+            return tensor.to(self.device, non_blocking=True)
+        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+        kernels = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            sent = pinned.to(self.device, non_blocking=True)
+        kernels.wait_stream(self._copies)  # the GPU waits, not the program
+        # The memory belongs to the stream of copies: without this, the next copy could overwrite it before the kernels
+        # have read it / 这块显存属于拷贝流：若不登记，核函数尚未读完，下一次拷贝就可能覆盖它
+        sent.record_stream(kernels)
+        return sent
+
+    @cached_property
+    def _copies(self) -> torch.cuda.Stream:
+        """The stream of copies to the GPU."""
+        return torch.cuda.Stream(self.device)
 
     @contextmanager
     def fast_products(self) -> Iterator[None]:
