@@ -79,7 +79,8 @@ ANY = ((1, 3, 23, 30), (3, 3, 3, 40))
 tokenizers = {}
 tokenizers["multi-scale"] = tokenizer_of("multi-scale")  # of EMA codebooks, which are searched
 fsq = quantizer_from_config(CASES["residual fsq"])
-tokenizers["residual fsq"] = spread(VQGAN({"widths": [32, 32], "num_res_blocks": 1}, fsq))
+sizes = {"widths": [32, 32], "num_res_blocks": 1, "attention_levels": [], "mid": ["attention"]}
+tokenizers["residual fsq"] = spread(VQGAN(sizes, fsq))
 graphs = {name: graphs_of(tokenizer) for name, tokenizer in tokenizers.items()}
 """
 
