@@ -28,7 +28,7 @@ class CleanInterpreter:
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, *command: str | Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
-        """Run a program: a script and its arguments, `-c` and code, or `smalti` and its arguments."""
+        """Run a program: a script, `-c` and code, `-m` and a module, or `smalti`; each with its arguments."""
         words = [str(word) for word in command]
         if self.process is None:
             self.process = subprocess.Popen(
@@ -99,6 +99,8 @@ def as_rank(rank: int, processes: int, port: str, command: list[str]) -> None:
         sys.exit(main())
     if command[0] == "-c":
         exec(sys.argv.pop(1), globals())
+    elif command[0] == "-m":
+        runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
     else:
         sys.path[0] = str(Path(command[0]).parent)
         runpy.run_path(command[0], run_name="__main__")

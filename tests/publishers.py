@@ -39,10 +39,12 @@ class Network:
     def tensor(self, name: str, *shape: int, spread: float | None = None, around: float = 0.0) -> Tensor:
         """The weight of that name, drawn from a normal distribution the first time."""
         if name not in self.tensors:
-            meta = torch.get_default_device().type == "meta"  # names and shapes alone
-            generator = None if meta else torch.Generator().manual_seed(self.seed + len(self.tensors))
-            fan_in = max(1, torch.Size(shape[1:]).numel())
-            self.tensors[name] = torch.randn(shape, generator=generator) * (spread or fan_in**-0.5) + around
+            value = torch.empty(shape)
+            if not value.is_meta:  # else names and shapes are all that matters, and drawing nothing takes long
+                fan_in = max(1, torch.Size(shape[1:]).numel())
+                value.normal_(generator=torch.Generator().manual_seed(self.seed + len(self.tensors)))
+                value = value * (spread or fan_in**-0.5) + around
+            self.tensors[name] = value
         assert self.tensors[name].shape == shape, name
         return self.tensors[name]
 

@@ -2,10 +2,6 @@
 
 import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -127,63 +123,60 @@ def test_a_diverging_loss_has_its_own_exit_code(photos, recipe, tmp_path, capsys
     assert ".png" in last
 
 
-def test_ctrl_c_leaves_a_usable_run_and_says_how_to_go_on(photos, recipe, tmp_path):
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from smalti.cli import main
+
+def press_ctrl_c(log=Path(sys.argv[1], "log.jsonl")):
+    while not log.exists() or log.read_text().count("\\n") < 3:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=press_ctrl_c, daemon=True).start()
+sys.exit(main(["train", "--out", *sys.argv[1:]]))
+"""
+
+
+def test_ctrl_c_leaves_a_usable_run_and_says_how_to_go_on(photos, recipe, tmp_path, clean):
     run = tmp_path / "my run"
-    command = [sys.executable, "-m", "smalti.cli", "train", str(photos), "-o", str(run), "--config", str(recipe)]
-    process = subprocess.Popen(
-        [*command, "--optimization.steps", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 100
-    while not (run / "log.jsonl").exists() or len(read_log(run)) < 3:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    done = clean.run("-c", INTERRUPTED, run, photos, "--config", recipe, "--optimization.steps", "100000")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
     step = int(sorted(path.name for path in os.scandir(run / "checkpoints"))[-1])
-    assert f"stopped after step {step} of 100000" in out
+    assert f"stopped after step {step} of 100000" in done.stdout
     load(run)
-    told = shlex.split(out.splitlines()[-1].partition("continue with: ")[2])
+    told = shlex.split(done.stdout.splitlines()[-1].partition("continue with: ")[2])
     assert told[0] == "smalti"
     assert main([*told[1:], "--optimization.steps", str(step + 2)]) == 0
     steps = [line["step"] for line in read_log(run)]
     assert steps == list(range(1, step + 3))
 
 
-def test_terminal_gets_a_bar(photos, recipe, tmp_path):
+IN_A_TERMINAL = """
+import os, pty, sys
+from smalti.cli import main
+
+process, terminal = pty.fork()
+if not process:
+    os.environ |= {"TERM": "xterm", "COLUMNS": "120"}
+    sys.exit(main(sys.argv[1:]))
+while True:
+    try:
+        sys.stdout.buffer.write(os.read(terminal, 4096))
+    except OSError:  # Linux's way to say that the other side has closed
+        break
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+
+def test_terminal_gets_a_bar(photos, recipe, tmp_path, clean):
     """Through a pseudo-terminal, where the system has one."""
-    pty = pytest.importorskip("pty")
-    controller, terminal = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "smalti.cli",
-        "train",
-        str(photos),
-        "-o",
-        str(tmp_path / "r"),
-        "--config",
-        str(recipe),
-    ]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal, env=environment)
-    os.close(terminal)
-    seen = b""
-    while True:
-        try:
-            piece = os.read(controller, 4096)
-        except OSError:  # Linux's way to say that the other side has closed
-            break
-        if not piece:
-            break
-        seen += piece
-    os.close(controller)
-    assert process.wait() == 0
-    text = seen.decode()
+    pytest.importorskip("pty")
+    done = clean.run("-c", IN_A_TERMINAL, "train", photos, "--out", tmp_path / "r", "--config", recipe)
+    assert done.returncode == 0, done.stdout
     for part in ("3/3", "loss ", "PSNR ", "usage ", "images/s", "left"):
-        assert part in text, part
+        assert part in done.stdout, part
 
 
 RECIPES = [

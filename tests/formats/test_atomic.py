@@ -1,10 +1,7 @@
 """Writing that is all or nothing: errors, kills, races, links, and what must not be overwritten."""
 
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -249,31 +246,39 @@ def test_a_folder_that_came_meanwhile_is_kept(tmp_path):
 
 # ---- kills ----------------------------------------------------------------------------------------------------------
 
-REWRITE_FOREVER = """
-import itertools, sys
+REWRITE_UNTIL_KILLED = """
+import itertools, os, signal, sys, time
 from pathlib import Path
 from smalti.formats.atomic import replace_file, replace_folder
-root = Path(sys.argv[1])
-for n in itertools.count():
-    with replace_folder(root / "run", force=True) as temporary:
-        for name in "abc":
-            (temporary / name).write_text(str(n) * 1000)
-    with replace_file(root / "file", force=True) as temporary:
-        temporary.write_text(str(n) * 1000)
-    print(n, flush=True)
+
+def rewrite(root):
+    for n in itertools.count():
+        with replace_folder(root / "run", force=True) as temporary:
+            for name in "abc":
+                (temporary / name).write_text(str(n) * 1000)
+        with replace_file(root / "file", force=True) as temporary:
+            temporary.write_text(str(n) * 1000)
+        os.write(written, b"%d\\n" % n)
+
+read, written = os.pipe()
+if not (process := os.fork()):
+    rewrite(Path(sys.argv[1]))
+os.close(written)
+with os.fdopen(read) as lines:
+    print(lines.readline(), end="")
+    time.sleep(float(sys.argv[2]))
+    os.kill(process, signal.SIGKILL)
+    print(lines.read(), end="")
+os.waitpid(process, 0)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere two folders cannot swap names at once")
 @pytest.mark.parametrize("delay", [0.0, 0.003, 0.007, 0.013])
-def test_a_kill_leaves_one_whole_folder_and_one_whole_file(tmp_path, delay):
-    command = [sys.executable, "-c", REWRITE_FOREVER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        process.stdout.readline()
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        written = [int(line) for line in process.stdout]
-    last = written[-1] if written else 0
+def test_a_kill_leaves_one_whole_folder_and_one_whole_file(tmp_path, clean, delay):
+    done = clean.run("-c", REWRITE_UNTIL_KILLED, tmp_path, delay)
+    assert done.returncode == 0, done.stderr
+    last = int(done.stdout.split()[-1])
     possible = {str(n) * 1000 for n in (last, last + 1)}
     assert {(tmp_path / "run" / name).read_text() for name in "abc"} in [{text} for text in possible]
     assert (tmp_path / "file").read_text() in possible

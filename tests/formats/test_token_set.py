@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clean_interpreter import CleanInterpreter
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -224,15 +225,16 @@ print(len(rows), images.fetch(0).caption, threads() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux lists them")
-def test_parquet_is_read_without_threads_that_could_outlive_the_process(tmp_path: Path) -> None:
+def test_parquet_is_read_without_threads_that_could_outlive_the_process(
+    tmp_path: Path, clean: CleanInterpreter
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     (tmp_path / "shard").write_bytes(write_shard([row(i) for i in range(3)], 300))
     pq.write_table(pa.table({"image": [b"\x89PNG"], "caption": ["one"]}), tmp_path / "images.parquet")
-    command = [sys.executable, "-c", NO_THREADS, str(tmp_path / "shard"), str(tmp_path / "images.parquet")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["3", "one", "0"]
+    done = clean.run("-c", NO_THREADS, tmp_path / "shard", tmp_path / "images.parquet")
+    assert done.stdout.split() == ["3", "one", "0"], done.stderr
 
 
 def test_verify_ends_with_its_own_exit_code(whole: Storage) -> None:

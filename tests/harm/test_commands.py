@@ -76,7 +76,7 @@ def wait_for_step(out: Path, process: subprocess.Popen, after: int = 0) -> int:
 
 
 def test_twenty_kills_of_training(photos, tmp_path):
-    """As in `make test`, three times as often: every checkpoint loads, the end has the bits of an undisturbed run."""
+    """As in `make test`, five times as often: every checkpoint loads, the end has the bits of an undisturbed run."""
     command = [sys.executable, "-W", "ignore", KILLED_RUNS, photos, tmp_path, "20", "150"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

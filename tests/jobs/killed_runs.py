@@ -26,7 +26,7 @@ from smalti.training import (
 )
 from smalti.zoo import load
 
-DEATHS, STEPS = map(int, sys.argv[3:]) if sys.argv[3:] else (6, 40)
+DEATHS, STEPS = map(int, sys.argv[3:]) if sys.argv[3:] else (4, 20)
 
 
 def config(photos: str, out: Path) -> TrainConfig:
@@ -68,7 +68,7 @@ if __name__ == "__main__":
             break
         while child.is_alive() and not list_checkpoints(out / "killed" / "checkpoints"):
             time.sleep(0.01)  # the first one may take its time
-        child.join(moments.uniform(0, 0.4))
+        child.join(moments.uniform(0, 0.3))
         if child.exitcode is None:
             child.kill()
             child.join()

@@ -60,10 +60,9 @@ def test_gfid_kid_and_inception_score_are_torch_fidelitys(samples, photos, tmp_p
     alone = tmp_path / "alone"
     shutil.copytree(samples, alone, ignore=shutil.ignore_patterns("grid.png", "growth.gif"))
     how = {"feature_extractor_weights_path": str(path), "cuda": False, "batch_size": 4, "save_cpu_ram": True}
+    how |= {"fid": True, "kid": True, "kid_subset_size": 12, "isc": True, "verbose": False}
     with mock.patch("numpy.linalg.eigvals", eigenvalues_of_low_rank):
-        theirs = fidelity.calculate_metrics(
-            input1=str(photos), input2=str(alone), fid=True, kid=True, kid_subset_size=12, verbose=False, **how
-        ) | fidelity.calculate_metrics(input1=str(alone), isc=True, verbose=False, **how)
+        theirs = fidelity.calculate_metrics(input1=str(alone), input2=str(photos), **how)
     config = EvaluateSamplesConfig(str(samples), str(photos), judges=("fid_inception",), weights=tmp_path, batch_size=5)
     result = evaluate_samples(config)
     assert (result.samples_count, result.images, result.protocol.size) == (12, 12, (40, 40))

@@ -1,8 +1,5 @@
 """`smalti train` with two processes: as one process, and resumed to the bit under torchrun and accelerate launch."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clean_interpreter import CleanInterpreter
 from PIL import Image
 from safetensors.torch import load_file
 from small_runs import ACCELERATE, TORCHRUN, assert_same, config_for, final_state, log_without_speed
@@ -21,10 +19,8 @@ from smalti.zoo import load
 pytest.importorskip("accelerate")
 
 
-def launch(launcher: list[str], *arguments: str) -> None:
-    command = [sys.executable, "-W", "ignore", *launcher, "-m", "smalti.cli", "train", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def launch(clean: CleanInterpreter, launcher: list[str], *arguments: str) -> None:
+    done = clean.run(*launcher, "-m", "smalti.cli", "train", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained ") == 1  # the first process alone speaks
     assert "destroy_process_group" not in done.stderr  # and none leaves without a word
@@ -76,12 +72,12 @@ def test_two_processes_do_what_one_does(whole, recipe):
             torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-3)
 
 
-def test_four_steps_and_four_resumed_equal_eight(whole, recipe):
+def test_four_steps_and_four_resumed_equal_eight(whole, recipe, clean):
     """The first four by accelerate launch, the others by torchrun."""
     _, path = recipe
     out = str(Path(path).with_name("parted"))
-    launch(ACCELERATE, "--config", path, "--out", out, "--workers", "0", "--optimization.steps", "4")
-    launch(TORCHRUN, "--config", path, "--out", out, "--workers", "0", "--resume")
+    launch(clean, ACCELERATE, "--config", path, "--out", out, "--workers", "0", "--optimization.steps", "4")
+    launch(clean, TORCHRUN, "--config", path, "--out", out, "--workers", "0", "--resume")
     (files, rest), (whole_files, whole_rest) = final_state(out, 8), final_state(whole[0], 8)
     assert {**files, "training.pt": ""} == {**whole_files, "training.pt": ""}
     assert len(rest["random"]) == 2

@@ -58,6 +58,7 @@ def test_starts_with_sum_over_count_equal_to_the_code() -> None:
     torch.testing.assert_close(vq.embedding_sum / vq.cluster_size.unsqueeze(1), vq.embedding.weight)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unused_code_keeps_its_place_for_ever() -> None:
     """Its count and sum both decay to nothing; the code must not drift, vanish or become NaN."""
     vq = quantizer(2, 3, decay=0.5)

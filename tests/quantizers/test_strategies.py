@@ -219,6 +219,7 @@ def test_without_revival_the_dead_stay_where_they_are() -> None:
     assert torch.equal(vq.embedding.weight[4:], far)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_fewer_vectors_than_dead_codes() -> None:
     """Only as many as there are vectors can be revived, each at another vector."""
     vq = EMAVectorQuantizer(64, 2, revival=DeadCodeRevival(0.5), decay=0.5)

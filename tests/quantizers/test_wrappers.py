@@ -126,6 +126,8 @@ def test_quantizer_dropout_shows_a_prefix_and_still_teaches_all_levels():
     assert torch.equal(rq.eval()(z).quantized, rq.decode(rq.encode(z)))
 
 
+@torch.no_grad()
+@pytest.mark.usefixtures("unchecked")
 def test_quantizer_dropout_is_a_probability():
     rq = ResidualQuantizer([VectorQuantizer(8, 3) for _ in range(4)], quantizer_dropout=0.4)
     z = torch.randn(16, 3)

@@ -77,9 +77,10 @@ def folder_of(name):
 SIZES = {"multi-scale": ((1, 3, 6, 9), (3, 3, 10, 5))}  # those of three to five cells
 ANY = ((1, 3, 23, 30), (3, 3, 3, 40))
 tokenizers = {}
-for name in ("vector", "residual fsq", "multi-scale"):
-    tokenizers[name] = tokenizer_of(name)
-tokenizers["vector"] = spread(VQGAN({"widths": [32, 32], "num_res_blocks": 1}, VectorQuantizer(24, 8)))
+tokenizers["multi-scale"] = tokenizer_of("multi-scale")  # of EMA codebooks, which are searched
+fsq = quantizer_from_config(CASES["residual fsq"])
+sizes = {"widths": [32, 32], "num_res_blocks": 1, "attention_levels": [], "mid": ["attention"]}
+tokenizers["residual fsq"] = spread(VQGAN(sizes, fsq))
 graphs = {name: graphs_of(tokenizer) for name, tokenizer in tokenizers.items()}
 """
 
