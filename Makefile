@@ -27,7 +27,7 @@ demo: .venv/demo  ## use photo-f8, train a tokenizer on embedded photographs (a 
 	$(BIN)/smalti demo --out demo --force
 
 test: setup  ## run all tests
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -n auto --dist worksteal
 
 test-harm: setup  ## kill, starve and damage it for half an hour: tests/harm
 	$(PIP) nanobind

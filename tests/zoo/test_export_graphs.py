@@ -77,10 +77,10 @@ def folder_of(name):
 SIZES = {"multi-scale": ((1, 3, 6, 9), (3, 3, 10, 5))}  # those of three to five cells
 ANY = ((1, 3, 23, 30), (3, 3, 3, 40))
 tokenizers = {}
-tokenizers["multi-scale"] = tokenizer_of("multi-scale")  # of EMA codebooks, which are searched
-fsq = quantizer_from_config(CASES["residual fsq"])
+for name in ("residual fsq", "multi-scale"):
+    tokenizers[name] = tokenizer_of(name)
 sizes = {"widths": [32, 32], "num_res_blocks": 1, "attention_levels": [], "mid": ["attention"]}
-tokenizers["residual fsq"] = spread(VQGAN(sizes, fsq))
+tokenizers["vector"] = spread(VQGAN(sizes, VectorQuantizer(24, 8)))
 graphs = {name: graphs_of(tokenizer) for name, tokenizer in tokenizers.items()}
 """
 
