@@ -16,7 +16,7 @@ from smalti.formats.sealed_json import open_sealed, seal
 from smalti.jobs.evaluate import EvaluateConfig
 from smalti.jobs.train_config import TrainConfig, plain_settings
 from smalti.jobs.train_prior import TrainPriorConfig
-from smalti.training import RunFolder
+from smalti.training.run_folder import RunFolder
 
 NASTY = (
     *(

@@ -15,7 +15,8 @@ from smalti.formats.storage import Storage
 from smalti.formats.token_set import Shard, TokenManifest, shard_name, write_manifest
 from smalti.formats.token_shards import TokenRow, write_shard
 from smalti.jobs.train_prior import layout_of, split_rows
-from smalti.training import DataError, OptimizationConfig, best_checkpoint, check_whole, list_checkpoints, read_log
+from smalti.training import DataError, OptimizationConfig, best_checkpoint, list_checkpoints, read_log
+from smalti.training.checkpoint import check_whole
 from smalti.zoo import load_prior
 
 pytest.importorskip("pyarrow", reason="needs the extra smalti[datasets]")

@@ -23,10 +23,10 @@ from smalti.training import (
     OptimizationConfig,
     Runtime,
     TokenizerObjective,
-    join_processes,
     start_state,
     train_steps,
 )
+from smalti.training.runtime import join_processes
 
 STEPS = 7
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from smalti.data import Batch
-from smalti.distributed import process_count, process_rank
+from smalti.distributed import any_process, in_all, on_main, process_count, process_rank
 from smalti.losses import LossTable
 from smalti.quantizers import DeadCodeRevival, KMeansInit, MultiScaleQuantizer, VectorQuantizer
 from smalti.tokenizers import SimpleVQVAE
@@ -22,16 +22,13 @@ from smalti.training import (
     Runtime,
     SkippedStep,
     TokenizerObjective,
-    any_process,
     choose_runtime,
-    in_all,
-    join_processes,
     leave_processes,
-    on_main,
     start_state,
     tokenizer_line,
     train_steps,
 )
+from smalti.training.runtime import join_processes
 
 BATCH = 8
 

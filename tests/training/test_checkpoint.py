@@ -20,15 +20,13 @@ from smalti.training import (
     choose_runtime,
     list_checkpoints,
     load_checkpoint,
-    random_state,
-    read_notes,
-    restore_random_state,
     save_checkpoint,
     start_state,
     train_steps,
 )
 from smalti.training import checkpoint as module
-from smalti.training.checkpoint import best_checkpoint, remove_leftovers
+from smalti.training.checkpoint import best_checkpoint, read_notes, remove_leftovers
+from smalti.training.randomness import random_state, restore_random_state
 from smalti.zoo import load
 
 CONFIG = OptimizationConfig(steps=100, lr=1e-3)

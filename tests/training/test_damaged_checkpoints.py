@@ -10,17 +10,16 @@ from smalti.formats.weights import file_sha256
 from smalti.tokenizers import SimpleVQVAE
 from smalti.training import (
     OptimizationConfig,
-    RunFolder,
     best_checkpoint,
-    check_whole,
     choose_runtime,
     load_checkpoint,
     read_log,
     save_checkpoint,
     start_state,
 )
-from smalti.training.checkpoint import read_manifest
+from smalti.training.checkpoint import check_whole, read_manifest
 from smalti.training.record import RunRecord
+from smalti.training.run_folder import RunFolder
 
 SETTINGS = {"model": "simple"}
 

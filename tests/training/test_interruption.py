@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from smalti.training import StopRequest, session
+from smalti.training import session
+from smalti.training.session import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from training.many_process_steps import alone
 
-from smalti.training import join_processes
+from smalti.training.runtime import join_processes
 
 pytest.importorskip("accelerate")
 SCRIPT = Path(__file__).with_name("many_process_steps.py")

@@ -20,8 +20,8 @@ from smalti.quantizers import (
     SimVQ,
     VectorQuantizer,
 )
-from smalti.training import OptimizationConfig, build_optimizer, learning_rate, parameter_groups
-from smalti.training.optimization import regrouped
+from smalti.training import OptimizationConfig, build_optimizer, learning_rate
+from smalti.training.optimization import parameter_groups, regrouped
 
 
 class Net(nn.Module):

@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from smalti.training import Bar, Lines, Silent, console_reporter
+from smalti.training import Silent, console_reporter
 from smalti.training import progress as module
+from smalti.training.progress import Bar, Lines
 
 LINE = {"step": 10, "loss": 0.25, "psnr": 20.125, "usage": 0.5, "images_per_second": 123.4}
 

@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from smalti.losses import LossTable
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training import RunRecord, StepResult, TokenizerPass, read_log, tokenizer_line
+from smalti.training import StepResult, TokenizerPass, read_log, tokenizer_line
+from smalti.training.record import RunRecord
 
 
 def result(step=4, seed=0):

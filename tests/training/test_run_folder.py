@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from smalti.tokenizers import SimpleVQVAE
-from smalti.training import OptimizationConfig, ResumePoint, RunFolder, RunRecord, choose_runtime, deliver, start_state
+from smalti.training import OptimizationConfig, choose_runtime, start_state
+from smalti.training.checkpoint import deliver
+from smalti.training.record import RunRecord
+from smalti.training.run_folder import ResumePoint, RunFolder
 
 SETTINGS = {
     "model": "simple",

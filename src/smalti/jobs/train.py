@@ -17,7 +17,7 @@ from torch import Tensor
 
 from smalti.data import Batch, open_images, ordered_batches, training_batches
 from smalti.data.loader import Pixels, choose_workers
-from smalti.distributed import process_count, process_rank
+from smalti.distributed import all_gather, on_main, process_count, process_rank
 from smalti.jobs.train_config import TrainConfig, plain_settings
 from smalti.jobs.train_scales import fit_scales
 from smalti.losses import LossTable, build_network_losses
@@ -32,8 +32,6 @@ from smalti.training import (
     StepResult,
     Task,
     TokenizerObjective,
-    all_gather,
-    on_main,
     open_runtime,
     piece_size,
     read_settings,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from smalti.data import TokenBatch, TokenDataset
-from smalti.distributed import process_count, process_rank
+from smalti.distributed import on_main, process_count, process_rank
 from smalti.jobs.train_config import check_session, plain_settings
 from smalti.ops.device import Precision
 from smalti.priors import Prior, TokenLayout
@@ -31,7 +31,6 @@ from smalti.training import (
     Runtime,
     StepResult,
     Task,
-    on_main,
     open_runtime,
     piece_size,
     prior_line,
