@@ -88,7 +88,7 @@ def _refuse(prior: Path, tok: Path, tokens: Path, folder: Path, capsys: pytest.C
     for words, message in (
         (["sample", prior, "--class", "7", "--out", folder / "x"], "label: got '7', expected #0 to #2 or one of cats"),
         (["sample", prior, "--class", "cows", "--out", folder / "x"], "label: got 'cows'"),
-        (["sample", prior, "--scales", "2", "--out", folder / "x"], "image, scales, box: got only part of them"),
+        (["sample", prior, "--scales", "2", "--out", folder / "x"], "image: got none, expected a photograph"),
         (["sample", tok, "--out", folder / "x"], "has type 'SimpleVQVAE'"),
         (["train-prior", tokens, "--out", folder / "p", "--prior", "var-d17"], "prior: got 'var-d17'"),
         (["train-prior", tokens, "--out", folder / "p", "--prior_args.heads", "2"], "prior argument: got 'heads'"),

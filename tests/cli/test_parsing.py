@@ -62,6 +62,10 @@ def parse(*arguments, positionals=("run", "images")):
 BASE = ("r", "a.png", "-o", "o")
 
 
+def test_one_word_is_a_list_of_one():
+    assert parse("r", "-o", "o", "--images", "a.png") == parse("r", "-o", "o", '--images=["a.png"]') == parse(*BASE)
+
+
 def test_defaults_are_those_of_the_dataclass_also_of_a_changed_inner_one():
     assert parse(*BASE) == Outer("r", ("a.png",), "o")
     assert parse(*BASE, "--inner.steps", "3").inner == Inner(lr=0.5, steps=3)

@@ -118,7 +118,7 @@ def test_a_run_without_a_discriminator_cannot_be_resumed_with_one(photos, tmp_pa
     config = config_for(photos, tmp_path / "run", steps=2)
     train(config)
     with_one = replace(config, resume=True, loss_weights=WEIGHTS, adversarial=replace(ADVERSARIAL, disc_warmup=0))
-    with pytest.raises(ValueError, match=r"without adversary; use --init-from to start a new run from its weights"):
+    with pytest.raises(ValueError, match=r"without adversary; start a new run from its weights with init_from=RUN"):
         train(with_one)
 
 

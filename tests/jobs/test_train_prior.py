@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 from small_prior_runs import IMAGES, VIEWS, V, run, token_set, without_speed
 
+from smalti.cli.train_prior import summary
 from smalti.data import TokenBatch, TokenDataset
 from smalti.formats.storage import Storage
 from smalti.formats.token_set import Shard, TokenManifest, shard_name, write_manifest
 from smalti.formats.token_shards import TokenRow, write_shard
-from smalti.jobs.train_prior import layout_of, split_rows
+from smalti.jobs.train_prior import TrainPriorResult, layout_of, split_rows
+from smalti.priors import MaskedTransformer, NextTokenTransformer
 from smalti.training import DataError, OptimizationConfig, best_checkpoint, list_checkpoints, read_log
 from smalti.training.checkpoint import check_whole
 from smalti.zoo import load_prior
@@ -162,3 +164,10 @@ def test_vanished_tokens_end_the_run_with_its_last_step_saved(
         run(tokens, tmp_path / "prior", checkpoint_every=100)
     assert [path.name for path in list_checkpoints(tmp_path / "prior" / "checkpoints")] == ["000002"]
     assert load_prior(tmp_path / "prior").fingerprint
+
+
+def test_the_loss_of_a_masked_prior_is_not_said_to_be_a_code_length() -> None:
+    result = TrainPriorResult("out", 2, 2, 1.5, 0.25, MaskedTransformer.predicted)
+    assert "held-out images: 1.500 bits per masked token\n" in summary(result)
+    result = TrainPriorResult("out", 2, 2, 1.5, 0.25, NextTokenTransformer.predicted)
+    assert "held-out images: 1.500 bits per token, 0.2500 bits per pixel\n" in summary(result)

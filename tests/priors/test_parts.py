@@ -171,9 +171,12 @@ def test_layout_splits_and_knows_what_an_area_holds() -> None:
     tokens = torch.arange(42).reshape(2, 21)
     assert torch.equal(torch.cat([scale.flatten(1) for scale in layout.split(tokens)], dim=1), tokens)
     lower_right = layout.split(layout.inside((0.5, 0.75, 1.0, 1.0))[None].long())
-    assert lower_right[0].tolist() == [[[1]]]
-    assert lower_right[1].tolist() == [[[0, 0], [0, 1]]]
+    assert lower_right[0].tolist() == [[[0]]]  # an eighth of the image
+    assert lower_right[1].tolist() == [[[0, 0], [0, 1]]]  # half of the cell
     assert lower_right[2].tolist() == [[[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]]
+    tiny = layout.split(layout.inside((0.1, 0.1, 0.2, 0.3))[None].long())
+    assert [scale.sum().item() for scale in tiny] == [0, 0, 2]  # every cell that it overlaps, of the finest scale alone
+    assert layout.inside((0.0, 0.0, 1.0, 1.0)).all()
     deep = TokenLayout.of(7, [(1, 2, 3)], (8, 16))
     assert deep.codes_per_position == 3
     assert deep.inside((0.0, 0.0, 1.0, 0.5)).tolist() == [True] * 3 + [False] * 3

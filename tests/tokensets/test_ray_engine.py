@@ -34,7 +34,7 @@ needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="gives every node an address of its own in 127.0.0.0/8"
 )
 
-SHARDS = 4
+SHARDS = 6
 PATIENCE = 420
 """Seconds for a busy machine; an idle one takes 30."""
 
@@ -83,12 +83,12 @@ sys.exit(code)
 """
 
 QUICK_TO_NOTICE = {
-    "RAY_health_check_initial_delay_ms": "200",
-    "RAY_health_check_period_ms": "200",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_health_check_timeout_ms": "60000",
 }
-"""That a node is gone: whose port is closed three times in a row. A busy one may take a minute to answer."""
+"""That a node is gone: whose port is closed three times in as many seconds. A busy one may take a minute to answer."""
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_node_dies_and_nothing_is_lost(tmp_path: Path, cluster_folder: str) ->
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i:03d}.png")
     (tmp_path / "photos" / "050.png").write_bytes(b"no image")
     run, photos, local = (str(tmp_path / name) for name in ("run", "photos", "local"))
-    tokenize(TokenizeConfig(run, photos, local, size=32, crops=20, shard_images=16, device="cpu"))
+    tokenize(TokenizeConfig(run, photos, local, size=32, crops=30, shard_images=16, device="cpu"))
 
     lay_out(tmp_path, MODULES)
     job = Path(cluster_folder) / "job"  # elsewhere: the folder of a script is on its path
@@ -134,7 +134,7 @@ def test_a_node_dies_and_nothing_is_lost(tmp_path: Path, cluster_folder: str) ->
     own = {"RAY_TMPDIR": cluster_folder, "RAY_USAGE_STATS_ENABLED": "0", **QUICK_TO_NOTICE}
     source = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     finished = subprocess.run(
-        [sys.executable, str(job), "--size=32", "--crops=20", "--shard_images=16", "--device=cpu"],
+        [sys.executable, str(job), "--size=32", "--crops=30", "--shard_images=16", "--device=cpu"],
         cwd=tmp_path,  # the paths of the job are relative: its workers must find them all the same
         env=os.environ | own | source,
         capture_output=True,

@@ -1,5 +1,7 @@
 """`smalti export MODEL OUT --format NAME`: a tokenizer in the format of another project, or as graphs."""
 
+import sys
+
 from smalti.cli.parsing import parse_config
 from smalti.jobs.export import ExportConfig, export
 
@@ -22,6 +24,8 @@ def run(arguments: list[str]) -> int:
         examples=EXAMPLES,
         common=COMMON,
     )
+    if config.format in ("onnx", "torch-export"):
+        print("exporting graphs; many scales take several minutes", file=sys.stderr, flush=True)
     result = export(config)
     for note in result.notes:
         print(note)

@@ -12,7 +12,7 @@ import typing
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jsonargparse
 
@@ -159,6 +159,8 @@ def _split(arguments: list[str], types: dict[str, Any], aliases: Mapping[str, st
             if not left:
                 raise ValueError(f"{spelled}: expected a value after it")
             value = left.pop(0)
+        if _takes_words(types.get(name)) and not value.lstrip().startswith("["):
+            value = write_list([value])
         options.append(f"--{name}" if name == PRINT_CONFIG else f"--{name}={value}")
     return options, words, ""
 
@@ -243,6 +245,12 @@ def _is_path(option: str, types: dict[str, Any]) -> bool:
     """Whether an option, "--name=value", takes a path."""
     hint = types.get(option[2:].partition("=")[0])
     return hint is Path or Path in typing.get_args(hint)
+
+
+def _takes_words(hint: Any) -> bool:
+    """Whether an option takes a list of words: one word then needs no brackets."""
+    element = typing.get_args(hint)[0] if _is_sequence(hint) else None
+    return element is str or typing.get_origin(element) is Literal
 
 
 def _is_sequence(hint: Any) -> bool:

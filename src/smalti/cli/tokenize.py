@@ -74,4 +74,6 @@ def summary(result: TokenizeResult) -> str:
             lines += [f"  and {len(record) - LISTED} more"] * (len(record) > LISTED)
     if result.batch_mismatch:
         lines.append(f"share of tokens that depend on the batch of their image: {result.batch_mismatch:.2e}")
-    return "\n".join([*lines, f"next: smalti train-prior {result.out} --out prior"])
+    if result.tokens is not None:  # priors need images of one size
+        lines.append(f"next: smalti train-prior {result.out} --out prior")
+    return "\n".join(lines)

@@ -58,10 +58,12 @@ def summary(result: TrainPriorResult) -> str:
             f"continue with: smalti train-prior --config {shlex.quote(f'{result.out}/train.yaml')} --resume"
         )
     measured = result.bits_per_token == result.bits_per_token  # NaN where nothing was held out
-    per_token, per_pixel = f"{result.bits_per_token:.3f} bits per token", f"{result.bits_per_pixel:.4f} bits per pixel"
+    loss = f"{result.bits_per_token:.3f} bits per {result.predicted}"
+    if result.predicted == "token":
+        loss += f", {result.bits_per_pixel:.4f} bits per pixel"
     lines = [
         f"trained {counted(result.step, 'step')}: {out}",
-        *([f"held-out images: {per_token}, {per_pixel}"] if measured else []),
+        *([f"held-out images: {loss}"] if measured else []),
         f"sample from it:  smalti sample {out} --out samples",
     ]
     return "\n".join(lines)

@@ -154,7 +154,7 @@ def evaluate_samples(
         if on_images is not None:
             on_images(count, len(source))
     if count < 2:
-        raise ValueError(f"samples: got {count} readable images in {config.samples}, expected at least 2")
+        raise ValueError(f"samples: got {count} readable image(s) in {config.samples}, expected at least 2")
     reference = _reference(config, protocol, judges, device, on_images)
     judgments = tuple(
         _judged(accumulator, reference.statistics[accumulator.network.name])
@@ -224,7 +224,7 @@ def _reference(
         if on_images is not None:
             on_images(originals.images + len(source.unreadable), len(source))
     if originals.images < 2:
-        raise ValueError(f"data: got {originals.images} readable images in {config.data}, expected at least 2")
+        raise ValueError(f"data: got {originals.images} readable image(s) in {config.data}, expected at least 2")
     return _Reference(originals.statistics(), originals.images, originals.sha256, source.unreadable)
 
 

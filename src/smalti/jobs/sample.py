@@ -58,7 +58,7 @@ class SampleConfig(PriorOptions):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Sampling of tokens."""
     seed: int = 0
-    """Random seed; the same seed, batch size and number format give the same images."""
+    """Random seed; the same seed, count, batch size and number format give the same images."""
     image: str | None = None
     """Photograph to start from, with --scales or --box."""
     scales: int = 0
@@ -80,8 +80,11 @@ class SampleConfig(PriorOptions):
 
     def __post_init__(self) -> None:
         at_least(1, count=self.count, batch_size=self.batch_size)
-        if (self.image is None) != (self.scales == 0 and self.box is None):
-            raise ValueError("image, scales, box: got only part of them, expected image together with scales or box")
+        edits = bool(self.scales) or self.box is not None
+        if edits and self.image is None:
+            raise ValueError("image: got none, expected a photograph together with scales or box")
+        if self.image is not None and not edits:
+            raise ValueError("scales, box: got neither, expected one of them together with image")
         if self.scales < 0 or (self.scales and self.box):
             raise ValueError(f"scales: got {self.scales}, expected at least 0, and 0 together with box")
 
@@ -189,7 +192,8 @@ def _kept(
     if config.image is None:
         return None, None
     if config.scales >= len(layout.grids):
-        raise ValueError(f"scales: got {config.scales}, expected fewer than {len(layout.grids)}")
+        fewer = f"fewer than its {len(layout.grids)}" if len(layout.grids) > 1 else "box, as it has one scale"
+        raise ValueError(f"scales: got {config.scales} for this prior, expected {fewer}")
     pixels = TransformConfig(size=layout.image_size).apply(load_image(config.image, tokenizer.image_channels))
     tokens = tokenizer.encode(pixels[None].to(device))
     keep_L = torch.zeros(layout.num_tokens, dtype=torch.bool)

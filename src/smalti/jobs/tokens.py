@@ -50,10 +50,10 @@ def describe_tokens(config: TokensConfig) -> dict[str, str]:
     storage = Storage(config.tokens)
     manifest = read_manifest(storage)
     return {
-        "images": f"{manifest.images}, {len(manifest.unreadable)} more could not be read",
-        "rows": f"{manifest.rows} in {len(manifest.shards)} shards",
+        "images": f"{manifest.images}, unreadable: {len(manifest.unreadable)}",
+        "rows": f"{manifest.rows}, in shards: {len(manifest.shards)}",
         "tokens per row": _tokens(manifest),
-        "image size": "varies" if manifest.image_size is None else " x ".join(map(str, manifest.image_size[::-1])),
+        "image width x height": _width_height(manifest),
         "vocabulary size": str(manifest.vocab_size),
         "classes": str(len(manifest.class_names)) if manifest.class_names else "no names",
         "tokenizer": manifest.fingerprint[:12] + "…",
@@ -95,3 +95,7 @@ def _tokens(manifest: TokenManifest) -> str:
         return "varies"
     scales = " ".join("x".join(map(str, grid)) for grid in manifest.grids)
     return f"{sum(prod(grid) for grid in manifest.grids)} ({scales})"
+
+
+def _width_height(manifest: TokenManifest) -> str:
+    return "varies" if manifest.image_size is None else " x ".join(map(str, manifest.image_size[::-1]))

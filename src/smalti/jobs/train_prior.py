@@ -102,6 +102,8 @@ class TrainPriorResult:
     """Loss of the delivered weights on the held-out images, in bits per token; NaN if no image was held out."""
     bits_per_pixel: float
     """The same loss in bits per pixel."""
+    predicted: str
+    """What the loss is a mean over: see `Prior.predicted`."""
 
     @property
     def interrupted(self) -> bool:
@@ -129,7 +131,8 @@ def train_prior(config: TrainPriorConfig, reporter: Reporter | None = None) -> T
     )
     bits = math.nan if end.best_quality is None else -end.best_quality / math.log(2)
     per_pixel = bits * task.tokens_per_pixel
-    return TrainPriorResult(config.out, task.state.step, config.optimization.steps, bits, per_pixel)
+    steps, predicted = config.optimization.steps, task.state.model.predicted
+    return TrainPriorResult(config.out, task.state.step, steps, bits, per_pixel, predicted)
 
 
 class _PriorTask(Task):
@@ -191,7 +194,7 @@ class _PriorTask(Task):
         bits, step = nats / math.log(2), self.state.step
         per_pixel = bits * self.tokens_per_pixel
         line = {"step": step, "validation_bits_per_token": bits, "validation_bits_per_pixel": per_pixel}
-        return Quality(-nats, line, f"step {step}, held-out images: {bits:.3f} bits per token")
+        return Quality(-nats, line, f"step {step}, held-out images: {bits:.3f} bits per {self.state.model.predicted}")
 
     def _tokenizer(self) -> Tokenizer:
         storage = self.dataset.storage

@@ -49,6 +49,8 @@ class Prior(SavedModel):
     """Names of the classes; may be empty."""
     class_dropout: float
     """Probability that training replaces the class by "no class"."""
+    predicted: str = "token"
+    """What the loss is a mean over; "token": the loss is a code length of the image."""
     gradient_checkpointing: bool = False
     """Whether training uses activation checkpointing: blocks are computed again in the backward pass."""
 

@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from smalti.checks import at_least
@@ -81,17 +81,19 @@ class TokenLayout:
         )
 
     def inside(self, box: tuple[float, float, float, float]) -> Bool[Tensor, " l"]:
-        """Mask (L,) of tokens that overlap the box (top, left, bottom, right), given in fractions of the image."""
+        """Mask (L,) of tokens in the box (top, left, bottom, right), given in fractions of the image.
+
+        A token of the finest scale is in the box if its cell overlaps it. A coarser token is in the box if at least
+        half of its cell is: the others describe more of what lies outside.
+        """
         top, left, bottom, right = box
         if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
             raise ValueError(f"box: got {box}, expected 0 <= top < bottom <= 1 and 0 <= left < right <= 1")
         parts = []
         for grid in self.grids:
-            rows = torch.arange(grid[0]) / grid[0], torch.arange(1, grid[0] + 1) / grid[0]
-            columns = torch.arange(grid[1]) / grid[1], torch.arange(1, grid[1] + 1) / grid[1]
-            hit_h = (rows[0] < bottom) & (rows[1] > top)
-            hit_w = (columns[0] < right) & (columns[1] > left)
-            hit = hit_h[:, None] & hit_w[None, :]
+            rows, columns = _covered(grid[0], top, bottom), _covered(grid[1], left, right)
+            covered = rows[:, None] * columns[None, :]
+            hit = covered > 0 if grid == self.grids[-1] else covered >= 0.5
             parts.append(hit.reshape(*hit.shape, *[1] * (len(grid) - 2)).expand(grid).reshape(-1))
         return torch.cat(parts)
 
@@ -121,3 +123,9 @@ class TokenLayout:
             "grids": [list(grid) for grid in self.grids],
             "image_size": list(self.image_size),
         }
+
+
+def _covered(cells: int, start: float, end: float) -> Float[Tensor, " cells"]:
+    """Fraction of each of the cells of a side that lies between start and end, in fractions of the side."""
+    edges = torch.arange(cells + 1, dtype=torch.float64) / cells
+    return (edges[1:].clamp(max=end) - edges[:-1].clamp(min=start)).clamp(min=0) * cells

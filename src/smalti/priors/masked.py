@@ -59,6 +59,8 @@ class MaskedConfig:
 class MaskedTransformer(Prior):
     """p(hidden tokens | visible tokens, class), for tokens of a single-scale tokenizer."""
 
+    predicted = "masked token"
+
     def __init__(
         self,
         layout: TokenLayout | Mapping[str, Any],

@@ -87,8 +87,8 @@ class Graphs:
         sizes = f"{low} to {high}" if high else f"{low} or more"
         return [
             "encoder: image, float32 from -1 to 1, to int64 indices; decoder: indices to image. Any batch size.",
-            f"Height and width of the image: {sizes} pixels. The decoder's image is padded to multiples of "
-            f"{self.config['stride']}: crop it.",
+            f"Height and width of the image: {sizes} pixels; others give wrong tokens or an error.",
+            f"The decoder's image is padded to multiples of {self.config['stride']}: crop it.",
         ]
 
 
