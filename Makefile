@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 
 setup: .venv/dev  ## make .venv with pinned versions: what the demo, the tests and the benchmarks need
 
-demo: .venv/demo  ## use photo-f8, train a tokenizer on embedded photographs (a minute), leave a report in demo/
+demo: .venv/demo  ## use photo-f8, train a tokenizer on embedded photographs (90 seconds), leave a report in demo/
 	$(BIN)/smalti demo --out demo --force
 
 test: setup  ## run all tests

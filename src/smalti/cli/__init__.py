@@ -32,7 +32,7 @@ COMMANDS = {
     "import": "convert a published tokenizer checkpoint to a folder that every other command takes",
     "export": "write a tokenizer in the format of VAR, taming, LlamaGen or diffusers, as ONNX or for torch.export",
     "doctor": "check that a device computes what the CPU computes, and list what is installed",
-    "demo": "use photo-f8, then train, evaluate and use a small tokenizer, and write a report (a minute)",
+    "demo": "use photo-f8, then train, evaluate and use a small tokenizer, and write a report (90 seconds)",
 }
 """Verb -> one line of help. The verb's module (see `module_of`) has `run(arguments: list[str]) -> int`."""
 

@@ -1,4 +1,4 @@
-"""The whole pipeline in about a minute: use the built-in tokenizer, train a small one, measure it, write a report.
+"""The whole pipeline in 90 seconds: use the built-in tokenizer, train a small one, measure it, write a report.
 
 The work is done by the jobs that the other commands call. This file chooses small settings and collects the results for
 the report.
