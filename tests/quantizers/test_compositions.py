@@ -337,7 +337,7 @@ def in_graphs() -> None:
         quantizer = trained(compose(*row), steps=1)
         z = latent(quantizer, seed=6)
         expected = quantizer(z)
-        compiled = torch.compile(quantizer.forward, fullgraph=True, backend="eager")(z)
+        compiled = torch.compile(quantizer.forward, fullgraph=True, backend="aot_eager")(z)
         torch.testing.assert_close(compiled.quantized, expected.quantized)
         torch.testing.assert_close(compiled.loss, expected.loss)
 

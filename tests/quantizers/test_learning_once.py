@@ -133,7 +133,7 @@ def in_graphs() -> None:
     torch.manual_seed(0)
     plain = Net(MAKERS["ema"]())
     compiled = copy.deepcopy(plain)
-    forward = torch.compile(compiled, fullgraph=True, backend="eager")
+    forward = torch.compile(compiled, fullgraph=True, backend="aot_eager")
     for step in range(4):
         x = torch.randn(2, 4, 3, 3)
         for net, call in ((plain, plain), (compiled, forward)):

@@ -260,7 +260,7 @@ from smalti.training import (
 
 torch.manual_seed(0)
 codebook = EMAVectorQuantizer(16, 4, init=KMeansInit(2), revival=DeadCodeRevival(0.5))
-model = SimpleVQVAE(16, 4, 8, quantizer=MultiScaleQuantizer(16, 4, (1, 4), quantizer=codebook)).train()
+model = SimpleVQVAE(16, 4, 8, quantizer=MultiScaleQuantizer(16, 4, (1, 2, 4), quantizer=codebook)).train()
 image = torch.rand(4, 3, 16, 16) * 2 - 1
 for _ in range(3):
     model(image)

@@ -19,7 +19,7 @@ from smalti.zoo import read_published
 from smalti.zoo.published.loading import Published
 
 TOLERANCE = 2e-4
-EXAMPLES = 3
+EXAMPLES = 4
 OPTIONS = {"phases": [Phase.explicit, Phase.generate]}  # making a failure smaller would take minutes
 
 MULTS = st.sampled_from([(1, 2), (1, 1, 2), (2, 1, 3), (1, 2, 2, 4), (2, 4)])
@@ -40,7 +40,7 @@ def networks(draw, cls, **fixed):
     given_sizes = {
         "ch": draw(st.sampled_from([32, 64])),
         "mult": mult,
-        "blocks": draw(st.integers(1, 2)),
+        "blocks": draw(st.integers(1, 3)),
         "attention": draw(levels),
         "mid_attention": draw(st.booleans()),
         "z": draw(st.sampled_from([3, 8, 16])),
@@ -56,7 +56,7 @@ def containers(draw, suffixes=(".pt", ".pth", ".ckpt", ".bin", ".safetensors"), 
     return draw(st.sampled_from(suffixes)), draw(st.sampled_from(prefixes)), draw(st.sampled_from(NESTINGS))
 
 
-GRIDS = st.tuples(st.integers(2, 3), st.integers(2, 3))
+GRIDS = st.tuples(st.integers(2, 4), st.integers(2, 4))
 
 
 def photo(height: int, width: int, batch: int = 2) -> torch.Tensor:
